@@ -1,0 +1,78 @@
+//! The configuration: one TOML file → typed values. A mistake has file, line and column; all mistakes of
+//! a file are told in one go.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::forward::source::Rule;
+
+/// A whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// `[virtual]`.
+    pub adapter: Adapter,
+    /// `[forwarder]`.
+    pub forwarder: Forwarder,
+    /// `[[nic]]`, 1 to 64, in order.
+    pub nics: Vec<Nic>,
+    /// `[source]`.
+    pub source: Source,
+}
+
+/// `[virtual]`: the virtual adapter (V1, V2).
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// Name of the TUN device.
+    pub name: String,
+    /// The VIPAs; the first of a family is the default source.
+    pub addresses: Vec<IpAddr>,
+    /// `table`: routing table of the pairs of routes. Default 923.
+    pub table: u32,
+    /// `preference`: of our first policy rule; ten are used. Default 9230.
+    pub preference: u32,
+    /// `protect`: keep other programs from changing our nftables tables, where the kernel can. Default true.
+    pub is_protected: bool,
+}
+
+/// `[forwarder]`.
+#[derive(Clone, Debug)]
+pub struct Forwarder {
+    /// Worker threads, 1 to 64.
+    pub workers: u8,
+    /// Capacity of the flow table, all workers together; memory is fixed at start.
+    pub flows: u32,
+}
+
+/// One `[[nic]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Name of the device; it may be missing, come and go.
+    pub name: String,
+    /// `gateway`: at most one of a family is usual; empty: the kernel's routes decide.
+    pub gateways: Vec<IpAddr>,
+    /// Share of flows, 1 to 1000.
+    pub weight: u16,
+    /// Only live NICs of the lowest metric carry traffic.
+    pub metric: u32,
+    /// How long a NIC that returned waits before it carries flows again.
+    pub hold_down: Duration,
+}
+
+/// `[source]`: FIG. 4.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Step 415.
+    pub sourcevipa: bool,
+    /// Source ports of rewritten flows.
+    pub ports: RangeInclusive<u16>,
+    /// How long a dead forwarder's rewritten flows are kept from leaving un-rewritten.
+    pub hold: Duration,
+    /// `bound = "forward"`: FIG. 4 applies to sockets bound to a NIC's address as well.
+    pub is_bound_forwarded: bool,
+    /// `[[source.rule]]` in order; all are applied by the forwarder in this version.
+    pub rules: Vec<Rule>,
+}

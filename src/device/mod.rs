@@ -1,0 +1,1 @@
+//! Where packets come in and go out: the TUN and the NICs' packet sockets.

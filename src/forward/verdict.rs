@@ -1,0 +1,107 @@
+//! What becomes of a packet, as plain data.
+
+use std::net::IpAddr;
+
+use super::flow::FlowId;
+use super::view::{NicId, WorkerId};
+use crate::wire::ethernet::MacAddr;
+
+/// What the engine does with a frame that [`super::pipeline::process_batch`] has seen. Edits to the
+/// bytes have been made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Out by a NIC, to this MAC address.
+    Transmit {
+        /// The NIC.
+        nic: NicId,
+        /// MAC address of the next hop.
+        destination: MacAddr,
+    },
+    /// Into the TUN: to a socket of this host.
+    Deliver,
+    /// Keep it a while and run it again; the bytes are untouched.
+    Wait(Wait),
+    /// Another worker owns the flow; the bytes are untouched.
+    Punt(WorkerId),
+    /// Gone, and counted.
+    Drop(DropReason),
+}
+
+/// What a frame waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The MAC address of a next hop.
+    Neighbour {
+        /// Behind this NIC.
+        nic: NicId,
+        /// Its address.
+        address: IpAddr,
+    },
+    /// The egress hold must know a rewritten flow before its first frame leaves.
+    Hold(FlowId),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a packet was dropped. Each is counted under its name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl DropReason {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
+
+            /// The name in status and metrics.
+            pub fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)+ }
+            }
+
+            /// One sentence for the reader of the status page.
+            pub fn meaning(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($doc),+).trim_ascii_start(),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than its headers say, or a header field contradicts another.
+    Malformed = "malformed",
+    /// Neither IPv4 nor IPv6.
+    NotIp = "not_ip",
+    /// Multicast or broadcast reached the adapter; the kernel's own routes carry those.
+    Multicast = "multicast",
+    /// No route of a NIC covers the destination.
+    NoRoute = "no_route",
+    /// The kernel's route for the destination leaves by a device that is no NIC of vipa.
+    RouteElsewhere = "route_elsewhere",
+    /// No NIC that the route allows is live.
+    NoLiveNic = "no_live_nic",
+    /// The source is left as an address of the family that the flow needs, but none is configured.
+    NoSourceAddress = "no_source_address",
+    /// Every reserved source port towards this destination is taken.
+    PortsExhausted = "ports_exhausted",
+    /// The flow table is full of flows that may not be evicted.
+    FlowTableFull = "flow_table_full",
+    /// A later fragment of a datagram whose source a rule may rewrite.
+    Fragment = "fragment",
+    /// It came for a reserved port that no flow has.
+    NoFlow = "no_flow",
+    /// The next hop did not answer in time.
+    NeighbourUnresolved = "neighbour_unresolved",
+    /// The queue of frames that wait was full.
+    WaitQueueFull = "wait_queue_full",
+    /// The queue to another worker was full.
+    PuntQueueFull = "punt_queue_full",
+    /// The NIC's send queue was full (EAGAIN, ENOBUFS).
+    NicQueueFull = "nic_queue_full",
+    /// The NIC went away while the frame was sent (ENETDOWN, ENXIO, ENODEV).
+    NicDown = "nic_down",
+    /// The device refused the frame, also without offload.
+    DeviceRefused = "device_refused",
+    /// Larger than the NIC takes.
+    TooBig = "too_big",
+    /// The kernel refused what was written into the TUN.
+    TunRefused = "tun_refused",
+}

@@ -1,0 +1,91 @@
+//! What the forwarder knows of the network: an immutable snapshot that the router publishes and each
+//! worker reads once a batch.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+
+use super::route::RouteTable;
+use super::source::SourcePolicy;
+use crate::wire::ethernet::MacAddr;
+
+/// A NIC's position among the `[[nic]]` of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NicId(pub u8);
+
+impl NicId {
+    /// As an index into [`NetView::nics`].
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A worker's number, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(pub u8);
+
+/// Why a NIC carries no traffic, or that it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NicState {
+    /// No device of this name exists.
+    Missing,
+    /// It exists but is not up.
+    Down,
+    /// It is up without carrier.
+    NoCarrier,
+    /// It came back and waits out its hold-down.
+    HeldDown,
+    /// It carries traffic.
+    Live,
+}
+
+/// One `[[nic]]` as it is now.
+#[derive(Clone, Debug)]
+pub struct NicView {
+    /// Name of the device.
+    pub name: String,
+    /// The kernel's index; 0 while the device is missing.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Bytes of the largest packet it takes, without the Ethernet header.
+    pub mtu: u32,
+    /// Share of flows (`[[nic]] weight`).
+    pub weight: u16,
+    /// Only live NICs of the lowest metric carry traffic.
+    pub metric: u32,
+    /// May flows be put on it? (`HeldDown` counts as live where nothing else is left.)
+    pub is_live: bool,
+    /// For status; `is_live` decides.
+    pub state: NicState,
+    /// Its addresses and their prefix lengths, VIPAs left out, the preferred of a family first,
+    /// link-local ones left out.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// The network around the host, as of one moment.
+#[derive(Debug)]
+pub struct NetView {
+    /// Rises by one with each view published; never 0.
+    pub generation: u32,
+    /// In the order of the configuration; [`NicId`] indexes it.
+    pub nics: Box<[NicView]>,
+    /// Prefix → next hops over NICs.
+    pub routes: RouteTable,
+    /// MAC addresses of the next hops, from the kernel's table.
+    pub neighbours: HashMap<(NicId, IpAddr), MacAddr, foldhash::fast::RandomState>,
+    /// FIG. 4 and its rules.
+    pub source: SourcePolicy,
+}
+
+impl NetView {
+    /// The NIC `id`.
+    pub fn nic(&self, id: NicId) -> &NicView {
+        &self.nics[id.index()]
+    }
+}
+
+/// The cell through which the router publishes and workers read.
+pub type NetCell = Arc<ArcSwap<NetView>>;

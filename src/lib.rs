@@ -1,0 +1,22 @@
+//! vipa gives a Linux host an address that belongs to no network card (US 5,923,854) and spreads its
+//! traffic over the cards that live.
+//!
+//! Three floors, imports only downwards:
+//!
+//! 1. [`wire`]: bytes and their meaning. Pure, safe, no allocation.
+//! 2. [`forward`]: one packet in, one verdict out. Pure: no sockets, no clock, no locks.
+//! 3. What touches the world: [`device`] (packets), [`link`] (the network around the host), [`engine`]
+//!    (carries batches between the two), [`admin`], [`cli`], [`config`], [`lab`].
+//!
+//! Start with [`forward::pipeline`]: it is the story of a packet.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod engine;
+pub mod forward;
+pub mod lab;
+pub mod link;
+pub mod privilege;
+pub mod wire;

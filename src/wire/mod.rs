@@ -1,0 +1,7 @@
+//! Bytes and their meaning: checked views over headers, checksum arithmetic, the virtio header that
+//! carries a frame's offload state. Pure, safe, no allocation.
+
+pub mod checksum;
+pub mod ethernet;
+pub mod ip;
+pub mod offload;
