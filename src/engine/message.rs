@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::forward::view::{NicId, WorkerId};
+use crate::forward::view::{NetView, NicId, WorkerId};
 
 /// A rewritten flow as the application sends it, before the rewrite: what the egress hold must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,4 +48,18 @@ pub enum Request {
 pub enum Command {
     /// The flow is in the egress hold's set (or cannot be, and goes without).
     Held(HeldFlow),
+}
+
+/// The data plane as the router sees it; all calls come from the router thread.
+pub trait Plane: Send {
+    /// Opens, replaces and closes the NICs' packet sockets so that they match `view`: by `ifindex`, and
+    /// their filters by [`NetView::owned_addresses`]. Called before each publication.
+    fn follow(&mut self, view: &NetView);
+    /// Attaches the workers to the adapter, which gets carrier from it. Called last at start, and again
+    /// when the adapter had to be made anew.
+    fn attach(&mut self) -> std::io::Result<()>;
+    /// A new view stands in the cell: wakes the workers.
+    fn published(&mut self);
+    /// Hands `command` to a worker and wakes it.
+    fn tell(&mut self, worker: WorkerId, command: Command);
 }

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
 use super::route::RouteTable;
-use super::source::SourcePolicy;
+use super::source::{SourcePolicy, Target};
 use crate::wire::ethernet::MacAddr;
 
 /// A NIC's position among the `[[nic]]` of the configuration.
@@ -84,6 +84,31 @@ impl NetView {
     /// The NIC `id`.
     pub fn nic(&self, id: NicId) -> &NicView {
         &self.nics[id.index()]
+    }
+
+    /// The addresses that rewritten flows may carry on the wire. On these the forwarder owns the reserved
+    /// ports: the packet sockets hear them, and the kernel is kept from answering. Empty where no rule can
+    /// rewrite anything. Sorted.
+    pub fn owned_addresses(&self) -> Vec<IpAddr> {
+        let source = &self.source;
+        let mut owned: Vec<IpAddr> = Vec::new();
+        let mut physical = !source.sourcevipa && source.is_bound_forwarded;
+        for rule in &source.rules {
+            match rule.target {
+                Target::Vipa(address) => owned.push(address),
+                Target::Physical => physical = true,
+            }
+        }
+        if source.sourcevipa && source.is_bound_forwarded {
+            owned.extend(source.default_v4.map(IpAddr::from));
+            owned.extend(source.default_v6.map(IpAddr::from));
+        }
+        if physical {
+            owned.extend(self.nics.iter().flat_map(|nic| nic.addresses.iter().map(|a| a.0)));
+        }
+        owned.sort_unstable();
+        owned.dedup();
+        owned
     }
 }
 
