@@ -5,3 +5,4 @@ pub mod checksum;
 pub mod ethernet;
 pub mod ip;
 pub mod offload;
+pub mod packet;

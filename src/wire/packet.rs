@@ -1,0 +1,378 @@
+//! An IP packet's headers, read once: what the forwarder wants to know of IPv4 (RFC 791), IPv6 with its
+//! extension headers (RFC 8200), TCP, UDP and ICMP. Nothing is copied but what is returned.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::ip::{self, Family};
+
+/// Which part of a datagram a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// All of it.
+    Whole,
+    /// The first part: layer 4 header and ports are here.
+    First,
+    /// A later part: no ports.
+    Later,
+}
+
+/// What tells flows between two hosts apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer4 {
+    /// TCP's ports and flags.
+    Tcp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// The flag byte, RFC 9293 section 3.1.
+        flags: TcpFlags,
+    },
+    /// UDP's ports.
+    Udp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// ICMP or ICMPv6 echo.
+    Echo {
+        /// Request, or reply.
+        is_request: bool,
+        /// RFC 792, RFC 4443 section 4: the identifier.
+        identifier: u16,
+    },
+    /// Any other ICMP or ICMPv6 message.
+    Icmp {
+        /// Its type.
+        kind: u8,
+    },
+    /// A protocol without ports, or a later fragment.
+    Other,
+}
+
+/// TCP's flag byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+
+    /// The first segment of a connection: SYN without ACK or RST.
+    pub fn is_bare_syn(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN
+    }
+
+    /// Any segment with SYN.
+    pub fn is_syn(self) -> bool {
+        self.0 & Self::SYN != 0
+    }
+
+    /// FIN.
+    pub fn is_fin(self) -> bool {
+        self.0 & Self::FIN != 0
+    }
+
+    /// RST.
+    pub fn is_rst(self) -> bool {
+        self.0 & Self::RST != 0
+    }
+}
+
+/// The headers of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// IANA number of what follows the last extension header.
+    pub protocol: u8,
+    /// Whole, or which fragment.
+    pub fragment: Fragment,
+    /// Bytes from the IP header to layer 4.
+    pub layer4_start: usize,
+    /// Ports and the like.
+    pub layer4: Layer4,
+    /// Bytes of the packet; what lies behind is padding of the link.
+    pub length: usize,
+}
+
+/// Why bytes are no packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// The version is neither 4 nor 6.
+    #[error("neither IPv4 nor IPv6")]
+    NotIp,
+    /// Shorter than its headers say, or a field contradicts another.
+    #[error("truncated or contradictory headers")]
+    Malformed,
+}
+
+impl Headers {
+    /// Reads the headers of `packet`, which begins with its IP header.
+    ///
+    /// # Errors
+    /// See [`ParseError`].
+    pub fn parse(packet: &[u8]) -> Result<Headers, ParseError> {
+        match packet.first().map(|first| first >> 4) {
+            Some(4) => parse_v4(packet),
+            Some(6) => parse_v6(packet),
+            Some(_) => Err(ParseError::NotIp),
+            None => Err(ParseError::Malformed),
+        }
+    }
+
+    /// The family of its addresses.
+    pub fn family(&self) -> Family {
+        Family::of(self.source)
+    }
+
+    /// Source and destination port; of an echo the identifier stands on the asking side, 0 on the other.
+    pub fn ports(&self) -> (u16, u16) {
+        match self.layer4 {
+            Layer4::Tcp { source, destination, .. } | Layer4::Udp { source, destination } => {
+                (source, destination)
+            }
+            Layer4::Echo { is_request: true, identifier } => (identifier, 0),
+            Layer4::Echo { is_request: false, identifier } => (0, identifier),
+            Layer4::Icmp { .. } | Layer4::Other => (0, 0),
+        }
+    }
+
+    /// Bytes from the IP header through layer 4's header, as `packet` has them.
+    pub fn headers_len(&self, packet: &[u8]) -> usize {
+        self.layer4_start
+            + match self.layer4 {
+                Layer4::Tcp { .. } => {
+                    usize::from(packet.get(self.layer4_start + 12).map_or(5, |b| b >> 4)) * 4
+                }
+                Layer4::Udp { .. } | Layer4::Echo { .. } | Layer4::Icmp { .. } => 8,
+                Layer4::Other => 0,
+            }
+    }
+
+    /// Where layer 4's checksum field lies, from the IP header on, if the protocol has one that we update.
+    pub fn checksum_at(&self) -> Option<usize> {
+        let offset = match self.layer4 {
+            Layer4::Tcp { .. } => 16,
+            Layer4::Udp { .. } => 6,
+            Layer4::Echo { .. } | Layer4::Icmp { .. } => 2,
+            Layer4::Other => return None,
+        };
+        Some(self.layer4_start + offset)
+    }
+}
+
+fn parse_v4(packet: &[u8]) -> Result<Headers, ParseError> {
+    let header: &[u8; 20] = packet.first_chunk().ok_or(ParseError::Malformed)?;
+    let header_len = usize::from(header[0] & 0x0f) * 4;
+    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    if header_len < 20 || length < header_len || packet.len() < length {
+        return Err(ParseError::Malformed);
+    }
+    let offset_and_flags = u16::from_be_bytes([header[6], header[7]]);
+    let fragment = match (offset_and_flags & 0x1fff, offset_and_flags & 0x2000 != 0) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    let address = |at: usize| {
+        IpAddr::V4(Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]))
+    };
+    let protocol = header[9];
+    Ok(Headers {
+        source: address(12),
+        destination: address(16),
+        protocol,
+        fragment,
+        layer4_start: header_len,
+        layer4: parse_layer4(protocol, fragment, &packet[header_len..length])?,
+        length,
+    })
+}
+
+/// Hop-by-hop options, routing and destination options have the same shape (RFC 8200 section 4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
+
+fn parse_v6(packet: &[u8]) -> Result<Headers, ParseError> {
+    let header: &[u8; 40] = packet.first_chunk().ok_or(ParseError::Malformed)?;
+    let length = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    if packet.len() < length {
+        return Err(ParseError::Malformed);
+    }
+    let packet = &packet[..length];
+    let address = |bytes: &[u8]| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(bytes);
+        IpAddr::V6(Ipv6Addr::from(octets))
+    };
+    let mut protocol = header[6];
+    let mut at = 40;
+    let mut fragment = Fragment::Whole;
+    while fragment != Fragment::Later {
+        let extension = |len: usize| packet.get(at..at + len).ok_or(ParseError::Malformed);
+        match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY => {
+                let bytes = extension(8)?;
+                protocol = bytes[0];
+                at += (usize::from(bytes[1]) + 1) * 8;
+            }
+            AUTHENTICATION => {
+                let bytes = extension(8)?;
+                protocol = bytes[0];
+                at += (usize::from(bytes[1]) + 2) * 4;
+            }
+            FRAGMENT => {
+                let bytes = extension(8)?;
+                protocol = bytes[0];
+                let offset_and_more = u16::from_be_bytes([bytes[2], bytes[3]]);
+                fragment = match (offset_and_more & !7, offset_and_more & 1 != 0) {
+                    (0, false) => fragment,
+                    (0, true) => Fragment::First,
+                    _ => Fragment::Later,
+                };
+                at += 8;
+            }
+            _ => break,
+        }
+    }
+    if at > length {
+        return Err(ParseError::Malformed);
+    }
+    Ok(Headers {
+        source: address(&header[8..24]),
+        destination: address(&header[24..40]),
+        protocol,
+        fragment,
+        layer4_start: at,
+        layer4: parse_layer4(protocol, fragment, &packet[at..])?,
+        length,
+    })
+}
+
+fn parse_layer4(protocol: u8, fragment: Fragment, bytes: &[u8]) -> Result<Layer4, ParseError> {
+    if fragment == Fragment::Later {
+        return Ok(Layer4::Other);
+    }
+    let at_least = |len: usize| bytes.get(..len).ok_or(ParseError::Malformed);
+    let word = |b: &[u8], at: usize| u16::from_be_bytes([b[at], b[at + 1]]);
+    match protocol {
+        ip::TCP => {
+            let b = at_least(20)?;
+            let header_len = usize::from(b[12] >> 4) * 4;
+            if header_len < 20 || bytes.len() < header_len {
+                return Err(ParseError::Malformed);
+            }
+            Ok(Layer4::Tcp { source: word(b, 0), destination: word(b, 2), flags: TcpFlags(b[13]) })
+        }
+        ip::UDP => {
+            let b = at_least(8)?;
+            Ok(Layer4::Udp { source: word(b, 0), destination: word(b, 2) })
+        }
+        ip::ICMP | ip::ICMPV6 => {
+            let b = at_least(8)?;
+            let (request, reply) = if protocol == ip::ICMP { (8, 0) } else { (128, 129) };
+            Ok(if b[0] == request || b[0] == reply {
+                Layer4::Echo { is_request: b[0] == request, identifier: word(b, 4) }
+            } else {
+                Layer4::Icmp { kind: b[0] }
+            })
+        }
+        _ => Ok(Layer4::Other),
+    }
+}
+
+/// The checksum of layer 4 as it belongs on the wire, computed anew over all of `packet`.
+/// For tests and for what cannot be offloaded: it reads every byte.
+pub fn full_checksum(packet: &[u8], headers: &Headers) -> Option<u16> {
+    use super::checksum::Sum;
+    let at = headers.checksum_at()?;
+    let bytes = packet.get(headers.layer4_start..headers.length)?;
+    let sum = if headers.protocol == ip::ICMP {
+        Sum::default()
+    } else {
+        Sum::pseudo_header(
+            headers.source,
+            headers.destination,
+            headers.protocol,
+            u32::try_from(bytes.len()).ok()?,
+        )
+    };
+    let within = at - headers.layer4_start;
+    let field = sum.bytes(&bytes[..within]).bytes(&bytes[within + 2..]).complement();
+    // RFC 768: a computed zero is sent as all ones.
+    Some(if headers.protocol == ip::UDP && field == 0 { 0xffff } else { field })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    fn built(
+        builder: etherparse::PacketBuilderStep<etherparse::UdpHeader>,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, payload).expect("a packet");
+        bytes
+    }
+
+    #[test]
+    fn udp_of_both_families_agrees_with_an_independent_builder() {
+        for bytes in [
+            built(PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9).udp(5, 53), b"question"),
+            built(PacketBuilder::ipv6([1; 16], [2; 16], 9).udp(5, 53), b"odd"),
+        ] {
+            let headers = Headers::parse(&bytes).expect("headers");
+            assert_eq!(headers.ports(), (5, 53));
+            let at = headers.checksum_at().expect("a checksum");
+            let field = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+            assert_eq!(full_checksum(&bytes, &headers), Some(field));
+        }
+    }
+
+    #[test]
+    fn padding_of_the_link_is_no_part_of_the_packet() {
+        let mut bytes = built(PacketBuilder::ipv4([1; 4], [2; 4], 9).udp(1, 2), b"x");
+        bytes.resize(60, 0xee);
+        assert_eq!(Headers::parse(&bytes).expect("headers").length, 29);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error_and_none_panics() {
+        let bytes = built(PacketBuilder::ipv6([1; 16], [2; 16], 9).udp(1, 2), b"payload");
+        for end in 0..bytes.len() {
+            assert_eq!(Headers::parse(&bytes[..end]), Err(ParseError::Malformed), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn extension_headers_are_walked_and_a_later_fragment_has_no_ports() {
+        let udp = built(PacketBuilder::ipv6([1; 16], [2; 16], 9).udp(7, 8), b"0123456789abcdef");
+        let mut bytes = udp[..40].to_vec();
+        bytes[6] = DESTINATION_OPTIONS;
+        bytes.extend([FRAGMENT, 0, 1, 4, 0, 0, 0, 0]);
+        bytes.extend([ip::UDP, 0, 0, 1, 0, 0, 0, 9]);
+        bytes.extend(&udp[40..]);
+        let len = (bytes.len() - 40) as u16;
+        bytes[4..6].copy_from_slice(&len.to_be_bytes());
+        let headers = Headers::parse(&bytes).expect("headers");
+        assert_eq!(
+            (headers.ports(), headers.fragment, headers.layer4_start),
+            ((7, 8), Fragment::First, 56)
+        );
+        bytes[51] = 0x09;
+        let headers = Headers::parse(&bytes).expect("headers");
+        assert_eq!((headers.ports(), headers.fragment), ((0, 0), Fragment::Later));
+    }
+}
