@@ -1,1 +1,97 @@
-//! (being written)
+//! One frame in a buffer that is made once and used for every frame after: the packet, room in front of it
+//! for the headers a device wants, its offload state, and what is to become of it.
+
+use super::verdict::{DropReason, Verdict};
+use super::view::NicId;
+use crate::wire::ethernet;
+use crate::wire::offload::{self, Offload};
+
+/// Bytes in front of the packet: a virtio header and an Ethernet header.
+pub const HEADROOM: usize = offload::HEADER_LEN + ethernet::HEADER_LEN;
+/// Bytes of the largest packet: an IPv6 header and 65,535 bytes behind it.
+pub const MAX_PACKET: usize = 40 + 65535;
+
+/// Where a frame came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// From the TUN: this host sends it.
+    Tun,
+    /// From a NIC's packet socket.
+    Nic(NicId),
+}
+
+/// A frame and its buffer.
+#[derive(Debug)]
+pub struct Frame {
+    buffer: Box<[u8]>,
+    length: usize,
+    /// Where it came in.
+    pub ingress: Ingress,
+    /// Its checksum and segments.
+    pub offload: Offload,
+    /// Written by [`super::pipeline::process_batch`].
+    pub verdict: Verdict,
+}
+
+impl Default for Frame {
+    fn default() -> Frame {
+        Frame::new()
+    }
+}
+
+impl Frame {
+    /// An empty frame with room for the largest packet. Its pages are touched as packets need them.
+    pub fn new() -> Frame {
+        Frame {
+            buffer: vec![0; HEADROOM + MAX_PACKET].into_boxed_slice(),
+            length: 0,
+            ingress: Ingress::Tun,
+            offload: Offload::default(),
+            verdict: Verdict::Drop(DropReason::Malformed),
+        }
+    }
+
+    /// A frame that holds `packet`, with a buffer of just its size: to be kept a while, or for tests.
+    pub fn holding(packet: &[u8], offload: Offload, ingress: Ingress) -> Frame {
+        let mut buffer = vec![0; HEADROOM + packet.len()].into_boxed_slice();
+        buffer[HEADROOM..].copy_from_slice(packet);
+        Frame {
+            buffer,
+            length: packet.len(),
+            ingress,
+            offload,
+            verdict: Verdict::Drop(DropReason::Malformed),
+        }
+    }
+
+    /// The packet, from its IP header on.
+    pub fn packet(&self) -> &[u8] {
+        &self.buffer[HEADROOM..HEADROOM + self.length]
+    }
+
+    /// The packet, to be edited.
+    pub fn packet_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[HEADROOM..HEADROOM + self.length]
+    }
+
+    /// Cuts what lies behind the packet's own length (padding of the link).
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    /// Room for `front` bytes of headers and a packet behind them: for a device to receive into.
+    /// `front` is at most [`HEADROOM`].
+    pub fn space(&mut self, front: usize) -> &mut [u8] {
+        &mut self.buffer[HEADROOM - front..]
+    }
+
+    /// Says how many bytes of the packet a device has put behind its headers.
+    pub fn received(&mut self, length: usize) {
+        self.length = length.min(self.buffer.len() - HEADROOM);
+    }
+
+    /// The packet with the last `front` bytes of the headroom: for a device to write its headers and send.
+    pub fn with_front(&mut self, front: usize) -> &mut [u8] {
+        &mut self.buffer[HEADROOM - front..HEADROOM + self.length]
+    }
+}

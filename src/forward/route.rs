@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use hashbrown::HashMap;
+
 use super::view::NicId;
-use crate::wire::ip::Prefix;
+use crate::wire::ip::{Family, Prefix};
 
 /// One way to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,15 +25,87 @@ pub struct Route {
     pub next_hops: Vec<NextHop>,
 }
 
-/// Routes of both families, immutable.
+/// Routes of both families, immutable. A look-up probes once for each prefix length that occurs, longest
+/// first: hosts have few, and only the first packet of a flow asks.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Route>,
+    by_prefix: HashMap<Prefix, u32, foldhash::fast::RandomState>,
+    lengths_v4: Vec<u8>,
+    lengths_v6: Vec<u8>,
 }
 
 impl RouteTable {
     /// A table of these routes; of two with one prefix the first counts.
     pub fn new(routes: Vec<Route>) -> RouteTable {
-        RouteTable { routes }
+        let mut table = RouteTable::default();
+        for (at, route) in routes.iter().enumerate() {
+            // Far more routes than fit into memory would be needed to overflow.
+            table.by_prefix.entry(route.prefix).or_insert(at as u32);
+            match route.prefix.family() {
+                Family::V4 => table.lengths_v4.push(route.prefix.length()),
+                Family::V6 => table.lengths_v6.push(route.prefix.length()),
+            }
+        }
+        for lengths in [&mut table.lengths_v4, &mut table.lengths_v6] {
+            lengths.sort_unstable_by(|a, b| b.cmp(a));
+            lengths.dedup();
+        }
+        table.routes = routes;
+        table
+    }
+
+    /// The route with the longest prefix that covers `destination`.
+    pub fn lookup(&self, destination: IpAddr) -> Option<&Route> {
+        let lengths = match Family::of(destination) {
+            Family::V4 => &self.lengths_v4,
+            Family::V6 => &self.lengths_v6,
+        };
+        lengths
+            .iter()
+            .filter_map(|length| Prefix::new(destination, *length))
+            .find_map(|prefix| self.by_prefix.get(&prefix))
+            .map(|at| &self.routes[*at as usize])
+    }
+
+    /// All routes, in the order given.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+}
+
+impl PartialEq for RouteTable {
+    fn eq(&self, other: &RouteTable) -> bool {
+        self.routes == other.routes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(prefix: &str, nic: u8) -> Route {
+        let next_hops = vec![NextHop { nic: NicId(nic), gateway: None }];
+        Route { prefix: prefix.parse().expect("a prefix"), next_hops }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_in_each_family() {
+        let table = RouteTable::new(vec![
+            route("0.0.0.0/0", 0),
+            route("10.0.0.0/8", 1),
+            route("10.1.0.0/16", 2),
+            route("10.1.2.3/32", 3),
+            route("2001:db8::/32", 4),
+        ]);
+        let nic = |address: &str| {
+            table.lookup(address.parse().expect("an address")).map(|r| r.next_hops[0].nic.0)
+        };
+        assert_eq!(nic("192.0.2.1"), Some(0));
+        assert_eq!(nic("10.9.9.9"), Some(1));
+        assert_eq!(nic("10.1.9.9"), Some(2));
+        assert_eq!(nic("10.1.2.3"), Some(3));
+        assert_eq!(nic("2001:db8::1"), Some(4));
+        assert_eq!(nic("2001:db9::1"), None);
     }
 }
