@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use super::route::RouteTable;
 use super::source::{SourcePolicy, Target};
 use crate::wire::ethernet::MacAddr;
+use crate::wire::ip::Family;
 
 /// A NIC's position among the `[[nic]]` of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +66,13 @@ pub struct NicView {
     pub addresses: Vec<(IpAddr, u8)>,
 }
 
+impl NicView {
+    /// Its preferred address of a family.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().map(|(address, _)| *address).find(|a| Family::of(*a) == family)
+    }
+}
+
 /// The network around the host, as of one moment.
 #[derive(Debug)]
 pub struct NetView {
@@ -84,6 +92,11 @@ impl NetView {
     /// The NIC `id`.
     pub fn nic(&self, id: NicId) -> &NicView {
         &self.nics[id.index()]
+    }
+
+    /// Is `address` one of a NIC's, and no VIPA?
+    pub fn has_nic_address(&self, address: IpAddr) -> bool {
+        self.nics.iter().any(|nic| nic.addresses.iter().any(|(a, _)| *a == address))
     }
 
     /// The addresses that rewritten flows may carry on the wire. On these the forwarder owns the reserved
