@@ -6,3 +6,4 @@ pub mod ethernet;
 pub mod ip;
 pub mod offload;
 pub mod packet;
+pub mod segment;
