@@ -1,6 +1,51 @@
-//! Where packets come in and go out: the TUN and the NICs' packet sockets.
+//! Where packets come in and go out: the TUN that is the virtual adapter (C1), the NICs' packet sockets (C2),
+//! and devices for tests.
 
+pub mod fallback;
+pub mod fault;
+pub mod filter;
+pub mod memory;
+pub mod packet_socket;
 pub mod tun;
+
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::forward::frame::Frame;
+use crate::wire::ethernet::MacAddr;
 
 /// SO_MARK of all that our packet sockets send ("vipa"): the egress hold lets it pass.
 pub const MARK: u32 = 0x7669_7061;
+
+/// A source and sink of frames. Neither call waits.
+pub trait Device: std::fmt::Debug + Send {
+    /// Receives one frame.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    fn receive(&mut self, frame: &mut Frame) -> Result<(), ReceiveError>;
+
+    /// Sends one frame as it is; `to` is the MAC address of the next hop, where the device has such. The
+    /// frame's packet is left as it was; its headroom is not.
+    ///
+    /// # Errors
+    /// The system call's.
+    fn send(&mut self, frame: &mut Frame, to: MacAddr) -> io::Result<()>;
+
+    /// What to poll for frames.
+    fn descriptors(&self) -> Vec<RawFd>;
+}
+
+/// Why no frame came.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// None is there now.
+    #[error("no frame")]
+    Empty,
+    /// One was there that the kernel or we could not make sense of; others may follow.
+    #[error("a frame that cannot be received: {0}")]
+    Refused(io::Error),
+    /// The device is gone.
+    #[error("the device failed: {0}")]
+    Failed(io::Error),
+}

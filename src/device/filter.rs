@@ -1,0 +1,224 @@
+//! Classic BPF programs (socket filters): what a NIC's packet sockets hear, and which worker hears it.
+//!
+//! They hear nothing but replies to rewritten flows: unfragmented TCP and UDP to a reserved port, and echo
+//! replies with a reserved identifier, sent to us at an address that rewritten flows carry.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::wire::ip::{self, Family};
+
+/// One instruction, as the kernel takes it.
+pub type Instruction = libc::sock_filter;
+
+/// Offsets from the network header on, whatever lies in front of it.
+const NET: u32 = libc::SKF_NET_OFF as u32;
+const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
+const PACKET_HOST: u32 = libc::PACKET_HOST as u32;
+
+const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const LOAD_BYTE_X: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_IND;
+const LOAD_HALF_X: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
+const TO_X: u32 = libc::BPF_MISC | libc::BPF_TAX;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const SHIFT_LEFT: u32 = libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K;
+const MODULO: u32 = libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K;
+const IMMEDIATE_X: u32 = libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+const ALWAYS: u32 = libc::BPF_JMP | libc::BPF_JA;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+const RETURN_A: u32 = libc::BPF_RET | libc::BPF_A;
+
+/// A program in the making: jumps name labels, which are resolved at the end with long jumps only.
+#[derive(Default)]
+struct Program {
+    code: Vec<(u32, u32, Option<Label>)>,
+    labels: Vec<(Label, usize)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Label {
+    Ours,
+    Ports,
+    Drop,
+    /// The next address to compare.
+    Next(usize),
+}
+
+impl Program {
+    fn push(&mut self, code: u32, k: u32) {
+        self.code.push((code, k, None));
+    }
+
+    /// Goes to `label` if the accumulator compares true with `k`.
+    fn jump_if(&mut self, code: u32, k: u32, label: Label) {
+        self.code.push((code, k, Some(label)));
+    }
+
+    /// Goes to `label` if it compares false.
+    fn jump_unless(&mut self, code: u32, k: u32, label: Label) {
+        // Over the jump if true.
+        self.code.push((code | NEGATED, k, Some(label)));
+    }
+
+    fn label(&mut self, label: Label) {
+        self.labels.push((label, self.code.len()));
+    }
+
+    /// Each conditional jump becomes two instructions: a short one and a long one.
+    fn finish(self) -> Vec<Instruction> {
+        let size = |code: &(u32, u32, Option<Label>)| {
+            if code.2.is_some() && code.0 != ALWAYS { 2 } else { 1 }
+        };
+        let starts: Vec<usize> = self
+            .code
+            .iter()
+            .scan(0, |at, code| {
+                let start = *at;
+                *at += size(code);
+                Some(start)
+            })
+            .collect();
+        let target = |label: Label| {
+            let at = self.labels.iter().find(|(l, _)| *l == label).map_or(0, |(_, at)| *at);
+            starts.get(at).copied().unwrap_or(0)
+        };
+        let mut out: Vec<Instruction> = Vec::new();
+        for (code, k, label) in &self.code {
+            let instruction = |code: u32, jt, jf, k| Instruction { code: code as u16, jt, jf, k };
+            match label {
+                None => out.push(instruction(*code, 0, 0, *k)),
+                Some(label) => {
+                    if *code != ALWAYS {
+                        let (jt, jf) = if code & NEGATED == 0 { (0, 1) } else { (1, 0) };
+                        out.push(instruction(code & !NEGATED, jt, jf, *k));
+                    }
+                    let distance = target(*label) - out.len() - 1;
+                    out.push(instruction(ALWAYS, 0, 0, distance as u32));
+                }
+            }
+        }
+        out
+    }
+}
+
+const NEGATED: u32 = 1 << 20;
+
+/// What a socket of `family` hears: replies to `owned` addresses in `ports`. Nothing if none is owned.
+pub fn replies(family: Family, owned: &[IpAddr], ports: &RangeInclusive<u16>) -> Vec<Instruction> {
+    let mut p = Program::default();
+    p.push(LOAD_WORD, PACKET_TYPE);
+    p.jump_unless(EQUAL, PACKET_HOST, Label::Drop);
+    let (destination, protocol_at) = match family {
+        Family::V4 => (16, 9),
+        Family::V6 => (24, 6),
+    };
+    for (number, address) in owned.iter().filter(|a| Family::of(**a) == family).enumerate() {
+        let words: Vec<u32> = match address {
+            IpAddr::V4(a) => vec![u32::from(*a)],
+            IpAddr::V6(a) => {
+                let bits = u128::from(*a);
+                (0..4).map(|word| (bits >> (96 - 32 * word)) as u32).collect()
+            }
+        };
+        for (at, word) in words.iter().enumerate() {
+            p.push(LOAD_WORD, NET + destination + 4 * at as u32);
+            p.jump_unless(EQUAL, *word, Label::Next(number));
+        }
+        p.jump_if(ALWAYS, 0, Label::Ours);
+        p.label(Label::Next(number));
+    }
+    p.jump_if(ALWAYS, 0, Label::Drop);
+
+    p.label(Label::Ours);
+    layer4_start_to_x(&mut p, family);
+    if family == Family::V4 {
+        p.push(LOAD_HALF, NET + 6);
+        // A fragment, the first one too: what follows it would not come here.
+        p.jump_if(BITS, 0x3fff, Label::Drop);
+    }
+    p.push(LOAD_BYTE, NET + protocol_at);
+    p.jump_if(EQUAL, u32::from(ip::TCP), Label::Ports);
+    p.jump_if(EQUAL, u32::from(ip::UDP), Label::Ports);
+    let (icmp, reply) = match family {
+        Family::V4 => (ip::ICMP, 0),
+        Family::V6 => (ip::ICMPV6, 129),
+    };
+    p.jump_unless(EQUAL, u32::from(icmp), Label::Drop);
+    p.push(LOAD_BYTE_X, NET);
+    p.jump_unless(EQUAL, reply, Label::Drop);
+    p.push(LOAD_HALF_X, NET + 4);
+    within(&mut p, ports);
+    p.label(Label::Ports);
+    p.push(LOAD_HALF_X, NET + 2);
+    within(&mut p, ports);
+    p.label(Label::Drop);
+    p.push(RETURN, 0);
+    p.finish()
+}
+
+/// Which of `workers` hears a reply: the one that gave out its port or identifier.
+pub fn worker(family: Family, workers: u8) -> Vec<Instruction> {
+    let mut p = Program::default();
+    layer4_start_to_x(&mut p, family);
+    p.push(LOAD_BYTE, NET + if family == Family::V4 { 9 } else { 6 });
+    let (icmp, _) = match family {
+        Family::V4 => (ip::ICMP, 0),
+        Family::V6 => (ip::ICMPV6, 129),
+    };
+    p.jump_unless(EQUAL, u32::from(icmp), Label::Ports);
+    p.push(LOAD_HALF_X, NET + 4);
+    p.push(MODULO, u32::from(workers));
+    p.push(RETURN_A, 0);
+    p.label(Label::Ports);
+    p.push(LOAD_HALF_X, NET + 2);
+    p.push(MODULO, u32::from(workers));
+    p.push(RETURN_A, 0);
+    p.finish()
+}
+
+fn layer4_start_to_x(p: &mut Program, family: Family) {
+    match family {
+        Family::V4 => {
+            p.push(LOAD_BYTE, NET);
+            p.push(AND, 0x0f);
+            p.push(SHIFT_LEFT, 2);
+            p.push(TO_X, 0);
+        }
+        Family::V6 => p.push(IMMEDIATE_X, 40),
+    }
+}
+
+/// Takes the packet if the accumulator lies in `ports`.
+fn within(p: &mut Program, ports: &RangeInclusive<u16>) {
+    p.jump_unless(AT_LEAST, u32::from(*ports.start()), Label::Drop);
+    p.jump_if(GREATER, u32::from(*ports.end()), Label::Drop);
+    p.push(RETURN, u32::MAX);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_stay_inside_and_the_kernels_limit_is_kept() {
+        let owned: Vec<IpAddr> =
+            (0..300u32).map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes())).collect();
+        for family in Family::BOTH {
+            let program = replies(family, &owned, &(61000..=65535));
+            assert!(program.len() < 4096);
+            for (at, i) in program.iter().enumerate() {
+                let code = u32::from(i.code);
+                let furthest =
+                    if code == ALWAYS { i.k as usize } else { usize::from(i.jt.max(i.jf)) };
+                assert!(at + furthest + usize::from(code & 7 == libc::BPF_JMP) < program.len());
+            }
+            assert_eq!(u32::from(program[program.len() - 1].code), RETURN);
+        }
+    }
+}
