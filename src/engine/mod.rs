@@ -1,4 +1,9 @@
 //! Carries batches between devices and the pipeline, and what workers and router say to each other.
 
+pub mod flow_file;
+pub mod guard;
+pub mod heartbeat;
+pub mod lock;
 pub mod message;
 pub mod statistics;
+pub mod watchdog;

@@ -1,0 +1,290 @@
+//! The guard: a tiny child that gives the traffic back to the kernel when the forwarder dies or hangs.
+//!
+//! # Theory of operation
+//!
+//! Without a reader the adapter has no carrier, and the kernel takes the second route of each pair
+//! (`ignore_routes_with_linkdown`). Two things stand between a forwarder that no longer forwards and that:
+//!
+//! * The kernel holds the loss of carrier back for up to a second (linkwatch), until somebody asks for
+//!   the link with RTM_GETLINK. The dead cannot ask.
+//! * A forwarder that hangs or is stopped still holds the TUN. The carrier stays, the route stays, and
+//!   what is sent is queued until it is dropped: worse than death.
+//!
+//! So each forwarder has one child. It holds a *pidfd* of its parent (readable once the whole process is
+//! gone, and immune to reuse of the number), the *heartbeat page* ([`HeartbeatPage`]), a netlink socket in
+//! the same network namespace, and nothing else. It sleeps on the pidfd, and looks up five times a second:
+//!
+//! ```text
+//!            ┌────────── 200 ms, or when a busy worker's stamp gets 200 ms old ──────────┐
+//!            ▼                                                                            │
+//!      poll(pidfd) ── readable ─► the parent is gone ─────────────────┐                   │
+//!            │ time is up                                             │                   │
+//!      I was late? ── yes ─► forget what I saw; again in 30 ms        │                   │
+//!            │ no                                                     │                   │
+//!      page, /proc/PARENT/task/* ─── nothing wrong ───────────────────┼───────────────────┘
+//!            │ a symptom                                              │
+//!      look again in 30 ms ─ the same symptom ─► SIGKILL (pidfd) ─────┤
+//!                                                                     ▼
+//!                                    RTM_GETLINK until the link no longer runs, then exit
+//! ```
+//!
+//! A symptom is a worker that has been busy for 200 ms without a new stamp, a task that is stopped (`T`,
+//! `t`) and has not run since, or a core being written (the descriptors stay open until the last byte is).
+//! From the moment of the hang this makes at most 200 + 30 ms, then what it takes the kernel to
+//! end the process: traffic is back within 300 ms, 500 ms are promised. See [`symptom`] for the judgement.
+//!
+//! Traps, each of which has a line below:
+//!
+//! * A killed process of which a debugger traces a thread stays a zombie until the debugger waits for it,
+//!   and its pidfd is not readable for as long; its descriptors are closed all the same. So the guard asks
+//!   for the link after its kill without waiting for the pidfd, and takes a process of zombies for gone.
+//! * The guard runs in a session of its own and ignores SIGINT, SIGTERM, SIGHUP and SIGQUIT: Ctrl-C reaches
+//!   the whole foreground group, and the guard has to survive its parent by a moment. For the same reason
+//!   the systemd unit has KillMode=process.
+//! * Both descriptors are close-on-exec in the parent and made inheritable in the forked child only, so
+//!   that no other child of the parent inherits them. All others are close-on-exec: a guard that held
+//!   the TUN would keep its carrier.
+//! * A child that another thread has forked but that has not yet called exec holds the TUN for a moment
+//!   longer than its parent: the guard asks again for half a second until the link no longer runs.
+//! * The parent's number is read from the pidfd's own fdinfo: right in any PID namespace whose /proc this is.
+//! * RTM_GETLINK acts on linkwatch since Linux 6.8; before, the loss of carrier may take its second.
+//! * The parent may die at any moment from before its fork on. The pidfd was opened before, so the guard
+//!   finds it readable and leaves: no guard outlives its forwarder by more than half a second.
+#![allow(unsafe_code)] // pidfd calls, and what has to happen between fork and exec.
+
+mod carrier;
+pub mod symptom;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use self::carrier::Link;
+use self::symptom::{Judge, Sight, Verdict};
+use super::heartbeat::{HeartbeatPage, monotonic_ns};
+
+/// The hidden subcommand by which the binary becomes a guard: `main` gives what follows it to
+/// [`guard_main`], before it does anything else.
+pub const SUBCOMMAND: &str = "guard";
+
+/// A look that comes later than planned by more than this is no look: whoever kept the guard from
+/// running may have kept the workers from running.
+const LATE: Duration = Duration::from_millis(40);
+/// How long the guard asks for the link after the parent's end.
+const ASKING: Duration = Duration::from_millis(500);
+/// Between two questions.
+const BETWEEN_QUESTIONS: Duration = Duration::from_millis(2);
+
+/// The parent's end: a guard that runs. Dropping it leaves the child on watch; it goes when this
+/// process does.
+#[derive(Debug)]
+pub struct Guard {
+    child: Child,
+    pidfd: OwnedFd,
+}
+
+impl Guard {
+    /// Starts a guard of this process for the adapter `adapter`, from this very binary, even if its file was
+    /// replaced since.
+    pub fn spawn(adapter: &str, page: &HeartbeatPage) -> io::Result<Guard> {
+        Self::spawn_program(Path::new("/proc/self/exe"), adapter, page)
+    }
+
+    /// Like [`spawn`](Self::spawn), from the `vipa` binary at `program`: for a process that is no `vipa`.
+    pub fn spawn_program(program: &Path, adapter: &str, page: &HeartbeatPage) -> io::Result<Guard> {
+        let parent = pidfd_open(std::process::id())?;
+        let inherited = [parent.as_raw_fd(), page.as_fd().as_raw_fd()];
+        let mut command = Command::new(program);
+        command
+            .args([SUBCOMMAND, adapter, &inherited[0].to_string(), &inherited[1].to_string()])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        // SAFETY: between fork and exec; only async-signal-safe calls, no allocation.
+        unsafe { command.pre_exec(move || become_guard(inherited)) };
+        let child = command.spawn()?;
+        let pidfd = pidfd_open(child.id())?; // its number is not reused before it is reaped
+        Ok(Guard { child, pidfd })
+    }
+
+    /// Becomes readable when the guard is gone: reap it, and spawn another.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Number of the guard's process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has. Never waits.
+    pub fn try_reap(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+}
+
+/// In the forked child, before exec.
+fn become_guard(inherited: [RawFd; 2]) -> io::Result<()> {
+    // SAFETY: plain system calls. The child is no group leader, so that setsid cannot fail.
+    unsafe {
+        libc::setsid();
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+            libc::signal(signal, libc::SIG_IGN); // stays over exec
+        }
+        for fd in inherited {
+            if libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The child's end: `guard ADAPTER PIDFD MEMFD`, only ever called by [`Guard::spawn`]. Returns when the
+/// parent is gone.
+pub fn guard_main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let number = |arg: &OsStr| arg.to_str()?.parse::<RawFd>().ok().filter(|fd| *fd > 2);
+    let parsed = match args.as_slice() {
+        [adapter, pidfd, memfd] => adapter.to_str().zip(number(pidfd)).zip(number(memfd)),
+        _ => None,
+    };
+    let Some(((adapter, pidfd), memfd)) = parsed.filter(|((_, pidfd), memfd)| pidfd != memfd)
+    else {
+        say("vipa guard is started by vipa run, not by hand");
+        return ExitCode::from(2);
+    };
+    close_all_but(pidfd, memfd);
+    // SAFETY: inherited for us, and nobody else in this process knows them.
+    let (pidfd, memfd) = unsafe { (OwnedFd::from_raw_fd(pidfd), OwnedFd::from_raw_fd(memfd)) };
+    match stand_guard(adapter, &pidfd, memfd) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("guard of {adapter}: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn stand_guard(adapter: &str, parent: &OwnedFd, memfd: OwnedFd) -> io::Result<()> {
+    // SAFETY: a constant C string; only what `ps` shows.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"vipa-guard".as_ptr()) };
+    let mut link = Link::open(adapter)?;
+    let page = HeartbeatPage::inherited(File::from(memfd))?;
+    let Some(pid) = pid_of(parent)? else {
+        return hand_over(&mut link); // gone before we came to look
+    };
+    let verdict = watch(parent, pid, &page)?;
+    if let Verdict::Kill(_) = verdict {
+        pidfd_kill(parent)?;
+    }
+    let outcome = hand_over(&mut link);
+    // Last of all: stderr may be a pipe that nobody empties.
+    if let Verdict::Kill(symptom) = verdict {
+        say(&format!("guard: killed the forwarder of {adapter} (pid {pid}): {symptom}"));
+    }
+    outcome
+}
+
+/// Watches the parent until it is gone or has to go.
+fn watch(parent: &OwnedFd, pid: u32, page: &HeartbeatPage) -> io::Result<Verdict> {
+    let mut judge = Judge::default();
+    let mut wait = Duration::ZERO;
+    loop {
+        let planned = monotonic_ns() + wait.as_nanos() as u64;
+        if is_readable_within(parent, wait)? {
+            return Ok(Verdict::Gone);
+        }
+        let now = monotonic_ns();
+        let is_late = now.saturating_sub(planned) > LATE.as_nanos() as u64;
+        let sight = Sight::of(pid, page)?;
+        match judge.judge(&sight, now, is_late) {
+            Verdict::LookAgain(after) => wait = after,
+            verdict => return Ok(verdict),
+        }
+    }
+}
+
+/// Asks for the link until the kernel has acted on the loss of carrier.
+fn hand_over(link: &mut Link) -> io::Result<()> {
+    let end = monotonic_ns() + ASKING.as_nanos() as u64;
+    while link.is_running()? {
+        if monotonic_ns() > end {
+            // A new forwarder may have attached already; nothing is wrong then.
+            return Ok(());
+        }
+        std::thread::sleep(BETWEEN_QUESTIONS);
+    }
+    Ok(())
+}
+
+/// Closes what else was inherited, should some code have forgotten close-on-exec.
+fn close_all_but(one: RawFd, other: RawFd) {
+    let (low, high) = (one.min(other) as u32, one.max(other) as u32);
+    for (first, last) in [(3, low - 1), (low + 1, high - 1), (high + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: nothing in this process uses a descriptor above 2 yet. A kernel without the call
+            // (before 5.9) leaves them open.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
+/// The number of the pidfd's process in the PID namespace of /proc; `None` once it is gone.
+fn pid_of(pidfd: &OwnedFd) -> io::Result<Option<u32>> {
+    let fdinfo = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = fdinfo.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+    match pid.and_then(|pid| pid.parse::<i64>().ok()) {
+        Some(-1) => Ok(None),
+        Some(pid) if pid > 0 => Ok(Some(pid as u32)),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the forwarder is not to be found in this /proc",
+        )),
+    }
+}
+
+fn is_readable_within(fd: &OwnedFd, wait: Duration) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, and it lives.
+    match unsafe { libc::poll(&mut poll, 1, wait.as_millis() as libc::c_int) } {
+        -1 => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            error => Err(error),
+        },
+        ready => Ok(ready > 0),
+    }
+}
+
+fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no memory involved. Close-on-exec by nature.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<()> {
+    let no_siginfo = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: no memory involved.
+    let failed = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, no_siginfo, 0)
+    } < 0;
+    match io::Error::last_os_error() {
+        error if failed && error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// One line on stderr, or nothing: a closed stderr is no reason to die.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

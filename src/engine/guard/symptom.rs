@@ -1,0 +1,262 @@
+//! What the guard sees of its parent, and what it makes of it.
+//!
+//! One look proves nothing: a worker may stamp in the next microsecond, and under strace every task is
+//! stopped at most moments. So a symptom condemns only when two looks in a row show the *same* one: the same
+//! stamp of the same worker, or the same task stopped with not a nanosecond run in between.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use crate::engine::heartbeat::{Busy, HeartbeatPage};
+use crate::forward::view::WorkerId;
+
+/// A worker that is busy without a new stamp for longer hangs.
+pub const HANG: Duration = Duration::from_millis(200);
+/// Between two looks while nothing is wrong.
+pub const LOOK: Duration = Duration::from_millis(200);
+/// Between a symptom and the look that confirms it.
+pub const CONFIRM: Duration = Duration::from_millis(30);
+
+/// Why a forwarder has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symptom {
+    /// A worker is busy without a beat.
+    Hung {
+        /// Which one.
+        worker: WorkerId,
+        /// Its last stamp.
+        since: u64,
+    },
+    /// A task is stopped by a signal (`T`) or a debugger (`t`).
+    Stopped {
+        /// Its number.
+        task: u32,
+        /// Nanoseconds that it has run so far: while they stand still, it never ran in between.
+        ran: u64,
+    },
+    /// Its core is being written, with all descriptors open.
+    DumpsCore,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Look again after this time.
+    LookAgain(Duration),
+    /// Kill the parent.
+    Kill(Symptom),
+    /// The parent is gone already.
+    Gone,
+}
+
+/// One look at the parent.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// The workers that are busy.
+    pub busy: Vec<Busy>,
+    /// Tasks that are stopped, and a core that is being written.
+    pub stopped: Vec<Symptom>,
+    /// All tasks are zombies: descriptors are closed, only a tracer still holds the process.
+    pub is_gone: bool,
+}
+
+/// Remembers the symptoms of the look before.
+#[derive(Debug, Default)]
+pub struct Judge {
+    suspected: Vec<Symptom>,
+}
+
+impl Judge {
+    /// Judges a look taken at `now_ns`. After a look that comes late nothing seen before counts, and neither
+    /// does the look: what kept the guard from running may have kept the workers from running.
+    pub fn judge(&mut self, sight: &Sight, now_ns: u64, is_late: bool) -> Verdict {
+        if sight.is_gone {
+            return Verdict::Gone;
+        }
+        if is_late {
+            self.suspected.clear();
+            return Verdict::LookAgain(CONFIRM);
+        }
+        let silence = |busy: &Busy| Duration::from_nanos(now_ns.saturating_sub(busy.since));
+        let hung = sight.busy.iter().filter(|busy| silence(busy) > HANG);
+        let symptoms: Vec<Symptom> = hung
+            .map(|busy| Symptom::Hung { worker: busy.worker, since: busy.since })
+            .chain(sight.stopped.iter().copied())
+            .collect();
+        if let Some(symptom) = symptoms.iter().find(|symptom| self.suspected.contains(symptom)) {
+            return Verdict::Kill(*symptom);
+        }
+        self.suspected = symptoms;
+        if !self.suspected.is_empty() {
+            return Verdict::LookAgain(CONFIRM);
+        }
+        // Not at the next look but when a worker that is busy now would first be overdue.
+        let longest = sight.busy.iter().map(silence).max().unwrap_or_default();
+        let overdue = HANG.saturating_sub(longest) + Duration::from_millis(1);
+        Verdict::LookAgain(if longest.is_zero() { LOOK } else { LOOK.min(overdue) })
+    }
+}
+
+impl Sight {
+    /// Looks at the process `pid` through its heartbeats and /proc. A task that goes meanwhile is not seen; a
+    /// process that is gone has no task.
+    pub fn of(pid: u32, page: &HeartbeatPage) -> io::Result<Sight> {
+        let mut sight = Sight { busy: page.busy().collect(), ..Sight::default() };
+        let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(sight),
+            tasks => tasks?,
+        };
+        let (mut zombies, mut others) = (0, 0);
+        let mut may_dump_core = false;
+        let mut buffer = [0; 512];
+        for task in tasks.flatten() {
+            let Some(number) = task.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let directory = format!("/proc/{pid}/task/{number}");
+            let Some(state) = state_of(read(&format!("{directory}/stat"), &mut buffer)) else {
+                continue;
+            };
+            match state {
+                b'Z' | b'X' => zombies += 1,
+                _ => others += 1,
+            }
+            match state {
+                b'T' | b't' => {
+                    let schedstat = read(&format!("{directory}/schedstat"), &mut buffer);
+                    sight.stopped.push(Symptom::Stopped { task: number, ran: first_of(schedstat) });
+                }
+                // The tasks of a process that writes its core wait in I; of old kernels, in D.
+                b'I' | b'D' => may_dump_core = true,
+                _ => {}
+            }
+        }
+        sight.is_gone = zombies > 0 && others == 0;
+        if may_dump_core {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            if status.lines().any(|line| line == "CoreDumping:\t1") {
+                sight.stopped.push(Symptom::DumpsCore);
+            }
+        }
+        Ok(sight)
+    }
+}
+
+impl fmt::Display for Symptom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Symptom::Hung { worker, .. } => {
+                write!(f, "worker {} was busy for {} ms without a beat", worker.0, HANG.as_millis())
+            }
+            Symptom::Stopped { task, .. } => write!(f, "task {task} was stopped"),
+            Symptom::DumpsCore => f.write_str("it was writing its core, holding the adapter"),
+        }
+    }
+}
+
+/// The file's beginning; nothing if it cannot be read.
+fn read<'a>(path: &str, buffer: &'a mut [u8]) -> &'a [u8] {
+    let length = fs::File::open(path).and_then(|mut file| file.read(buffer)).unwrap_or(0);
+    &buffer[..length]
+}
+
+/// Field 3 of /proc/PID/stat: the first after the name, which may itself hold spaces and parentheses.
+fn state_of(stat: &[u8]) -> Option<u8> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    stat.get(name_end + 2).copied()
+}
+
+fn first_of(numbers: &[u8]) -> u64 {
+    let text = std::str::from_utf8(numbers).unwrap_or_default();
+    text.split_ascii_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn busy_since(ms: u64) -> Sight {
+        Sight { busy: vec![Busy { worker: WorkerId(1), since: ms * MS }], ..Sight::default() }
+    }
+
+    fn stopped(ran: u64) -> Sight {
+        Sight { stopped: vec![Symptom::Stopped { task: 7, ran }], ..Sight::default() }
+    }
+
+    fn wait(ms: u64) -> Verdict {
+        Verdict::LookAgain(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn a_worker_that_hangs_is_found_within_235_ms_wherever_the_look_falls() {
+        for first_look in 0..=200 {
+            let mut judge = Judge::default();
+            let mut now = 1_000 + first_look;
+            let verdict = loop {
+                match judge.judge(&busy_since(1_000), now * MS, false) {
+                    Verdict::LookAgain(after) => now += after.as_millis() as u64,
+                    verdict => break verdict,
+                }
+                assert!(now < 1_235, "not before {now}, first look after {first_look} ms");
+            };
+            assert!(now > 1_200 + 29, "killed after {} ms only", now - 1_000);
+            assert!(matches!(verdict, Verdict::Kill(Symptom::Hung { worker: WorkerId(1), .. })));
+        }
+    }
+
+    #[test]
+    fn a_worker_that_stamps_between_the_looks_lives() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&busy_since(1_000), 1_300 * MS, false), wait(30));
+        assert_eq!(judge.judge(&busy_since(1_020), 1_330 * MS, false), wait(30));
+        assert_eq!(judge.judge(&busy_since(1_360), 1_360 * MS, false), wait(200));
+    }
+
+    #[test]
+    fn idle_workers_cost_five_looks_a_second() {
+        assert_eq!(Judge::default().judge(&Sight::default(), 77 * MS, false), wait(200));
+    }
+
+    #[test]
+    fn a_guard_that_was_late_looks_twice_more() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&busy_since(1_000), 1_300 * MS, false), wait(30));
+        assert_eq!(judge.judge(&busy_since(1_000), 9_000 * MS, true), wait(30));
+        assert_eq!(judge.judge(&busy_since(1_000), 9_030 * MS, false), wait(30));
+        assert!(matches!(judge.judge(&busy_since(1_000), 9_060 * MS, false), Verdict::Kill(_)));
+    }
+
+    #[test]
+    fn a_traced_task_that_runs_between_the_looks_lives() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&stopped(100), 0, false), wait(30));
+        assert_eq!(judge.judge(&stopped(101), 30 * MS, false), wait(30));
+        assert!(matches!(judge.judge(&stopped(101), 60 * MS, false), Verdict::Kill(_)));
+    }
+
+    #[test]
+    fn a_process_of_zombies_is_gone() {
+        let sight = Sight { is_gone: true, ..stopped(1) };
+        assert_eq!(Judge::default().judge(&sight, 0, true), Verdict::Gone);
+    }
+
+    #[test]
+    fn the_state_is_read_past_any_name() {
+        assert_eq!(state_of(b"12 (vipa) S 1 12"), Some(b'S'));
+        assert_eq!(state_of(b"12 (a) T (b) t 1 12"), Some(b't'));
+        for torn in [&b""[..], b"12 (vi", b"12 (vipa)", b"12 (vipa) "] {
+            assert_eq!(state_of(torn), None);
+        }
+    }
+
+    #[test]
+    fn a_look_at_this_process_finds_nothing_wrong() {
+        let page = HeartbeatPage::new().unwrap();
+        let sight = Sight::of(std::process::id(), &page).unwrap();
+        assert!(sight.busy.is_empty() && sight.stopped.is_empty() && !sight.is_gone);
+    }
+}
