@@ -34,6 +34,11 @@ impl Memory {
         let log = Log::default();
         (Memory { log: log.clone() }, log)
     }
+
+    /// Another device over the same content.
+    pub fn over(log: &Log) -> Memory {
+        Memory { log: log.clone() }
+    }
 }
 
 impl Log {

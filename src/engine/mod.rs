@@ -5,5 +5,8 @@ pub mod guard;
 pub mod heartbeat;
 pub mod lock;
 pub mod message;
+pub mod plane;
 pub mod statistics;
+pub mod waiting;
 pub mod watchdog;
+pub mod worker;

@@ -25,7 +25,7 @@ pub const LAYOUT: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowId(pub u32);
 
-/// Milliseconds of a clock that goes on across restarts of the process (CLOCK_BOOTTIME; in replay the
+/// Milliseconds of a clock that goes on across restarts of the process (CLOCK_MONOTONIC; in replay the
 /// capture's).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Millis(pub u64);

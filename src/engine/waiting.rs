@@ -1,0 +1,52 @@
+//! Frames that wait: for a next hop's MAC address, or until the egress hold knows their flow. A few for each
+//! cause, not many in all, none for long.
+
+use crate::forward::flow::Millis;
+use crate::forward::frame::Frame;
+use crate::forward::verdict::Wait;
+
+/// Frames kept in all.
+const CAPACITY: usize = 256;
+/// Frames kept for one cause: as many as the kernel's own neighbour queue held for long.
+const PER_CAUSE: usize = 16;
+/// How long a frame may wait, in milliseconds; the kernel's three probes take three seconds.
+pub const PATIENCE: u64 = 3_000;
+
+/// A frame that waits.
+#[derive(Debug)]
+pub struct Waiter {
+    /// The frame, untouched.
+    pub frame: Frame,
+    /// For what.
+    pub cause: Wait,
+    /// Since when.
+    pub since: Millis,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    queue: Vec<Waiter>,
+}
+
+impl Waiting {
+    /// Does none wait?
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Keeps a frame; says whether there was room.
+    pub fn push(&mut self, waiter: Waiter) -> bool {
+        let same = self.queue.iter().filter(|other| other.cause == waiter.cause).count();
+        let has_room = same < PER_CAUSE && self.queue.len() < CAPACITY;
+        if has_room {
+            self.queue.push(waiter);
+        }
+        has_room
+    }
+
+    /// Takes all of them, in the order in which they came.
+    pub fn take(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.queue)
+    }
+}

@@ -1,0 +1,599 @@
+//! A worker: polls its devices, carries batches between them and the pipeline, does what the verdicts say.
+//!
+//! Nothing here waits but the poll. Each device is drained by at most one batch a turn, so no device and no
+//! order starves; a device that may have more is asked again in the next turn without a poll in between
+//! being able to sleep. On the established path nothing is allocated, locked or logged, and the clock is read
+//! once a turn.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::heartbeat::{Heartbeat, monotonic_ns};
+use super::message::{HeldFlow, Request};
+use super::statistics::{MAX_NICS, WorkerStatistics};
+use super::waiting::{PATIENCE, Waiter, Waiting};
+use crate::device::fallback::{Outlet, Sent};
+use crate::device::{Device, ReceiveError};
+use crate::forward::flow::{Direction, Key, Millis};
+use crate::forward::frame::Frame;
+use crate::forward::pipeline::{State, process_batch};
+use crate::forward::rewrite::Endpoint;
+use crate::forward::verdict::{DropReason, Verdict, Wait};
+use crate::forward::view::{NetView, NicId, WorkerId};
+use crate::wire::ethernet::MacAddr;
+
+/// Frames of a batch.
+const BATCH: usize = 64;
+/// A batch ends early when it holds this many bytes: what it reads should still be in the cache when it sends.
+const BATCH_BYTES: usize = 192 << 10;
+/// How often flows are looked through, and how long one look-through of all of them takes.
+const SWEEP_EVERY: Millis = Millis(1_000);
+const SWEEPS_FOR_ALL: u32 = 30;
+
+const ORDERS: Token = Token(MAX_NICS);
+const ADAPTER: Token = Token(MAX_NICS + 1);
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Order {
+    /// Carry frames of this queue of the adapter from now on.
+    Adapter(Box<dyn Device>),
+    /// Carry frames of this NIC, in place of what there was; `None`: it is gone.
+    Nic(NicId, Option<Box<dyn Device>>),
+    /// The egress hold knows the flow, or goes without it.
+    Held(HeldFlow),
+    /// A new view stands in the cell.
+    View,
+}
+
+/// Frames that other workers may leave at a worker's door.
+const PUNTS: usize = 256;
+
+/// How to reach a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    orders: Sender<Order>,
+    punts: Sender<Frame>,
+    waker: Arc<Waker>,
+}
+
+impl WorkerHandle {
+    /// Gives an order.
+    pub fn order(&self, order: Order) {
+        // Neither fails while the worker lives, and the process does not outlive a worker.
+        let _ = self.orders.send(order);
+        let _ = self.waker.wake();
+    }
+
+    /// Hands over a frame that this worker owns; false if too many wait already.
+    fn punt(&self, frame: Frame) -> bool {
+        self.punts.try_send(frame).is_ok() && self.waker.wake().is_ok()
+    }
+}
+
+/// How a worker reaches the router.
+#[derive(Clone, Debug)]
+pub struct RouterHandle {
+    /// Its requests.
+    pub requests: Sender<Request>,
+    /// Wakes it.
+    pub waker: Arc<Waker>,
+}
+
+impl RouterHandle {
+    fn ask(&self, request: Request) {
+        if self.requests.try_send(request).is_ok() {
+            // The router outlives the workers.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// A device and whether it may have frames.
+#[derive(Debug)]
+struct Slot {
+    outlet: Outlet,
+    descriptors: Vec<RawFd>,
+    is_ready: bool,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its flows and number.
+    pub state: State,
+    /// Where views are published.
+    pub cell: Arc<ArcSwap<NetView>>,
+    /// The router.
+    pub router: RouterHandle,
+    /// What it counts.
+    pub statistics: Arc<WorkerStatistics>,
+    /// Where it shows that it lives.
+    pub heartbeat: Heartbeat,
+    /// Devices it no longer carries go here, to be closed by somebody with time.
+    pub retired: Sender<Box<dyn Device>>,
+}
+
+/// A worker, before and while it runs.
+#[derive(Debug)]
+pub struct Worker {
+    poll: Poll,
+    orders: Receiver<Order>,
+    punted: Receiver<Frame>,
+    peers: Vec<WorkerHandle>,
+    cell: arc_swap::Cache<Arc<ArcSwap<NetView>>, Arc<NetView>>,
+    frames: Vec<Frame>,
+    adapter: Option<Slot>,
+    nics: Vec<Option<Slot>>,
+    desk: Desk,
+}
+
+/// What sending and waiting need, apart from the frames.
+#[derive(Debug)]
+struct Desk {
+    state: State,
+    router: RouterHandle,
+    statistics: Arc<WorkerStatistics>,
+    heartbeat: Heartbeat,
+    retired: Sender<Box<dyn Device>>,
+    scratch: Frame,
+    waiting: Waiting,
+    seen_generation: u32,
+    swept: Millis,
+    next_nic: usize,
+    now: Millis,
+}
+
+impl Worker {
+    /// A worker without devices.
+    ///
+    /// # Errors
+    /// The system gives no poll.
+    pub fn new(parts: Parts) -> io::Result<(Worker, WorkerHandle)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), ORDERS)?);
+        let (sender, orders) = crossbeam_channel::unbounded();
+        let (punts, punted) = crossbeam_channel::bounded(PUNTS);
+        let worker = Worker {
+            poll,
+            orders,
+            punted,
+            peers: Vec::new(),
+            cell: arc_swap::Cache::new(parts.cell),
+            frames: (0..BATCH).map(|_| Frame::new()).collect(),
+            adapter: None,
+            nics: (0..MAX_NICS).map(|_| None).collect(),
+            desk: Desk {
+                state: parts.state,
+                router: parts.router,
+                statistics: parts.statistics,
+                heartbeat: parts.heartbeat,
+                retired: parts.retired,
+                scratch: Frame::new(),
+                waiting: Waiting::default(),
+                seen_generation: 0,
+                swept: Millis(0),
+                next_nic: 0,
+                now: Millis(monotonic_ns() / 1_000_000),
+            },
+        };
+        Ok((worker, WorkerHandle { orders: sender, punts, waker }))
+    }
+
+    /// Tells the worker of all workers, itself among them, in the order of their numbers.
+    pub fn meet(&mut self, peers: Vec<WorkerHandle>) {
+        self.peers = peers;
+    }
+
+    /// Works until its process ends.
+    ///
+    /// # Errors
+    /// The poll itself failed.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(128);
+        for (_, key) in self.desk.state.flows.held_flows().collect::<Vec<_>>() {
+            self.desk.ask_hold(&key);
+        }
+        loop {
+            self.turn(&mut events)?;
+        }
+    }
+
+    /// Waits for work, unless there is some, and does one round of it.
+    ///
+    /// # Errors
+    /// The poll itself failed.
+    pub fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout();
+        if timeout != Some(Duration::ZERO) {
+            self.desk.heartbeat.polling();
+        }
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => other?,
+        }
+        let now = monotonic_ns();
+        self.desk.heartbeat.busy(now);
+        self.desk.now = Millis(now / 1_000_000);
+        if timeout != Some(Duration::ZERO) {
+            self.desk.statistics.wakeups.add(1);
+        }
+        for event in events.iter() {
+            match event.token() {
+                ADAPTER => ready(&mut self.adapter),
+                ORDERS => {}
+                Token(nic) => self.nics.get_mut(nic).into_iter().for_each(ready),
+            }
+        }
+        let has_answers = self.take_orders();
+        let view = Arc::clone(self.cell.load());
+        if view.generation != self.desk.seen_generation || has_answers {
+            self.desk.seen_generation = view.generation;
+            self.run_waiting(&view);
+        }
+        self.serve_devices(&view);
+        self.serve_punted(&view);
+        self.keep_house(&view);
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let is_ready = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.is_ready);
+        if is_ready(&self.adapter)
+            || self.nics.iter().any(is_ready)
+            || !self.orders.is_empty()
+            || !self.punted.is_empty()
+        {
+            Some(Duration::ZERO)
+        } else if !self.desk.state.flows.is_empty() || !self.desk.waiting.is_empty() {
+            Some(Duration::from_millis(SWEEP_EVERY.0))
+        } else {
+            None
+        }
+    }
+
+    /// Carries out some of the orders; says whether one of them answers a frame that waits.
+    fn take_orders(&mut self) -> bool {
+        let mut has_answers = false;
+        for _ in 0..BATCH {
+            let Ok(order) = self.orders.try_recv() else { break };
+            match order {
+                Order::View => {}
+                Order::Adapter(device) => {
+                    let slot = self.open(device, ADAPTER);
+                    let old = std::mem::replace(&mut self.adapter, slot);
+                    self.retire(old);
+                }
+                Order::Nic(id, device) => {
+                    let slot = device.and_then(|device| self.open(device, Token(id.index())));
+                    if let Some(place) = self.nics.get_mut(id.index()) {
+                        let old = std::mem::replace(place, slot);
+                        self.retire(old);
+                    }
+                }
+                Order::Held(flow) => {
+                    self.desk.held(&flow);
+                    has_answers = true;
+                }
+            }
+        }
+        has_answers
+    }
+
+    fn open(&mut self, device: Box<dyn Device>, token: Token) -> Option<Slot> {
+        let descriptors = device.descriptors();
+        for fd in &descriptors {
+            let registry = self.poll.registry();
+            // A descriptor that cannot be polled is a device that cannot be used.
+            registry.register(&mut SourceFd(fd), token, Interest::READABLE).ok()?;
+        }
+        Some(Slot { outlet: Outlet::new(device), descriptors, is_ready: true })
+    }
+
+    fn retire(&mut self, slot: Option<Slot>) {
+        let Some(slot) = slot else { return };
+        for fd in &slot.descriptors {
+            // It may be gone from the poll already; closing takes it out in any case.
+            let _ = self.poll.registry().deregister(&mut SourceFd(fd));
+        }
+        let _ = self.desk.retired.try_send(slot.outlet.device);
+    }
+
+    /// One batch of the adapter, and one of a NIC that may have frames, each NIC in its turn.
+    fn serve_devices(&mut self, view: &NetView) {
+        self.serve(None, view);
+        for step in 0..MAX_NICS {
+            let at = (self.desk.next_nic + step) % MAX_NICS;
+            if self.nics[at].as_ref().is_some_and(|slot| slot.is_ready) {
+                self.desk.next_nic = at + 1;
+                self.serve(Some(NicId(at as u8)), view);
+                break;
+            }
+        }
+    }
+
+    /// Some of the frames that other workers left.
+    fn serve_punted(&mut self, view: &NetView) {
+        for _ in 0..BATCH {
+            let Ok(frame) = self.punted.try_recv() else { return };
+            let mut frames = [frame];
+            process_batch(&mut frames, &mut self.desk.state, view, self.desk.now);
+            self.dispatch(&mut frames);
+        }
+    }
+
+    fn serve(&mut self, nic: Option<NicId>, view: &NetView) {
+        let place = match nic {
+            None => &mut self.adapter,
+            Some(nic) => &mut self.nics[nic.index()],
+        };
+        let Some(slot) = place.as_mut().filter(|slot| slot.is_ready) else { return };
+        let Received { count, outcome } = self.desk.receive(nic, slot, &mut self.frames);
+        if let Outcome::Gone = outcome {
+            let slot = place.take();
+            self.retire(slot);
+        }
+        let mut frames = std::mem::take(&mut self.frames);
+        process_batch(&mut frames[..count], &mut self.desk.state, view, self.desk.now);
+        self.dispatch(&mut frames[..count]);
+        self.frames = frames;
+    }
+
+    /// Does what each frame's verdict says.
+    fn dispatch(&mut self, frames: &mut [Frame]) {
+        for frame in frames {
+            match frame.verdict {
+                Verdict::Transmit { nic, destination } => {
+                    match self.nics.get_mut(nic.index()).and_then(Option::as_mut) {
+                        Some(slot) => self.desk.transmit(nic, slot, frame, destination),
+                        None => self.desk.drop(DropReason::NicDown),
+                    }
+                }
+                Verdict::Deliver => match &mut self.adapter {
+                    Some(slot) => self.desk.deliver(slot, frame),
+                    None => self.desk.drop(DropReason::TunRefused),
+                },
+                Verdict::Wait(cause) => {
+                    let since = self.desk.now;
+                    self.desk.keep(frame, cause, since);
+                }
+                Verdict::Punt(worker) => self.punt(worker, frame),
+                Verdict::Drop(reason) => self.desk.drop(reason),
+            }
+        }
+        self.desk.release();
+    }
+
+    fn punt(&mut self, worker: WorkerId, frame: &Frame) {
+        let copy = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        let is_taken = self.peers.get(usize::from(worker.0)).is_some_and(|peer| peer.punt(copy));
+        if is_taken {
+            self.desk.statistics.punts.add(1);
+        } else {
+            self.desk.drop(DropReason::PuntQueueFull);
+        }
+    }
+
+    /// Runs every frame that waits once more.
+    fn run_waiting(&mut self, view: &NetView) {
+        for waiter in self.desk.waiting.take() {
+            let Waiter { frame, cause, since } = waiter;
+            if self.desk.now.0.saturating_sub(since.0) > PATIENCE {
+                match cause {
+                    Wait::Neighbour { .. } => {
+                        self.desk.drop(DropReason::NeighbourUnresolved);
+                        continue;
+                    }
+                    Wait::Hold(id) => {
+                        self.desk.state.flows.set_held(id);
+                        self.desk.statistics.unheld.add(1);
+                    }
+                }
+            }
+            let mut frames = [frame];
+            process_batch(&mut frames, &mut self.desk.state, view, self.desk.now);
+            if let [Frame { verdict: Verdict::Wait(cause), .. }] = frames {
+                let [frame] = frames;
+                if !self.desk.waiting.push(Waiter { frame, cause, since }) {
+                    self.desk.drop(DropReason::WaitQueueFull);
+                }
+            } else {
+                self.dispatch(&mut frames);
+            }
+        }
+    }
+
+    /// What is due now and then: frames that waited too long, flows whose time is over, gauges.
+    fn keep_house(&mut self, view: &NetView) {
+        let desk = &mut self.desk;
+        if desk.now.0 < desk.swept.0 + SWEEP_EVERY.0 {
+            return;
+        }
+        desk.swept = desk.now;
+        let count = desk.state.flows.capacity().div_ceil(SWEEPS_FOR_ALL);
+        let released = &mut desk.state.released;
+        desk.state.flows.sweep(count, desk.now, |key| released.push(key));
+        desk.release();
+        desk.gauge();
+        self.run_waiting(view);
+    }
+}
+
+struct Received {
+    count: usize,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Going,
+    Gone,
+}
+
+impl Desk {
+    fn drop(&self, reason: DropReason) {
+        self.statistics.drops(reason).add(1);
+    }
+
+    /// Receives a batch from a device.
+    fn receive(&self, nic: Option<NicId>, slot: &mut Slot, frames: &mut [Frame]) -> Received {
+        let mut count = 0;
+        let mut bytes = 0;
+        let mut refused = 0;
+        let mut outcome = Outcome::Going;
+        while count < frames.len() && bytes < BATCH_BYTES && refused < BATCH {
+            match slot.outlet.device.receive(&mut frames[count]) {
+                Ok(()) => {
+                    bytes += frames[count].packet().len();
+                    count += 1;
+                }
+                Err(ReceiveError::Empty) => {
+                    slot.is_ready = false;
+                    break;
+                }
+                Err(ReceiveError::Refused(error)) => {
+                    refused += 1;
+                    self.receive_error(nic, &error);
+                }
+                Err(ReceiveError::Failed(error)) => {
+                    tracing::warn!(?nic, %error, "a device is gone");
+                    outcome = Outcome::Gone;
+                    break;
+                }
+            }
+        }
+        let (count_in, bytes_in) = match nic {
+            None => (&self.statistics.tun_frames_in, &self.statistics.tun_bytes_in),
+            Some(nic) => {
+                let nic = self.statistics.nic(nic);
+                (&nic.frames_in, &nic.bytes_in)
+            }
+        };
+        count_in.add(count as u64);
+        bytes_in.add(bytes as u64);
+        Received { count, outcome }
+    }
+
+    fn receive_error(&self, nic: Option<NicId>, error: &io::Error) {
+        match nic {
+            None => self.statistics.tun_receive_errors.add(1),
+            Some(nic) => {
+                self.statistics.nic(nic).receive_errors.add(1);
+                if is_gone(error) {
+                    self.router.ask(Request::Suspect(nic));
+                }
+            }
+        }
+    }
+
+    fn transmit(&mut self, nic: NicId, slot: &mut Slot, frame: &mut Frame, to: MacAddr) {
+        let length = frame.packet().len() as u64;
+        let counters = self.statistics.nic(nic);
+        match slot.outlet.send(frame, to, &mut self.scratch) {
+            Ok(sent) => {
+                counters.frames_out.add(1);
+                counters.bytes_out.add(length);
+                if let Sent::Split(is_new) = sent {
+                    counters.frames_split.add(1);
+                    counters.offload_refused.add(u64::from(is_new));
+                }
+            }
+            Err(error) if is_gone(&error) => {
+                self.drop(DropReason::NicDown);
+                self.router.ask(Request::Suspect(nic));
+            }
+            Err(error) => self.drop(match (error.kind(), error.raw_os_error()) {
+                (io::ErrorKind::WouldBlock, _) | (_, Some(libc::ENOBUFS)) => {
+                    DropReason::NicQueueFull
+                }
+                (_, Some(libc::EMSGSIZE)) => DropReason::TooBig,
+                _ => DropReason::DeviceRefused,
+            }),
+        }
+    }
+
+    fn deliver(&mut self, slot: &mut Slot, frame: &mut Frame) {
+        let length = frame.packet().len() as u64;
+        match slot.outlet.send(frame, MacAddr::default(), &mut self.scratch) {
+            Ok(sent) => {
+                self.statistics.tun_frames_out.add(1);
+                self.statistics.tun_bytes_out.add(length);
+                if sent == Sent::Split(true) {
+                    self.statistics.tun_offload_refused.add(1);
+                }
+            }
+            Err(_) => self.drop(DropReason::TunRefused),
+        }
+    }
+
+    /// Keeps a frame and asks for what it waits for.
+    fn keep(&mut self, frame: &Frame, cause: Wait, since: Millis) {
+        let frame = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        self.statistics.waits.add(1);
+        if !self.waiting.push(Waiter { frame, cause, since }) {
+            self.drop(DropReason::WaitQueueFull);
+            return;
+        }
+        match cause {
+            Wait::Neighbour { nic, address } => self.router.ask(Request::Resolve { nic, address }),
+            Wait::Hold(id) => {
+                let key = self.state.flows.original(id);
+                self.ask_hold(&key);
+            }
+        }
+    }
+
+    fn ask_hold(&self, key: &Key) {
+        let worker = self.state.worker;
+        self.router.ask(Request::Hold { worker, flow: held_flow(key) });
+    }
+
+    fn held(&mut self, flow: &HeldFlow) {
+        let source = Endpoint { address: flow.source, port: flow.source_port };
+        let destination = Endpoint { address: flow.destination, port: flow.destination_port };
+        let key = Key::new(source, destination, flow.protocol, Direction::Original);
+        if let Some(id) = self.state.flows.find(&key) {
+            self.state.flows.set_held(id);
+        }
+    }
+
+    /// Tells the egress hold of flows that ended.
+    fn release(&mut self) {
+        for key in self.state.released.drain(..) {
+            self.router.ask(Request::Release(held_flow(&key)));
+        }
+    }
+
+    fn gauge(&self) {
+        self.statistics.flows.set(u64::from(self.state.flows.len()));
+        self.statistics.flows_rewritten.set(u64::from(self.state.flows.rewritten()));
+        self.statistics.flows_evicted.set(self.state.flows.evicted());
+    }
+}
+
+fn ready(slot: &mut Option<Slot>) {
+    if let Some(slot) = slot {
+        slot.is_ready = true;
+    }
+}
+
+fn held_flow(key: &Key) -> HeldFlow {
+    HeldFlow {
+        protocol: key.protocol(),
+        source: key.source().address,
+        source_port: key.source().port,
+        destination: key.destination().address,
+        destination_port: key.destination().port,
+    }
+}
+
+/// What a send says when the NIC itself is gone. (ENOBUFS is a full queue.)
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV))
+}

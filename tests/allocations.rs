@@ -1,0 +1,174 @@
+//! The established path allocates nothing: counted by an allocator, over devices in memory, while packets
+//! are seen to pass.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use arc_swap::ArcSwap;
+use etherparse::PacketBuilder;
+use vipa::device::memory::Memory;
+use vipa::engine::heartbeat::HeartbeatPage;
+use vipa::engine::message::{Command, HeldFlow, Request};
+use vipa::engine::statistics::WorkerStatistics;
+use vipa::engine::worker::{Order, Parts, RouterHandle, Worker};
+use vipa::forward::flow::{FlowTable, WORDS};
+use vipa::forward::frame::Ingress;
+use vipa::forward::pipeline::State;
+use vipa::forward::route::{NextHop, Route, RouteTable};
+use vipa::forward::source::{Rule, SourcePolicy, Target};
+use vipa::forward::view::{NetView, NicId, NicState, NicView, WorkerId};
+use vipa::wire::ethernet::MacAddr;
+use vipa::wire::offload::Offload;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[allow(unsafe_code)] // A global allocator is unsafe by its trait; this one only counts and passes on.
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+const VIPA: [u8; 4] = [203, 0, 113, 10];
+const SECOND: [u8; 4] = [203, 0, 113, 11];
+const GATEWAY: [u8; 4] = [10, 1, 1, 1];
+
+fn view() -> NetView {
+    NetView {
+        generation: 1,
+        nics: [NicView {
+            name: "eth1".into(),
+            ifindex: 1,
+            mac: MacAddr::default(),
+            mtu: 1500,
+            weight: 1,
+            metric: 1,
+            is_live: true,
+            state: NicState::Live,
+            addresses: vec![],
+        }]
+        .into(),
+        routes: RouteTable::new(vec![Route {
+            prefix: "0.0.0.0/0".parse().expect("a prefix"),
+            next_hops: vec![NextHop { nic: NicId(0), gateway: Some(GATEWAY.into()) }],
+        }]),
+        neighbours: [((NicId(0), GATEWAY.into()), MacAddr([1; 6]))].into_iter().collect(),
+        source: SourcePolicy {
+            sourcevipa: true,
+            vipas: vec![VIPA.into(), SECOND.into()],
+            default_v4: Some(VIPA.into()),
+            rules: vec![Rule {
+                protocol: None,
+                destination: None,
+                ports: Some(443..=443),
+                local_ports: None,
+                target: Target::Vipa(SECOND.into()),
+                line: 1,
+            }],
+            ports: (61000..=65535).collect(),
+            ..SourcePolicy::default()
+        },
+    }
+}
+
+fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), syn: bool) -> Vec<u8> {
+    let step = PacketBuilder::ipv4(from.0, to.0, 64).tcp(from.1, to.1, 1, 100);
+    let step = if syn { step.syn() } else { step.ack(1) };
+    let mut bytes = Vec::new();
+    step.write(&mut bytes, &[7; 1000]).expect("a packet");
+    bytes
+}
+
+#[test]
+fn the_established_path_allocates_nothing() {
+    let cell = Arc::new(ArcSwap::from_pointee(view()));
+    let words: Vec<AtomicU64> = (0..1024 * WORDS).map(|_| AtomicU64::new(0)).collect();
+    let (flows, _) = FlowTable::adopt(words.leak(), 1);
+    let statistics = Arc::new(WorkerStatistics::default());
+    let (requests, asked) = crossbeam_channel::bounded(64);
+    let router_poll = mio::Poll::new().expect("poll");
+    let waker = Arc::new(mio::Waker::new(router_poll.registry(), mio::Token(0)).expect("waker"));
+    let page = HeartbeatPage::new().expect("page");
+    let (retired, _retired) = crossbeam_channel::unbounded();
+    let (mut worker, handle) = Worker::new(Parts {
+        state: State { flows, worker: WorkerId(0), workers: 1, released: Vec::with_capacity(64) },
+        cell,
+        router: RouterHandle { requests, waker },
+        statistics: Arc::clone(&statistics),
+        heartbeat: page.worker(WorkerId(0)),
+        retired,
+    })
+    .expect("a worker");
+
+    let (adapter, tun) = Memory::new();
+    let (port, nic) = Memory::new();
+    handle.order(Order::Adapter(Box::new(adapter)));
+    handle.order(Order::Nic(NicId(0), Some(Box::new(port))));
+
+    // One plain and one rewritten flow come to be, with all that costs.
+    let remote = [192, 0, 2, 1];
+    let mut events = mio::Events::with_capacity(8);
+    for (port, syn) in [(80, true), (443, true), (80, false), (443, false)] {
+        tun.push(&tcp((VIPA, 40000), (remote, port), syn), Offload::default(), Ingress::Tun);
+    }
+    worker.turn(&mut events).expect("a turn");
+    let held: HeldFlow = match asked.try_recv().expect("a request") {
+        Request::Hold { flow, .. } => flow,
+        other => panic!("{other:?}"),
+    };
+    let Command::Held(held) = Command::Held(held);
+    handle.order(Order::Held(held));
+    for _ in 0..4 {
+        worker.turn(&mut events).expect("a turn");
+    }
+    assert_eq!(nic.sent_count(), 4, "both flows go out");
+    let wire_port = u16::from_be_bytes([nic.sent()[2][20], nic.sent()[2][21]]);
+
+    const ROUNDS: usize = 2_000;
+    let out = [tcp((VIPA, 40000), (remote, 80), false), tcp((VIPA, 40000), (remote, 443), false)];
+    let back = tcp((remote, 443), (SECOND, wire_port), false);
+    for packet in out.iter().cycle().take(ROUNDS) {
+        tun.push(packet, Offload::default(), Ingress::Tun);
+    }
+    for _ in 0..ROUNDS / 4 {
+        nic.push(&back, Offload::default(), Ingress::Nic(NicId(0)));
+    }
+    nic.count_only();
+    tun.count_only();
+    handle.order(Order::Adapter(Box::new(Memory::over(&tun))));
+    handle.order(Order::Nic(NicId(0), Some(Box::new(Memory::over(&nic)))));
+    worker.turn(&mut events).expect("a turn");
+
+    let (sent_before, back_before) = (nic.sent_count(), tun.sent_count());
+    let allocations_before = ALLOCATIONS.with(Cell::get);
+    for _ in 0..ROUNDS {
+        worker.turn(&mut events).expect("a turn");
+        if nic.sent_count() - sent_before >= ROUNDS - 64
+            && tun.sent_count() - back_before >= ROUNDS / 4 - 64
+        {
+            break;
+        }
+    }
+    let allocations = ALLOCATIONS.with(Cell::get) - allocations_before;
+    assert!(nic.sent_count() - sent_before >= ROUNDS - 64, "packets passed");
+    assert!(tun.sent_count() - back_before >= ROUNDS / 4 - 64, "replies passed");
+    // The memory device drops each packet it was given; it makes none.
+    assert_eq!(allocations, 0);
+}
