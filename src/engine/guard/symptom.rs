@@ -80,11 +80,10 @@ impl Judge {
             return Verdict::LookAgain(CONFIRM);
         }
         let silence = |busy: &Busy| Duration::from_nanos(now_ns.saturating_sub(busy.since));
+        // What is stopped comes first: it is the cause of the beat that it misses.
         let hung = sight.busy.iter().filter(|busy| silence(busy) > HANG);
-        let symptoms: Vec<Symptom> = hung
-            .map(|busy| Symptom::Hung { worker: busy.worker, since: busy.since })
-            .chain(sight.stopped.iter().copied())
-            .collect();
+        let hung = hung.map(|busy| Symptom::Hung { worker: busy.worker, since: busy.since });
+        let symptoms: Vec<Symptom> = sight.stopped.iter().copied().chain(hung).collect();
         if let Some(symptom) = symptoms.iter().find(|symptom| self.suspected.contains(symptom)) {
             return Verdict::Kill(*symptom);
         }
