@@ -117,9 +117,16 @@ impl Forwarder {
 
 impl Drop for Forwarder {
     fn drop(&mut self) {
+        let was_alive = is_alive(self.child.id());
+        let guarded = is_alive(self.guard);
         let _ = self.child.kill();
         self.lets_go_of_the_traced_worker();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let mut stderr = String::new();
+            let _ = self.child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut stderr));
+            eprintln!("forwarder alive: {was_alive}, guarded: {guarded}, it said: {stderr:?}");
+        }
     }
 }
 
@@ -230,7 +237,7 @@ fn a_guard_is_small_and_survives_the_signals_that_end_its_parent() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
         kill(guard, signal);
     }
-    assert_eq!(proc("comm").trim(), "vipa-guard");
+    wait_until("the guard has its name", || proc("comm").trim() == "vipa-guard");
     let session = proc("stat").split(' ').nth(5).unwrap().to_owned();
     assert_eq!(session, guard.to_string(), "a session of its own");
     // stdin, stdout, stderr, the pidfd, the heartbeats, netlink.
@@ -288,6 +295,7 @@ fn forward() -> ! {
     let heartbeat = page.worker(WorkerId(0));
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
+        heartbeat.busy(monotonic_ns());
         // SAFETY: cannot fail.
         sender.send(unsafe { libc::gettid() }).unwrap();
         while BEATS.load(Ordering::Relaxed) {
