@@ -216,6 +216,17 @@ fn a_forwarder_that_aborts_is_replaced() {
 }
 
 #[test]
+fn a_forwarder_whose_core_takes_long_to_write_is_replaced() {
+    let mut forwarder = Forwarder::start();
+    forwarder.tell("dump core");
+    answer(&mut forwarder.answers, "dumps");
+    forwarder.is_replaced_by_the_kernel("abort with half a gigabyte of core");
+    let directory = core_directory(forwarder.child.id());
+    forwarder.has_ended_and_its_guard("");
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn a_guard_that_dies_is_seen_and_can_be_replaced() {
     let mut forwarder = Forwarder::start();
     kill(forwarder.guard, libc::SIGKILL);
@@ -338,6 +349,19 @@ fn forward() -> ! {
                 unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
                 std::process::abort()
             }
+            "dump core" => {
+                let directory = core_directory(std::process::id());
+                fs::create_dir(&directory).unwrap();
+                std::env::set_current_dir(directory).unwrap();
+                let all =
+                    libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+                // SAFETY: `all` lives.
+                unsafe { libc::setrlimit(libc::RLIMIT_CORE, &all) };
+                let memory = vec![1u8; 512 << 20];
+                std::hint::black_box(&memory);
+                println!("\ndumps");
+                std::process::abort()
+            }
             "respawn" => {
                 let dead = guard.id();
                 let mut poll =
@@ -368,6 +392,11 @@ fn answer(lines: &mut impl BufRead, word: &str) -> Vec<i32> {
         }
     }
     panic!("the forwarder ended without saying {word:?}");
+}
+
+/// Where the core of a forwarder goes, unless this system has its own ideas.
+fn core_directory(pid: u32) -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("vipa-core-{pid}"))
 }
 
 /// Which source the kernel chooses now towards the far host.
