@@ -19,8 +19,6 @@
 //!            ▼                                                                            │
 //!      poll(pidfd) ── readable ─► the parent is gone ─────────────────┐                   │
 //!            │ time is up                                             │                   │
-//!      I was late? ── yes ─► forget what I saw; again in 30 ms        │                   │
-//!            │ no                                                     │                   │
 //!      page, /proc/PARENT/task/* ─── nothing wrong ───────────────────┼───────────────────┘
 //!            │ a symptom                                              │
 //!      look again in 30 ms ─ the same symptom ─► SIGKILL (pidfd) ─────┤
@@ -31,7 +29,8 @@
 //! A symptom is a worker that has been busy for 200 ms without a new stamp, a task that is stopped (`T`,
 //! `t`) and has not run since, or a core being written (the descriptors stay open until the last byte is).
 //! From the moment of the hang this makes at most 200 + 30 ms, then what it takes the kernel to
-//! end the process: traffic is back within 300 ms, 500 ms are promised. See [`symptom`] for the judgement.
+//! end the process: traffic is back within 300 ms, 500 ms are promised. A guard that was itself kept from
+//! running, or whose machine slept, does not take its late look for a confirmation. See [`symptom`].
 //!
 //! Traps, each of which has a line below:
 //!
@@ -72,8 +71,7 @@ use super::heartbeat::{HeartbeatPage, monotonic_ns};
 /// [`guard_main`], before it does anything else.
 pub const SUBCOMMAND: &str = "guard";
 
-/// A look that comes later than planned by more than this is no look: whoever kept the guard from
-/// running may have kept the workers from running.
+/// A look that comes later than planned by more than this is late (see [`Judge::judge`]).
 const LATE: Duration = Duration::from_millis(40);
 /// How long the guard asks for the link after the parent's end.
 const ASKING: Duration = Duration::from_millis(500);

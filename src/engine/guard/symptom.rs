@@ -69,23 +69,20 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Judges a look taken at `now_ns`. After a look that comes late nothing seen before counts, and neither
-    /// does the look: what kept the guard from running may have kept the workers from running.
+    /// Judges a look taken at `now_ns`. One that came late does not confirm that a worker hangs: what kept the
+    /// guard from running may have kept the workers from running. It still confirms that a task is stopped.
     pub fn judge(&mut self, sight: &Sight, now_ns: u64, is_late: bool) -> Verdict {
         if sight.is_gone {
             return Verdict::Gone;
         }
-        if is_late {
-            self.suspected.clear();
-            return Verdict::LookAgain(CONFIRM);
-        }
         let silence = |busy: &Busy| Duration::from_nanos(now_ns.saturating_sub(busy.since));
+        // What is stopped comes first: it is the cause of the beat that it misses.
         let hung = sight.busy.iter().filter(|busy| silence(busy) > HANG);
-        let symptoms: Vec<Symptom> = hung
-            .map(|busy| Symptom::Hung { worker: busy.worker, since: busy.since })
-            .chain(sight.stopped.iter().copied())
-            .collect();
-        if let Some(symptom) = symptoms.iter().find(|symptom| self.suspected.contains(symptom)) {
+        let hung = hung.map(|busy| Symptom::Hung { worker: busy.worker, since: busy.since });
+        let symptoms: Vec<Symptom> = sight.stopped.iter().copied().chain(hung).collect();
+        let counts = |symptom: &&Symptom| !is_late || !matches!(symptom, Symptom::Hung { .. });
+        let mut confirmed = symptoms.iter().filter(counts);
+        if let Some(symptom) = confirmed.find(|symptom| self.suspected.contains(symptom)) {
             return Verdict::Kill(*symptom);
         }
         self.suspected = symptoms;
@@ -222,12 +219,25 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_that_was_late_looks_twice_more() {
+    fn a_guard_that_was_late_looks_once_more_before_it_calls_a_worker_hung() {
         let mut judge = Judge::default();
         assert_eq!(judge.judge(&busy_since(1_000), 1_300 * MS, false), wait(30));
         assert_eq!(judge.judge(&busy_since(1_000), 9_000 * MS, true), wait(30));
-        assert_eq!(judge.judge(&busy_since(1_000), 9_030 * MS, false), wait(30));
-        assert!(matches!(judge.judge(&busy_since(1_000), 9_060 * MS, false), Verdict::Kill(_)));
+        assert!(matches!(judge.judge(&busy_since(1_000), 9_030 * MS, false), Verdict::Kill(_)));
+    }
+
+    #[test]
+    fn workers_that_ran_as_late_as_the_guard_live() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&busy_since(1_000), 9_000 * MS, true), wait(30));
+        assert_eq!(judge.judge(&busy_since(9_030), 9_030 * MS, false), wait(200));
+    }
+
+    #[test]
+    fn a_stopped_task_is_no_less_stopped_for_a_late_look() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&stopped(100), 0, true), wait(30));
+        assert!(matches!(judge.judge(&stopped(100), 90 * MS, true), Verdict::Kill(_)));
     }
 
     #[test]
