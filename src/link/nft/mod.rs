@@ -8,6 +8,7 @@
 //! flush ruleset` passes them by, and when we die they stay, orphaned, until the next forwarder adopts
 //! them with the flows that they hold. Elsewhere they are ordinary tables; they are watched and put back.
 
+mod edit;
 mod expression;
 pub(crate) mod message;
 pub(crate) mod present;
@@ -23,36 +24,26 @@ use std::time::Duration;
 
 use hashbrown::HashSet;
 
-use self::message::{APPEND, CREATE, Writer};
+use self::edit::{
+    BATCH_ELEMENTS, DELSETELEM, DESTROYSETELEM, Edit, FlowKeys, Later, NEWSETELEM, keys_by_family,
+};
+use self::message::Writer;
 use self::present::Present;
-use self::rules::{Content, LEASE, LEASE_KEY, NETDEV, Set, Table, flow_key, flow_set};
+use self::rules::{LEASE, LEASE_KEY, NETDEV, flow_key, flow_set};
 use self::socket::{Batch, Events, Refused, Requests, Step};
 use crate::engine::message::HeldFlow;
 use crate::forward::source::Rule;
 use crate::wire::ip::Family;
 
-const NEWTABLE: u16 = 0;
-const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
-const DELCHAIN: u16 = 5;
-const NEWRULE: u16 = 6;
-const DELRULE: u16 = 8;
-const NEWSET: u16 = 9;
-const DELSET: u16 = 11;
-const NEWSETELEM: u16 = 12;
-const DELSETELEM: u16 = 14;
 const GETGEN: u16 = 16;
-const DESTROYSETELEM: u16 = 30;
 
 const OWNER: u32 = 0x2;
 const PERSIST: u32 = 0x4;
 
-/// Elements of one message: 400 of the longest are 24 KB, well below the 64 KB of an attribute.
-const MESSAGE_ELEMENTS: usize = 400;
-/// Elements of one transaction: 120 KB, below the send buffer that every user namespace has.
-const BATCH_ELEMENTS: usize = 2_000;
 /// Tries to make one transaction of what should stand and what stands, while others change it as well.
-const TRIES: usize = 12;
+const TRIES: usize = 40;
+/// Refusals after which the trouble is not that others change things at the same time.
+const REFUSALS: usize = 5;
 /// A forwarder that was killed lets go of its tables as its last files are closed: wait that long.
 const OWNER_WAIT: Duration = Duration::from_millis(5);
 
@@ -255,6 +246,7 @@ impl Nft {
         }
         let mut rules = rules.clone();
         let mut is_anew = false;
+        let mut refusals = 0;
         let mut last = None;
         for _ in 0..TRIES {
             rules.nics.retain(|nic| socket::interface_index(nic) != 0);
@@ -282,7 +274,13 @@ impl Nft {
                     return Ok(true);
                 }
                 Err(refused) => {
-                    is_anew |= !self.learn(&refused, &rules) && last.is_some();
+                    if !self.learn(&refused, &rules) {
+                        refusals += 1;
+                    }
+                    if refusals == REFUSALS {
+                        return Err(refused.error);
+                    }
+                    is_anew = refusals > 1;
                     last = Some(refused.error);
                 }
             }
@@ -434,188 +432,6 @@ impl Nft {
         let mut edit = Edit { batch: &mut batch, name: &self.table, family: NETDEV };
         edit.elements(change, flow_set(family), keys, None);
         self.requests.commit(batch).map_err(|refused| refused.error)
-    }
-}
-
-/// Keys of flows of both families, IPv4 first.
-#[derive(Debug, Default)]
-struct FlowKeys([Vec<Vec<u8>>; 2]);
-
-impl FlowKeys {
-    fn of_both(&self) -> impl Iterator<Item = (Family, &[Vec<u8>])> {
-        Family::BOTH.into_iter().zip(&self.0).map(|(family, keys)| (family, keys.as_slice()))
-    }
-
-    fn of(&mut self, family: Family) -> &mut Vec<Vec<u8>> {
-        &mut self.0[usize::from(family == Family::V6)]
-    }
-}
-
-fn keys_by_family(flows: &[HeldFlow]) -> FlowKeys {
-    let mut keys = FlowKeys::default();
-    for (family, key) in flows.iter().filter_map(flow_key) {
-        keys.of(family).push(key);
-    }
-    keys
-}
-
-/// Changes to the flows' sets that follow the transaction which makes the sets.
-#[derive(Debug, Default)]
-struct Later {
-    add: FlowKeys,
-    remove: FlowKeys,
-}
-
-impl Later {
-    fn is_empty(&self) -> bool {
-        [&self.add, &self.remove].iter().all(|keys| keys.0.iter().all(Vec::is_empty))
-    }
-}
-
-/// Writes changes of one table into a batch.
-struct Edit<'a> {
-    batch: &'a mut Batch,
-    name: &'a str,
-    family: u8,
-}
-
-impl Edit<'_> {
-    fn message(&mut self, kind: u16, flags: u16, attributes: impl FnOnce(&mut Writer)) {
-        self.step(kind, flags, Step::Other, attributes);
-    }
-
-    fn step(&mut self, kind: u16, flags: u16, step: Step, attributes: impl FnOnce(&mut Writer)) {
-        let name = self.name;
-        self.batch.add((kind, flags, self.family), step, |w| {
-            w.text(1, name);
-            attributes(w);
-        });
-    }
-
-    fn delete_table(&mut self) {
-        self.message(DELTABLE, 0, |_| {});
-    }
-
-    fn new_table(&mut self, flags: u32) {
-        self.step(NEWTABLE, CREATE, Step::Table(self.family), |w| w.number(2, flags));
-    }
-
-    /// Deletes all rules, and the chains and sets that are not wanted as they are.
-    fn clear(&mut self, present: &Present, wanted: &Table) {
-        self.message(DELRULE, 0, |_| {});
-        for chain in present.chains.iter().filter(|chain| !wanted.chains.contains(chain)) {
-            self.message(DELCHAIN, 0, |w| w.text(3, &chain.name));
-        }
-        for name in present.sets.keys() {
-            if !wanted.sets.iter().any(|set| set.name == name && present.has_set(set)) {
-                self.message(DELSET, 0, |w| w.text(2, name));
-            }
-        }
-    }
-
-    /// Makes the sets that are missing, and fills all but the lease.
-    fn sets(
-        &mut self,
-        kept: Option<&Present>,
-        wanted: &Table,
-        flows: &HashSet<HeldFlow, foldhash::fast::RandomState>,
-        later: &mut Later,
-    ) {
-        let mut room = BATCH_ELEMENTS;
-        for (id, set) in (1..).zip(&wanted.sets) {
-            let found = kept.filter(|k| k.has_set(set)).and_then(|k| k.sets.get(set.name));
-            if found.is_none() {
-                self.new_set(id, set);
-            }
-            let none = BTreeSet::new();
-            let there = found.map_or(&none, |found| &found.elements);
-            match &set.content {
-                Content::Exactly(keys) if keys != there => {
-                    if !there.is_empty() {
-                        self.flush(set.name);
-                    }
-                    let keys: Vec<Vec<u8>> = keys.iter().cloned().collect();
-                    self.elements(NEWSETELEM, set.name, &keys, None);
-                }
-                Content::Flows(family) => {
-                    let keys = flows.iter().filter_map(flow_key).filter(|k| k.0 == *family);
-                    let keys: BTreeSet<Vec<u8>> = keys.map(|k| k.1).collect();
-                    let mut add: Vec<Vec<u8>> = keys.difference(there).cloned().collect();
-                    *later.add.of(*family) = add.split_off(add.len().min(room));
-                    room -= add.len();
-                    self.elements(NEWSETELEM, set.name, &add, None);
-                    *later.remove.of(*family) = there.difference(&keys).cloned().collect();
-                }
-                Content::Exactly(_) | Content::Lease => {}
-            }
-        }
-    }
-
-    fn new_set(&mut self, id: u32, set: &Set) {
-        self.message(NEWSET, CREATE, |w| {
-            w.text(2, set.name);
-            w.number(3, set.flags);
-            w.number(4, set.key_type);
-            w.number(5, set.key_length);
-            w.number(10, id);
-        });
-    }
-
-    fn chains_and_rules(&mut self, kept: Option<&Present>, wanted: &Table) {
-        let mut nic = 0;
-        for chain in &wanted.chains {
-            let step = match &chain.hook {
-                Some(rules::Hook { device: Some(_), .. }) => Step::NicChain(nic),
-                _ => Step::Other,
-            };
-            nic += usize::from(step != Step::Other);
-            if kept.is_some_and(|kept| kept.chains.contains(chain)) {
-                continue;
-            }
-            self.step(NEWCHAIN, CREATE, step, |w| {
-                w.text(3, &chain.name);
-                let Some(hook) = &chain.hook else { return };
-                w.nest(4, |w| {
-                    w.number(1, hook.number);
-                    w.number(2, hook.priority as u32);
-                    hook.device.iter().for_each(|device| w.text(3, device));
-                });
-                w.number(5, hook.policy);
-                w.text(7, "filter");
-            });
-        }
-        for rule in &wanted.rules {
-            self.message(NEWRULE, CREATE | APPEND, |w| {
-                w.text(2, &rule.chain);
-                w.nest(4, |w| w.raw(&rule.expressions));
-                let mut data = vec![present::COMMENT, rule.comment.len() as u8 + 1];
-                data.extend_from_slice(rule.comment.as_bytes());
-                data.push(0);
-                w.attribute(7, &data);
-            });
-        }
-    }
-
-    fn flush(&mut self, set: &str) {
-        self.message(DELSETELEM, 0, |w| w.text(2, set));
-    }
-
-    /// Adds or deletes elements, in as many messages as their lengths ask for.
-    fn elements(&mut self, change: u16, set: &str, keys: &[Vec<u8>], timeout: Option<u64>) {
-        let flags = if change == NEWSETELEM { CREATE } else { 0 };
-        for keys in keys.chunks(MESSAGE_ELEMENTS) {
-            self.message(change, flags, |w| {
-                w.text(2, set);
-                w.nest(3, |w| {
-                    for key in keys {
-                        w.nest(1, |w| {
-                            w.nest(1, |w| w.attribute(1, key));
-                            timeout.into_iter().for_each(|t| w.long(4, t));
-                        });
-                    }
-                });
-            });
-        }
     }
 }
 

@@ -142,6 +142,7 @@ pub(super) fn flow_key(flow: &HeldFlow) -> Option<(Family, Vec<u8>)> {
 /// The flow that [`flow_key`] made `key` of.
 pub(super) fn flow_of(family: Family, key: &[u8]) -> Option<HeldFlow> {
     let length = usize::from(family.bits()) / 8;
+    let key = Some(key).filter(|key| key.len() == 4 + 2 * (length + 4))?;
     let (protocol, rest) = key.split_at_checked(4)?;
     let (source, destination) = rest.split_at_checked(length + 4)?;
     let part = |bytes: &[u8]| {
