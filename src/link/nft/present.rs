@@ -11,7 +11,7 @@ const GETTABLE: u16 = 1;
 const GETCHAIN: u16 = 4;
 const GETRULE: u16 = 7;
 const GETSET: u16 = 10;
-pub(super) const GETSETELEM: u16 = 13;
+pub(crate) const GETSETELEM: u16 = 13;
 /// `NFTNL_UDATA_RULE_COMMENT`: type of the comment in a rule's user data.
 pub(super) const COMMENT: u8 = 0;
 
