@@ -6,7 +6,7 @@ use hashbrown::HashSet;
 
 use super::message::{APPEND, CREATE, Writer};
 use super::present::{COMMENT, Present};
-use super::rules::{Content, Hook, Set, Table, flow_key};
+use super::rules::{Content, Hook, Set, TYPE_DEVICE, TYPE_MARK, Table, flow_key};
 use super::socket::{Batch, Step};
 use crate::engine::message::HeldFlow;
 use crate::wire::ip::Family;
@@ -23,6 +23,11 @@ pub(super) const NEWSETELEM: u16 = 12;
 pub(super) const DELSETELEM: u16 = 14;
 pub(super) const DESTROYSETELEM: u16 = 30;
 
+/// User data by which the nft program shows a set's keys as the machine orders them: type 0, 4 bytes, 1.
+const HOST_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
 /// Elements of one message: 400 of the longest are 24 KB, well below the 64 KB of an attribute.
 const MESSAGE_ELEMENTS: usize = 400;
 /// Elements of one transaction: 120 KB, below the send buffer that every user namespace has.
@@ -128,6 +133,7 @@ impl Edit<'_> {
                     let keys: Vec<Vec<u8>> = keys.iter().cloned().collect();
                     self.elements(NEWSETELEM, set.name, &keys, None);
                 }
+                Content::Flows(_) if found.is_some_and(|found| found.is_unread) => {}
                 Content::Flows(family) => {
                     let keys = flows.iter().filter_map(flow_key).filter(|k| k.0 == *family);
                     let keys: BTreeSet<Vec<u8>> = keys.map(|k| k.1).collect();
@@ -149,6 +155,9 @@ impl Edit<'_> {
             w.number(4, set.key_type);
             w.number(5, set.key_length);
             w.number(10, id);
+            if matches!(set.key_type, TYPE_DEVICE | TYPE_MARK) {
+                w.attribute(13, &HOST_ORDER);
+            }
         });
     }
 

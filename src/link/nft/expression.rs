@@ -119,6 +119,9 @@ impl Expressions {
 
     /// The field of two bytes lies in `range`.
     pub(super) fn within(mut self, field: Field, range: &RangeInclusive<u16>) -> Self {
+        if range.start() == range.end() {
+            return self.field(field, &range.start().to_be_bytes());
+        }
         self.load(field, REGISTER);
         self.compare(Comparison::AtLeast, &range.start().to_be_bytes());
         self.compare(Comparison::AtMost, &range.end().to_be_bytes());

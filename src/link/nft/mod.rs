@@ -79,9 +79,8 @@ pub struct Nft {
     has_egress: bool,
     knows_destroy: bool,
     spared: BTreeSet<u16>,
-    /// What was applied last, and the indexes that its NICs had then.
-    applied: Option<(NftRules, Vec<u32>)>,
-    /// Must what stands be compared with what should?
+    applied: Option<Applied>,
+    /// May what stands differ from what was applied, and from the flows below?
     is_stale: bool,
     /// Did others touch our tables since [`Nft::drain_events`] was asked?
     is_touched: bool,
@@ -90,6 +89,15 @@ pub struct Nft {
     /// Were the flows taken over that a forwarder before us held?
     has_adopted: bool,
     flows: HashSet<HeldFlow, foldhash::fast::RandomState>,
+}
+
+/// What was applied last.
+#[derive(Clone, Debug, PartialEq)]
+struct Applied {
+    rules: NftRules,
+    /// Indexes that the NICs had then: one of the same name may be another device.
+    indexes: Vec<u32>,
+    spared: BTreeSet<u16>,
 }
 
 impl Nft {
@@ -127,17 +135,17 @@ impl Nft {
     /// nothing is held. `ResourceBusy` where the tables belong to another program that lives.
     pub fn ensure(&mut self, rules: &NftRules) -> io::Result<bool> {
         self.hear();
-        let indexes: Vec<u32> = rules.nics.iter().map(|n| socket::interface_index(n)).collect();
-        let is_same = self.applied.as_ref().is_some_and(|(r, i)| r == rules && *i == indexes);
-        if is_same && !self.is_stale {
+        let indexes = rules.nics.iter().map(|nic| socket::interface_index(nic)).collect();
+        let wanted = Applied { rules: rules.clone(), indexes, spared: self.spared.clone() };
+        if self.applied.as_ref() == Some(&wanted) && !self.is_stale {
             return Ok(std::mem::take(&mut self.is_repaired));
         }
         let had_egress = self.has_egress;
-        self.is_stale = false;
+        let has_flows = std::mem::take(&mut self.is_stale);
         self.is_touched = false;
-        let outcome = self.apply(rules);
+        let outcome = self.apply(rules, has_flows);
         // Remembered also where it failed: the other calls put back what they find missing.
-        self.applied = Some((rules.clone(), indexes));
+        self.applied = Some(wanted);
         self.is_stale |= outcome.is_err();
         let is_changed = outcome? | std::mem::take(&mut self.is_repaired);
         if had_egress && !self.has_egress {
@@ -153,9 +161,7 @@ impl Nft {
     /// Ports of the reserved range on which a socket of this host listens: they are left to the kernel,
     /// from the next [`Nft::ensure`] on.
     pub fn spare_ports(&mut self, ports: impl IntoIterator<Item = u16>) {
-        let ports = ports.into_iter().collect();
-        self.is_stale |= ports != self.spared;
-        self.spared = ports;
+        self.spared = ports.into_iter().collect();
     }
 
     /// Lets the hold last for another [`NftRules::hold`] from now.
@@ -183,7 +189,10 @@ impl Nft {
             self.take_out(&keys_by_family(remove)).and_then(|()| self.put_in(&keys_by_family(add)));
         match outcome {
             Err(e) if is_absent(&e) => self.put_back(),
-            outcome => outcome,
+            outcome => {
+                self.is_stale |= outcome.is_err();
+                outcome
+            }
         }
     }
 
@@ -228,19 +237,20 @@ impl Nft {
 
     /// Duration of the lease; `None` while nothing is held.
     fn hold_time(&self) -> Option<Duration> {
-        let (rules, _) = self.applied.as_ref()?;
+        let rules = &self.applied.as_ref()?.rules;
         (self.has_egress && !rules.owned.is_empty()).then_some(rules.hold)
     }
 
     /// A set was not there: others removed our tables, and the news of it has not been read.
     fn put_back(&mut self) -> io::Result<()> {
-        let Some((rules, _)) = self.applied.clone() else { return Ok(()) };
+        let Some(Applied { rules, .. }) = self.applied.clone() else { return Ok(()) };
         self.is_stale = true;
         self.is_repaired |= self.ensure(&rules)?;
         Ok(())
     }
 
-    fn apply(&mut self, rules: &NftRules) -> io::Result<bool> {
+    /// `has_flows`: what the sets of flows hold may differ from what it should be.
+    fn apply(&mut self, rules: &NftRules, has_flows: bool) -> io::Result<bool> {
         if rules.owned.is_empty() {
             return delete_tables(&mut self.requests, &self.table);
         }
@@ -250,7 +260,7 @@ impl Nft {
         let mut last = None;
         for _ in 0..TRIES {
             rules.nics.retain(|nic| socket::interface_index(nic) != 0);
-            let present = match present::read(&mut self.requests, &self.table) {
+            let present = match present::read(&mut self.requests, &self.table, has_flows) {
                 Err(e) if is_absent(&e) => continue,
                 present => present?,
             };

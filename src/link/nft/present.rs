@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::message::{self, attributes, find, number, text};
-use super::rules::{Chain, Hook, INET, NETDEV, Table};
+use super::rules::{Chain, Hook, INET, NETDEV, Table, flow_set};
 use super::socket::{Requests, family_header, kind};
+use crate::wire::ip::Family;
 
 const GETTABLE: u16 = 1;
 const GETCHAIN: u16 = 4;
@@ -32,6 +33,8 @@ pub(super) struct PresentSet {
     pub(super) key_length: u32,
     pub(super) flags: u32,
     pub(super) elements: BTreeSet<Vec<u8>>,
+    /// Was what it holds left unread?
+    pub(super) is_unread: bool,
 }
 
 impl Present {
@@ -59,18 +62,27 @@ impl Present {
     }
 }
 
-/// Reads the tables `name` of both families.
-pub(super) fn read(requests: &mut Requests, name: &str) -> io::Result<BTreeMap<u8, Present>> {
+/// Reads the tables `name` of both families; what the sets of flows hold only if `has_flows`.
+pub(super) fn read(
+    requests: &mut Requests,
+    name: &str,
+    has_flows: bool,
+) -> io::Result<BTreeMap<u8, Present>> {
     let mut tables = BTreeMap::new();
     for family in [INET, NETDEV] {
-        if let Some(table) = read_table(requests, family, name)? {
+        if let Some(table) = read_table(requests, family, name, has_flows)? {
             tables.insert(family, table);
         }
     }
     Ok(tables)
 }
 
-fn read_table(requests: &mut Requests, family: u8, name: &str) -> io::Result<Option<Present>> {
+fn read_table(
+    requests: &mut Requests,
+    family: u8,
+    name: &str,
+    has_flows: bool,
+) -> io::Result<Option<Present>> {
     let of_table = |extra: Option<(u16, &str)>| {
         let mut writer = message::Writer::default();
         writer.raw(&family_header(family));
@@ -114,6 +126,10 @@ fn read_table(requests: &mut Requests, family: u8, name: &str) -> io::Result<Opt
         }
     })?;
     for (set, found) in &mut table.sets {
+        found.is_unread = !has_flows && Family::BOTH.iter().any(|f| flow_set(*f) == set);
+        if found.is_unread {
+            continue;
+        }
         requests.dump(kind(GETSETELEM), &of_table(Some((2, set))), |_, payload| {
             let list = payload.get(4..).and_then(|p| find(p, 3)).unwrap_or(&[]);
             found.elements.extend(keys(list));

@@ -37,8 +37,8 @@ const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
-const TYPE_MARK: u32 = 19;
-const TYPE_DEVICE: u32 = 41;
+pub(super) const TYPE_MARK: u32 = 19;
+pub(super) const TYPE_DEVICE: u32 = 41;
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
