@@ -1,1 +1,4 @@
 //! (being written)
+
+pub mod inspect;
+pub mod nft;

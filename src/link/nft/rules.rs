@@ -1,0 +1,473 @@
+//! What stands in nftables for the rewritten flows: pure, from [`NftRules`] to tables.
+//!
+//! `inet vipa-<adapter>` keeps the kernel from answering, with a reset or a port-unreachable, what comes
+//! for a reserved port of an address that rewritten flows carry: the forwarder's packet sockets have seen
+//! it by then.
+//!
+//! `netdev vipa-<adapter>` holds back, silently, what the forwarder would have rewritten and what leaves
+//! un-rewritten by the kernel's fallback while no forwarder runs. It holds for as long as the lease lives
+//! that the forwarder renews.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::NftRules;
+use super::expression::{
+    DESTINATION_PORT, Expressions, ICMP_IDENTIFIER, ICMP_TYPE, Meta, SOURCE_PORT, Verdict,
+    destination, octets, source,
+};
+use crate::device::MARK;
+use crate::engine::message::HeldFlow;
+use crate::forward::source::{Rule, Target};
+use crate::wire::ip::{Family, ICMP, ICMPV6, TCP, UDP};
+
+/// `NFPROTO_INET`.
+pub(super) const INET: u8 = 1;
+/// `NFPROTO_NETDEV`.
+pub(super) const NETDEV: u8 = 5;
+/// The set whose one element, [`LEASE_KEY`], runs out.
+pub(super) const LEASE: &str = "lease";
+/// The element of [`LEASE`].
+pub(super) const LEASE_KEY: [u8; 4] = [0, 0, 0, 1];
+/// Elements of the set run out.
+pub(super) const TIMEOUT: u32 = 0x10;
+
+// Types by which the nft program shows a key; six bits each in a concatenation.
+const TYPE_IPV4: u32 = 7;
+const TYPE_IPV6: u32 = 8;
+const TYPE_PROTOCOL: u32 = 12;
+const TYPE_PORT: u32 = 13;
+pub(super) const TYPE_MARK: u32 = 19;
+pub(super) const TYPE_DEVICE: u32 = 41;
+
+const ECHO_REPLY: u8 = 0;
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
+const ECHO_REPLY_V6: u8 = 129;
+const RIP_PORTS: std::ops::RangeInclusive<u16> = 520..=521;
+
+/// A table as it should be.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) family: u8,
+    pub(super) sets: Vec<Set>,
+    pub(super) chains: Vec<Chain>,
+    pub(super) rules: Vec<NftRule>,
+}
+
+/// A named set.
+#[derive(Debug)]
+pub(super) struct Set {
+    pub(super) name: &'static str,
+    pub(super) key_type: u32,
+    pub(super) key_length: u32,
+    pub(super) flags: u32,
+    pub(super) content: Content,
+}
+
+/// What a set should hold.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// These keys.
+    Exactly(BTreeSet<Vec<u8>>),
+    /// The rewritten flows of this family.
+    Flows(Family),
+    /// The lease.
+    Lease,
+}
+
+/// A chain; one with a hook is a base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    pub(super) name: String,
+    pub(super) hook: Option<Hook>,
+}
+
+/// Where packets enter a base chain, and what becomes of those that no rule decides about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hook {
+    pub(super) number: u32,
+    pub(super) priority: i32,
+    pub(super) device: Option<String>,
+    pub(super) policy: u32,
+}
+
+/// `NF_ACCEPT`, as a policy.
+pub(super) const ACCEPT: u32 = 1;
+
+/// A rule; its comment ends with a fingerprint of the expressions, by which it is recognised.
+#[derive(Debug)]
+pub(super) struct NftRule {
+    pub(super) chain: String,
+    pub(super) comment: String,
+    pub(super) expressions: Vec<u8>,
+}
+
+/// Name of both tables.
+pub(super) fn table_name(adapter: &str) -> String {
+    format!("vipa-{adapter}")
+}
+
+/// The set that holds rewritten flows of this family.
+pub(super) fn flow_set(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "rewritten4",
+        Family::V6 => "rewritten6",
+    }
+}
+
+/// The family of a flow and its key, each part in whole words of 4 bytes: protocol . source . source port
+/// . destination . destination port. `None` if the two addresses are of two families.
+pub(super) fn flow_key(flow: &HeldFlow) -> Option<(Family, Vec<u8>)> {
+    let family = Family::of(flow.source);
+    if Family::of(flow.destination) != family {
+        return None;
+    }
+    let protocol = match (flow.protocol, family) {
+        (ICMP | ICMPV6, Family::V4) => ICMP,
+        (ICMP | ICMPV6, Family::V6) => ICMPV6,
+        (protocol, _) => protocol,
+    };
+    let mut key = vec![protocol, 0, 0, 0];
+    for (address, port) in
+        [(flow.source, flow.source_port), (flow.destination, flow.destination_port)]
+    {
+        key.extend(octets(address));
+        key.extend(port.to_be_bytes());
+        key.extend([0; 2]);
+    }
+    Some((family, key))
+}
+
+/// The flow that [`flow_key`] made `key` of.
+pub(super) fn flow_of(family: Family, key: &[u8]) -> Option<HeldFlow> {
+    let length = usize::from(family.bits()) / 8;
+    let key = Some(key).filter(|key| key.len() == 4 + 2 * (length + 4))?;
+    let (protocol, rest) = key.split_at_checked(4)?;
+    let (source, destination) = rest.split_at_checked(length + 4)?;
+    let part = |bytes: &[u8]| {
+        let (address, port) = bytes.split_at_checked(length)?;
+        let address: IpAddr = match family {
+            Family::V4 => <[u8; 4]>::try_from(address).ok()?.into(),
+            Family::V6 => <[u8; 16]>::try_from(address).ok()?.into(),
+        };
+        Some((address, u16::from_be_bytes(*port.first_chunk()?)))
+    };
+    let ((source, source_port), (destination, destination_port)) =
+        (part(source)?, part(destination)?);
+    let protocol = protocol[0];
+    Some(HeldFlow { protocol, source, source_port, destination, destination_port })
+}
+
+/// Name of the base chain on this NIC.
+pub(super) fn egress_chain(nic: &str) -> String {
+    format!("egress-{nic}")
+}
+
+/// `inet`: drops what comes for reserved ports, `spared` ones left out.
+pub(super) fn reserved_ports(rules: &NftRules, spared: &BTreeSet<u16>) -> Table {
+    let mut table = Table::new(INET);
+    table.set("nics", TYPE_DEVICE, rules.nics.iter().map(|name| device_key(name)));
+    table.addresses("owned4", "owned6", &rules.owned);
+    table.set("spared", TYPE_PORT, spared.iter().map(|port| port.to_be_bytes().to_vec()));
+    table.base("prerouting", Hook { number: 0, priority: -300, device: None, policy: ACCEPT });
+    table.chain("reserved");
+
+    let new = Expressions::default;
+    let others = new().meta_in(Meta::InputName, "nics", false);
+    table.rule("prerouting", "no NIC of vipa", others.then(Verdict::Accept));
+    for (protocol, family, set) in [(2, Family::V4, "owned4"), (10, Family::V6, "owned6")] {
+        let ours = new()
+            .meta(Meta::NetfilterProtocol, &[protocol])
+            .field_in(destination(family), set, true)
+            .then(Verdict::Goto("reserved"));
+        table.rule("prerouting", "an address of rewritten flows", ours);
+    }
+    for protocol in [TCP, UDP] {
+        let spared = new().protocol(protocol).field_in(DESTINATION_PORT, "spared", true);
+        table.rule("reserved", "a socket has this port", spared.then(Verdict::Return));
+        let reserved = new().protocol(protocol).within(DESTINATION_PORT, &rules.ports);
+        table.rule("reserved", "the forwarder's", reserved.counter().then(Verdict::Drop));
+    }
+    for (protocol, reply) in [(ICMP, ECHO_REPLY), (ICMPV6, ECHO_REPLY_V6)] {
+        let echo = new()
+            .protocol(protocol)
+            .field(ICMP_TYPE, &[reply])
+            .within(ICMP_IDENTIFIER, &rules.ports);
+        table.rule("reserved", "the forwarder's", echo.counter().then(Verdict::Drop));
+    }
+    table
+}
+
+/// `netdev`: holds what would leave un-rewritten.
+pub(super) fn egress_hold(rules: &NftRules) -> Table {
+    let mut table = Table::new(NETDEV);
+    table.addresses("sources4", "sources6", &rules.sources);
+    for family in Family::BOTH {
+        let (key_type, bytes) = match family {
+            Family::V4 => (TYPE_IPV4, 4),
+            Family::V6 => (TYPE_IPV6, 16),
+        };
+        let parts = [TYPE_PROTOCOL, key_type, TYPE_PORT, key_type, TYPE_PORT];
+        table.sets.push(Set {
+            name: flow_set(family),
+            key_type: parts.iter().fold(0, |all, part| all << 6 | part),
+            key_length: 3 * 4 + 2 * bytes,
+            flags: 0,
+            content: Content::Flows(family),
+        });
+    }
+    table.sets.push(Set {
+        name: LEASE,
+        key_type: TYPE_MARK,
+        key_length: LEASE_KEY.len() as u32,
+        flags: TIMEOUT,
+        content: Content::Lease,
+    });
+    for chain in ["hold", "hold4", "hold6", "first4", "first6"] {
+        table.chain(chain);
+    }
+    for nic in &rules.nics {
+        let chain = egress_chain(nic);
+        let hook = Hook { number: 1, priority: 0, device: Some(nic.clone()), policy: ACCEPT };
+        table.base(&chain, hook);
+        table.rule(&chain, "", Expressions::default().then(Verdict::Goto("hold")));
+    }
+
+    let new = Expressions::default;
+    let own = new().meta(Meta::Mark, &MARK.to_ne_bytes());
+    table.rule("hold", "sent by the forwarder", own.then(Verdict::Accept));
+    let over = new().constant_in(&LEASE_KEY, LEASE, false);
+    table.rule("hold", "the lease has run out", over.then(Verdict::Accept));
+    for (ethertype, family) in [(0x0800u16, Family::V4), (0x86dd, Family::V6)] {
+        let (hold, first, sources) = match family {
+            Family::V4 => ("hold4", "first4", "sources4"),
+            Family::V6 => ("hold6", "first6", "sources6"),
+        };
+        let is_family = new().meta(Meta::Protocol, &ethertype.to_be_bytes());
+        table.rule("hold", "", is_family.then(Verdict::Goto(hold)));
+
+        let (icmp, request) = echo_request(family);
+        let is_request = || new().protocol(icmp).field(ICMP_TYPE, &[request]);
+        let flow = new().flow_in(family, flow_set(family)).counter();
+        table.rule(hold, "a rewritten flow", flow.then(Verdict::Drop));
+        let echo = is_request().echo_flow_in(family, flow_set(family)).counter();
+        table.rule(hold, "a rewritten flow", echo.then(Verdict::Drop));
+        let chosen = new().field_in(source(family), sources, false);
+        table.rule(hold, "the application chose its source", chosen.then(Verdict::Accept));
+        let syn = new().protocol(TCP).bare_syn();
+        table.rule(hold, "", syn.then(Verdict::Goto(first)));
+        for port in [SOURCE_PORT, DESTINATION_PORT] {
+            let rip = new().protocol(UDP).within(port, &RIP_PORTS);
+            table.rule(hold, "RIP is IGNORE by nature", rip.then(Verdict::Accept));
+        }
+        let client = new().protocol(UDP).within(SOURCE_PORT, &rules.ephemeral);
+        table.rule(hold, "", client.then(Verdict::Goto(first)));
+        table.rule(hold, "", is_request().then(Verdict::Goto(first)));
+        for rule in &rules.rules {
+            table.source_rule(first, family, rule);
+        }
+    }
+    table
+}
+
+fn echo_request(family: Family) -> (u8, u8) {
+    match family {
+        Family::V4 => (ICMP, ECHO_REQUEST),
+        Family::V6 => (ICMPV6, ECHO_REQUEST_V6),
+    }
+}
+
+impl Table {
+    fn new(family: u8) -> Table {
+        Table { family, sets: Vec::new(), chains: Vec::new(), rules: Vec::new() }
+    }
+
+    /// A `[[source.rule]]` as it bears on first packets of `family`: what carries the rule's VIPA already
+    /// passes, all else that matches is held.
+    fn source_rule(&mut self, chain: &str, family: Family, rule: &Rule) {
+        for matching in matches(rule, family) {
+            if let Target::Vipa(vipa) = rule.target {
+                let same = matching.write().field(source(family), &octets(vipa));
+                let comment = format!("source.rule of line {}: carries it", rule.line);
+                self.rule(chain, &comment, same.then(Verdict::Accept));
+            }
+            let comment = format!("source.rule of line {}", rule.line);
+            self.rule(chain, &comment, matching.write().counter().then(Verdict::Drop));
+        }
+    }
+
+    fn set(&mut self, name: &'static str, key_type: u32, keys: impl Iterator<Item = Vec<u8>>) {
+        let key_length = match key_type {
+            TYPE_IPV4 => 4,
+            TYPE_PORT => 2,
+            _ => 16,
+        };
+        let content = Content::Exactly(keys.collect());
+        self.sets.push(Set { name, key_type, key_length, flags: 0, content });
+    }
+
+    fn addresses(&mut self, v4: &'static str, v6: &'static str, addresses: &[IpAddr]) {
+        let keys = |family| {
+            addresses.iter().filter(move |a| Family::of(**a) == family).map(|a| octets(*a))
+        };
+        self.set(v4, TYPE_IPV4, keys(Family::V4));
+        self.set(v6, TYPE_IPV6, keys(Family::V6));
+    }
+
+    fn chain(&mut self, name: &str) {
+        self.chains.push(Chain { name: name.to_owned(), hook: None });
+    }
+
+    fn base(&mut self, name: &str, hook: Hook) {
+        self.chains.push(Chain { name: name.to_owned(), hook: Some(hook) });
+    }
+
+    fn rule(&mut self, chain: &str, what: &str, expressions: Vec<u8>) {
+        let print = fingerprint(&expressions);
+        let comment = if what.is_empty() {
+            format!("#{print:016x}")
+        } else {
+            format!("{what} #{print:016x}")
+        };
+        self.rules.push(NftRule { chain: chain.to_owned(), comment, expressions });
+    }
+}
+
+/// What a rule matches, for one upper protocol.
+#[derive(Debug)]
+struct Matching<'a> {
+    family: Family,
+    protocol: Option<u8>,
+    rule: &'a Rule,
+}
+
+impl Matching<'_> {
+    fn write(&self) -> Expressions {
+        let mut expressions = Expressions::default();
+        if let Some(protocol) = self.protocol {
+            expressions = expressions.protocol(protocol);
+        }
+        if let Some(prefix) = self.rule.destination {
+            expressions = expressions.prefix(destination(self.family), prefix);
+        }
+        for (ports, field) in
+            [(&self.rule.ports, DESTINATION_PORT), (&self.rule.local_ports, SOURCE_PORT)]
+        {
+            if let Some(ports) = ports {
+                expressions = expressions.within(field, ports);
+            }
+        }
+        expressions
+    }
+}
+
+/// A rule without protocol but with ports is about TCP and about UDP; one with ports never about ICMP.
+fn matches(rule: &Rule, family: Family) -> Vec<Matching<'_>> {
+    let of_target = match rule.target {
+        Target::Vipa(vipa) => Some(Family::of(vipa)),
+        Target::Physical => None,
+    };
+    let of_destination = rule.destination.map(|prefix| prefix.family());
+    if [of_target, of_destination].into_iter().flatten().any(|of| of != family) {
+        return Vec::new();
+    }
+    let has_ports = rule.ports.is_some() || rule.local_ports.is_some();
+    let protocols = match rule.protocol {
+        Some(ICMP | ICMPV6) if has_ports => vec![],
+        Some(ICMP | ICMPV6) => vec![Some(echo_request(family).0)],
+        Some(protocol) => vec![Some(protocol)],
+        None if has_ports => vec![Some(TCP), Some(UDP)],
+        None => vec![None],
+    };
+    protocols.into_iter().map(|protocol| Matching { family, protocol, rule }).collect()
+}
+
+/// A device name as a set's key has it: 16 bytes.
+fn device_key(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(16, 0);
+    key
+}
+
+/// FNV-1a: the same in every build, as it is compared with what another build left in the kernel.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(target: Target) -> Rule {
+        Rule { protocol: None, destination: None, ports: None, local_ports: None, target, line: 7 }
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_flow_is_read_back_from_its_key() {
+        for (source, destination, length) in
+            [("203.0.113.10", "10.2.0.2", 20), ("2001:db8::10", "2001:db8:2::2", 44)]
+        {
+            let flow = HeldFlow {
+                protocol: TCP,
+                source: address(source),
+                source_port: 40_000,
+                destination: address(destination),
+                destination_port: 443,
+            };
+            let (family, key) = flow_key(&flow).expect("one family");
+            assert_eq!(key.len(), length);
+            assert_eq!(flow_of(family, &key), Some(flow));
+            assert_eq!(flow_of(family, &key[1..]), None);
+            assert_eq!(flow_key(&HeldFlow { destination: family_other(family), ..flow }), None);
+        }
+    }
+
+    fn family_other(family: Family) -> IpAddr {
+        match family {
+            Family::V4 => Family::V6.unspecified(),
+            Family::V6 => Family::V4.unspecified(),
+        }
+    }
+
+    #[test]
+    fn a_rule_bears_only_on_its_family_and_protocols() {
+        let vipa = rule(Target::Vipa(address("203.0.113.11")));
+        assert_eq!(matches(&vipa, Family::V4).len(), 1);
+        assert_eq!(matches(&vipa, Family::V6).len(), 0);
+        let physical = rule(Target::Physical);
+        assert_eq!(matches(&physical, Family::V6).len(), 1);
+        let ports = Rule { ports: Some(443..=443), ..physical };
+        let protocols: Vec<_> = matches(&ports, Family::V6).iter().map(|m| m.protocol).collect();
+        assert_eq!(protocols, [Some(TCP), Some(UDP)]);
+        assert!(matches(&Rule { protocol: Some(ICMP), ..ports }, Family::V4).is_empty());
+        let echo = Rule { protocol: Some(ICMP), ..rule(Target::Physical) };
+        assert_eq!(matches(&echo, Family::V6)[0].protocol, Some(ICMPV6));
+    }
+
+    #[test]
+    fn a_changed_rule_has_another_comment() {
+        let rules = |port: u16| NftRules {
+            nics: vec!["eth1".into()],
+            owned: vec![address("203.0.113.11")],
+            ports: 61_000..=65_535,
+            ephemeral: 32_768..=60_999,
+            sources: vec![address("203.0.113.10")],
+            rules: vec![Rule { ports: Some(port..=port), ..rule(Target::Physical) }],
+            hold: std::time::Duration::from_secs(60),
+        };
+        let comments = |port| {
+            egress_hold(&rules(port)).rules.into_iter().map(|r| r.comment).collect::<Vec<_>>()
+        };
+        assert_eq!(comments(443), comments(443));
+        let differing =
+            comments(443).iter().zip(&comments(444)).filter(|(one, other)| one != other).count();
+        assert_eq!(differing, 4, "TCP and UDP, both families");
+    }
+}
