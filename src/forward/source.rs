@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use crate::wire::ip::Prefix;
 
 /// `[source]` of the configuration and what the host adds to it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourcePolicy {
     /// Step 415: is SOURCEVIPA enabled?
     pub sourcevipa: bool,
