@@ -7,7 +7,7 @@ use crate::wire::ip::{self, Family, Prefix};
 use crate::wire::packet::{Headers, Layer4};
 
 /// `[source]` of the configuration and what the host adds to it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourcePolicy {
     /// Step 415: is SOURCEVIPA enabled?
     pub sourcevipa: bool,

@@ -43,7 +43,7 @@ pub enum NicState {
 }
 
 /// One `[[nic]]` as it is now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicView {
     /// Name of the device.
     pub name: String,

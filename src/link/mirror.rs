@@ -1,0 +1,621 @@
+//! A mirror of the kernel's state: links, addresses, routes of the tables that matter, rules, neighbours.
+//!
+//! Pure: messages go in, plain comparable data stands. What a message changed comes out as [`Changed`], so
+//! that the router does nothing for news that concern nobody.
+//!
+//! Some of what the kernel does it does not tell: IPv4 routes over a device that goes down, IPv6 routes that
+//! lose their preferred source. [`Changed::routes_uncertain`] then asks for the routes to be dumped anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+
+use super::MAIN_TABLE;
+use super::netlink::Notice;
+use super::plan::rules::{Action, Rule};
+use crate::wire::ethernet::MacAddr;
+use crate::wire::ip::{Family, Prefix};
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// IFF_UP: it is meant to be up.
+    pub is_up: bool,
+    /// IFF_LOWER_UP.
+    pub has_carrier: bool,
+    /// A TUN or TAP device.
+    pub is_tun: bool,
+    /// IFF_NOARP: it has no neighbours to resolve.
+    pub is_without_neighbours: bool,
+    /// Bytes of the largest packet, without the link layer's header.
+    pub mtu: u32,
+    /// Its Ethernet address, where it has one.
+    pub mac: Option<MacAddr>,
+}
+
+/// An address of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The device.
+    pub ifindex: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of its network.
+    pub prefix_length: u8,
+    /// Host or link scope: not for the wire, or not beyond the link.
+    pub is_narrow: bool,
+    /// IPv6: not chosen by RFC 6724 unless nothing else is left.
+    pub is_deprecated: bool,
+    /// IPv4: not the first of its network. IPv6: a temporary one (RFC 8981).
+    pub is_secondary: bool,
+    /// Duplicate address detection is not done, or has failed.
+    pub is_unusable: bool,
+}
+
+/// One next hop of a route of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelHop {
+    /// Leaves by this device; 0: none.
+    pub ifindex: u32,
+    /// To this gateway; `None`: on the link.
+    pub gateway: Option<IpAddr>,
+    /// Its share, from 1.
+    pub weight: u16,
+}
+
+/// What a route does with what it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// Sends it to a next hop.
+    Unicast,
+    /// Ends the lookup in this table.
+    Throw,
+    /// Anything else: unreachable, blackhole, prohibit, local …
+    Other(u8),
+}
+
+/// A route of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelRoute {
+    /// Its table.
+    pub table: u32,
+    /// What it covers.
+    pub prefix: Prefix,
+    /// Among routes of one prefix the lowest wins.
+    pub metric: u32,
+    /// What it does.
+    pub kind: RouteKind,
+    /// `rtm_protocol`: who set it up.
+    pub protocol: u8,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+    /// In the kernel's order; IPv6 next hops of one metric are one route here, however they came.
+    pub next_hops: Vec<KernelHop>,
+}
+
+/// A rule of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelRule {
+    /// What it says, as far as vipa's own rules go.
+    pub rule: Rule,
+    /// `FRA_PROTOCOL`: who set it up.
+    pub protocol: u8,
+    /// It has selectors that [`Rule`] does not know: never equal to one of ours.
+    pub has_more: bool,
+}
+
+/// An entry of the neighbour table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its Ethernet address, while known.
+    pub mac: Option<MacAddr>,
+    /// NUD_* bits.
+    pub state: u16,
+    /// NTF_EXT_MANAGED: the kernel keeps it resolved.
+    pub is_managed: bool,
+    /// `NDA_PROTOCOL`: who set it up.
+    pub protocol: u8,
+}
+
+impl Neighbour {
+    const STALE: u16 = 0x04;
+    /// NOARP and PERMANENT: an operator's own; asking the kernel to resolve would destroy them.
+    const FIXED: u16 = 0x40 | 0x80;
+    /// REACHABLE, STALE, DELAY, PROBE and the fixed ones.
+    const USABLE: u16 = 0x02 | Self::STALE | 0x08 | 0x10 | Self::FIXED;
+
+    /// The MAC address, if frames may be sent to it.
+    pub fn usable(&self) -> Option<MacAddr> {
+        self.mac.filter(|_| self.state & Self::USABLE != 0)
+    }
+
+    /// It was set by hand.
+    pub fn is_fixed(&self) -> bool {
+        self.state & Self::FIXED != 0
+    }
+
+    /// It was not confirmed for a while.
+    pub fn is_stale(&self) -> bool {
+        self.state & Self::STALE != 0
+    }
+}
+
+/// What messages have changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// A link came, went or changed.
+    pub links: bool,
+    /// Addresses, routes or rules.
+    pub network: bool,
+    /// Neighbours.
+    pub neighbours: bool,
+    /// A per-device kernel setting may have changed.
+    pub settings: bool,
+    /// The kernel may have dropped or changed routes without a word.
+    pub routes_uncertain: bool,
+}
+
+impl Changed {
+    /// Nothing at all.
+    pub fn is_nothing(self) -> bool {
+        self == Changed::default()
+    }
+
+    /// Adds what `other` says.
+    pub fn add(&mut self, other: Changed) {
+        self.links |= other.links;
+        self.network |= other.network;
+        self.neighbours |= other.neighbours;
+        self.settings |= other.settings;
+        self.routes_uncertain |= other.routes_uncertain;
+    }
+
+    const LINKS: Changed = Changed { links: true, ..Changed::NOTHING };
+    const NETWORK: Changed = Changed { network: true, ..Changed::NOTHING };
+    const NOTHING: Changed = Changed {
+        links: false,
+        network: false,
+        neighbours: false,
+        settings: false,
+        routes_uncertain: false,
+    };
+
+    fn network_if(is_changed: bool) -> Changed {
+        Changed { network: is_changed, ..Changed::NOTHING }
+    }
+}
+
+/// Identifies a route among all that the mirror holds.
+type RouteKey = (u32, Prefix, u32);
+
+/// The kernel's state as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub struct Mirror {
+    /// By index.
+    pub links: BTreeMap<u32, Link>,
+    /// In the kernel's order.
+    pub addresses: Vec<Address>,
+    /// In the kernel's order.
+    pub rules: Vec<KernelRule>,
+    /// By device and address; multicast left out.
+    pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
+    routes: BTreeMap<RouteKey, Vec<KernelRoute>>,
+    tables: BTreeSet<u32>,
+}
+
+impl Mirror {
+    /// An empty mirror that will hold routes of main and of `tables`.
+    pub fn new(tables: impl IntoIterator<Item = u32>) -> Mirror {
+        let tables = tables.into_iter().chain([MAIN_TABLE]).collect();
+        Mirror { tables, ..Mirror::default() }
+    }
+
+    /// The tables whose routes are held.
+    pub fn tables(&self) -> impl Iterator<Item = u32> + '_ {
+        self.tables.iter().copied()
+    }
+
+    /// The device of this name, with its index.
+    pub fn link(&self, name: &str) -> Option<(u32, &Link)> {
+        self.links.iter().find(|(_, link)| link.name == name).map(|(index, link)| (*index, link))
+    }
+
+    /// Routes of `table`, by prefix, then metric.
+    pub fn routes(&self, table: u32) -> impl Iterator<Item = &KernelRoute> {
+        let first = Prefix::default_route(Family::V4);
+        let after_first = self.routes.range((table, first, 0)..);
+        after_first.take_while(move |(key, _)| key.0 == table).flat_map(|(_, routes)| routes)
+    }
+
+    /// Routes of `table` for just this prefix, the lowest metric first.
+    pub fn routes_of(&self, table: u32, prefix: Prefix) -> impl Iterator<Item = &KernelRoute> {
+        self.routes.range((table, prefix, 0)..=(table, prefix, u32::MAX)).flat_map(|(_, r)| r)
+    }
+
+    /// Routes of this table, prefix and metric.
+    pub fn routes_at(&self, table: u32, prefix: Prefix, metric: u32) -> &[KernelRoute] {
+        self.routes.get(&(table, prefix, metric)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Forgets everything, before a full dump.
+    pub fn clear(&mut self) {
+        *self = Mirror { tables: std::mem::take(&mut self.tables), ..Mirror::default() };
+    }
+
+    /// Forgets the routes of a table and family, before they are dumped anew.
+    pub fn clear_routes(&mut self, table: u32, family: Family) {
+        self.routes.retain(|key, _| key.0 != table || key.1.family() != family);
+    }
+
+    /// Takes in one message of a dump, an event or an answer.
+    pub fn apply(&mut self, notice: Notice) -> Changed {
+        let Notice::Route { message, is_replace } = notice else {
+            return Changed { settings: true, ..Changed::NOTHING };
+        };
+        match *message {
+            RouteNetlinkMessage::NewLink(message) => self.new_link(&message),
+            RouteNetlinkMessage::DelLink(message) => self.delete_link(&message),
+            RouteNetlinkMessage::NewAddress(message) => self.new_address(&message),
+            RouteNetlinkMessage::DelAddress(message) => self.delete_address(&message),
+            RouteNetlinkMessage::NewRoute(message) => {
+                Changed::network_if(route(&message).is_some_and(|r| self.new_route(r, is_replace)))
+            }
+            RouteNetlinkMessage::DelRoute(message) => {
+                Changed::network_if(route(&message).is_some_and(|r| self.delete_route(&r)))
+            }
+            RouteNetlinkMessage::NewRule(message) => self.new_rule(&message),
+            RouteNetlinkMessage::DelRule(message) => self.delete_rule(&message),
+            RouteNetlinkMessage::NewNeighbour(message) => self.new_neighbour(&message),
+            RouteNetlinkMessage::DelNeighbour(message) => self.delete_neighbour(&message),
+            _ => Changed::NOTHING,
+        }
+    }
+
+    fn new_link(&mut self, message: &LinkMessage) -> Changed {
+        // A bridge tells of its ports as links of its own family.
+        if message.header.interface_family != AddressFamily::Unspec {
+            return Changed::NOTHING;
+        }
+        let flags = message.header.flags;
+        let index = message.header.index;
+        let before = self.links.get(&index);
+        let mut link = Link {
+            name: before.map(|l| l.name.clone()).unwrap_or_default(),
+            is_up: flags.contains(LinkFlags::Up),
+            has_carrier: flags.contains(LinkFlags::LowerUp),
+            is_tun: before.is_some_and(|l| l.is_tun),
+            is_without_neighbours: flags.contains(LinkFlags::Noarp),
+            mtu: before.map_or(0, |l| l.mtu),
+            mac: before.and_then(|l| l.mac),
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::LinkInfo(parts) => {
+                    link.is_tun = parts.contains(&LinkInfo::Kind(InfoKind::Tun));
+                }
+                LinkAttribute::Address(bytes) => {
+                    link.mac = bytes.as_slice().try_into().ok().map(MacAddr);
+                }
+                _ => {}
+            }
+        }
+        if before == Some(&link) {
+            return Changed::NOTHING;
+        }
+        let is_up_changed = before.is_some_and(|l| l.is_up != link.is_up);
+        self.links.insert(index, link);
+        Changed { routes_uncertain: is_up_changed, ..Changed::LINKS }
+    }
+
+    fn delete_link(&mut self, message: &LinkMessage) -> Changed {
+        if message.header.interface_family != AddressFamily::Unspec {
+            return Changed::NOTHING;
+        }
+        let index = message.header.index;
+        if self.links.remove(&index).is_none() {
+            return Changed::NOTHING;
+        }
+        self.addresses.retain(|a| a.ifindex != index);
+        self.neighbours.retain(|key, _| key.0 != index);
+        Changed { routes_uncertain: true, ..Changed::LINKS }
+    }
+
+    fn new_address(&mut self, message: &AddressMessage) -> Changed {
+        let Some(address) = address(message) else { return Changed::NOTHING };
+        match self.addresses.iter_mut().find(|a| is_same_address(a, &address)) {
+            Some(held) if *held == address => return Changed::NOTHING,
+            Some(held) => *held = address,
+            None => self.addresses.push(address),
+        }
+        Changed::NETWORK
+    }
+
+    fn delete_address(&mut self, message: &AddressMessage) -> Changed {
+        let Some(address) = address(message) else { return Changed::NOTHING };
+        self.addresses.retain(|a| !is_same_address(a, &address));
+        // The kernel drops IPv4 routes with this source, and takes it from IPv6 routes without a word.
+        Changed { routes_uncertain: true, ..Changed::NETWORK }
+    }
+
+    fn new_route(&mut self, route: KernelRoute, is_replace: bool) -> bool {
+        if !self.tables.contains(&route.table) {
+            return false;
+        }
+        let held = self.routes.entry((route.table, route.prefix, route.metric)).or_default();
+        if held.contains(&route) && (held.len() == 1 || !is_replace) {
+            return false;
+        }
+        match held.first_mut() {
+            Some(first) if is_replace => *first = route,
+            // One next hop after the other, or all of them again with one more.
+            Some(first)
+                if route.prefix.family() == Family::V6
+                    && route.kind == RouteKind::Unicast
+                    && first.kind == RouteKind::Unicast =>
+            {
+                for hop in route.next_hops {
+                    match first.next_hops.iter_mut().find(|h| is_same_hop(h, &hop)) {
+                        Some(held) => *held = hop,
+                        None => first.next_hops.push(hop),
+                    }
+                }
+                first.source = route.source;
+                first.protocol = route.protocol;
+            }
+            _ => held.push(route),
+        }
+        true
+    }
+
+    fn delete_route(&mut self, gone: &KernelRoute) -> bool {
+        let key = (gone.table, gone.prefix, gone.metric);
+        let Some(held) = self.routes.get_mut(&key) else { return false };
+        if gone.prefix.family() == Family::V6 && gone.kind == RouteKind::Unicast {
+            for route in held.iter_mut().filter(|r| r.kind == RouteKind::Unicast) {
+                route.next_hops.retain(|h| !gone.next_hops.iter().any(|g| is_same_hop(g, h)));
+            }
+            held.retain(|r| r.kind != RouteKind::Unicast || !r.next_hops.is_empty());
+        } else {
+            let position = held
+                .iter()
+                .position(|r| r == gone)
+                .or_else(|| held.iter().position(|r| r.kind == gone.kind));
+            if let Some(position) = position {
+                held.remove(position);
+            }
+        }
+        if held.is_empty() {
+            self.routes.remove(&key);
+        }
+        true
+    }
+
+    fn new_rule(&mut self, message: &RuleMessage) -> Changed {
+        let Some(rule) = rule(message) else { return Changed::NOTHING };
+        if self.rules.contains(&rule) {
+            return Changed::NOTHING;
+        }
+        self.rules.push(rule);
+        Changed::NETWORK
+    }
+
+    fn delete_rule(&mut self, message: &RuleMessage) -> Changed {
+        let gone = rule(message);
+        let position = self.rules.iter().position(|r| Some(r) == gone.as_ref());
+        Changed::network_if(position.map(|p| self.rules.remove(p)).is_some())
+    }
+
+    fn new_neighbour(&mut self, message: &NeighbourMessage) -> Changed {
+        let Some((key, neighbour)) = neighbour(message) else { return Changed::NOTHING };
+        let before = self.neighbours.insert(key, neighbour.clone());
+        Changed { neighbours: before != Some(neighbour), ..Changed::NOTHING }
+    }
+
+    fn delete_neighbour(&mut self, message: &NeighbourMessage) -> Changed {
+        let key = neighbour(message).map(|(key, _)| key);
+        let gone = key.and_then(|key| self.neighbours.remove(&key));
+        Changed { neighbours: gone.is_some(), ..Changed::NOTHING }
+    }
+}
+
+fn is_same_address(a: &Address, b: &Address) -> bool {
+    (a.ifindex, a.address, a.prefix_length) == (b.ifindex, b.address, b.prefix_length)
+}
+
+fn is_same_hop(a: &KernelHop, b: &KernelHop) -> bool {
+    (a.ifindex, a.gateway) == (b.ifindex, b.gateway)
+}
+
+fn family(family: AddressFamily) -> Option<Family> {
+    match family {
+        AddressFamily::Inet => Some(Family::V4),
+        AddressFamily::Inet6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    family(message.header.family)?;
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    let (mut local, mut peer) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => peer = Some(*address),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    Some(Address {
+        ifindex: message.header.index,
+        // On a point-to-point link IFA_ADDRESS is the other side.
+        address: local.or(peer)?,
+        prefix_length: message.header.prefix_len,
+        is_narrow: !matches!(message.header.scope, AddressScope::Universe | AddressScope::Site),
+        is_deprecated: flags.contains(AddressFlags::Deprecated),
+        is_secondary: flags.contains(AddressFlags::Secondary),
+        is_unusable: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+            && !flags.contains(AddressFlags::Optimistic),
+    })
+}
+
+fn route(message: &RouteMessage) -> Option<KernelRoute> {
+    let header = &message.header;
+    let family = family(header.address_family)?;
+    // Cached exceptions, source-specific routes and routes for a type of service are others' business.
+    let is_special = header.flags.contains(RouteFlags::Cloned)
+        || header.source_prefix_length != 0
+        || header.tos != 0;
+    if is_special {
+        return None;
+    }
+    let mut destination = family.unspecified();
+    let (mut table, mut metric) = (u32::from(header.table), 0);
+    let (mut source, mut device, mut gateway) = (None, 0, None);
+    let mut several = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Oif(index) => device = *index,
+            RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::Via(address) => gateway = via(address),
+            RouteAttribute::MultiPath(hops) => several = Some(hops),
+            _ => {}
+        }
+    }
+    let next_hops = match several {
+        Some(hops) => hops
+            .iter()
+            .filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))
+            .map(|hop| KernelHop {
+                ifindex: hop.interface_index,
+                gateway: hop.attributes.iter().find_map(|a| match a {
+                    RouteAttribute::Gateway(address) => ip(address),
+                    RouteAttribute::Via(address) => via(address),
+                    _ => None,
+                }),
+                weight: u16::from(hop.hops) + 1,
+            })
+            .collect(),
+        None => vec![KernelHop { ifindex: device, gateway, weight: 1 }],
+    };
+    Some(KernelRoute {
+        table,
+        prefix: Prefix::new(destination, header.destination_prefix_length)?,
+        metric,
+        kind: match header.kind {
+            RouteType::Unicast => RouteKind::Unicast,
+            RouteType::Throw => RouteKind::Throw,
+            other => RouteKind::Other(other.into()),
+        },
+        protocol: header.protocol.into(),
+        source,
+        next_hops,
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(a) => Some((*a).into()),
+        RouteAddress::Inet6(a) => Some((*a).into()),
+        _ => None,
+    }
+}
+
+fn via(via: &RouteVia) -> Option<IpAddr> {
+    match via {
+        RouteVia::Inet(a) => Some((*a).into()),
+        RouteVia::Inet6(a) => Some((*a).into()),
+        _ => None,
+    }
+}
+
+fn rule(message: &RuleMessage) -> Option<KernelRule> {
+    let header = &message.header;
+    let family = family(header.family)?;
+    let mut rule = Rule::new(family, 0, Action::Other(header.action.into()));
+    let (mut table, mut target, mut protocol) = (u32::from(header.table), 0, 0);
+    let mut has_more = header.tos != 0 || header.flags.contains(RuleFlags::Invert);
+    let mut has_unknown = false;
+    let (mut source, mut destination) = (family.unspecified(), family.unspecified());
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(number) => rule.preference = *number,
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::Goto(number) => target = *number,
+            RuleAttribute::Protocol(number) => protocol = u8::from(*number),
+            RuleAttribute::Source(address) => source = *address,
+            RuleAttribute::Destination(address) => destination = *address,
+            RuleAttribute::Iifname(name) => rule.iif = Some(name.clone()),
+            RuleAttribute::Oifname(name) => rule.oif = Some(name.clone()),
+            RuleAttribute::IpProtocol(number) => rule.protocol = Some(u8::from(*number)),
+            RuleAttribute::SourcePortRange(range) => {
+                rule.source_ports = Some(range.start..=range.end);
+            }
+            RuleAttribute::DestinationPortRange(range) => {
+                rule.destination_ports = Some(range.start..=range.end);
+            }
+            RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
+            RuleAttribute::Other(_) => has_unknown = true,
+            _ => has_more = true,
+        }
+    }
+    // Newer kernels add the mask of a single port to what we set; on others' rules an unknown selector
+    // is one more.
+    has_more |= has_unknown && protocol != super::PROTOCOL;
+    // 0.0.0.0/32 ("no source yet") is told by its length alone where the address is left out.
+    rule.source = (header.src_len != 0).then(|| Prefix::new(source, header.src_len)).flatten();
+    rule.destination =
+        (header.dst_len != 0).then(|| Prefix::new(destination, header.dst_len)).flatten();
+    rule.action = match header.action {
+        RuleAction::ToTable => Action::Lookup(table),
+        RuleAction::Goto => Action::Goto(target),
+        RuleAction::Nop => Action::Nop,
+        other => Action::Other(other.into()),
+    };
+    Some(KernelRule { rule, protocol, has_more })
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Neighbour)> {
+    let mut neighbour =
+        Neighbour { mac: None, state: message.header.state.into(), is_managed: false, protocol: 0 };
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
+                address = Some(IpAddr::from(*a));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
+                address = Some(IpAddr::from(*a));
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                neighbour.mac = bytes.as_slice().try_into().ok().map(MacAddr);
+            }
+            NeighbourAttribute::ExtFlags(flags) => {
+                neighbour.is_managed = flags.contains(NeighbourExtFlags::Managed);
+            }
+            NeighbourAttribute::Protocol(number) => neighbour.protocol = u8::from(*number),
+            _ => {}
+        }
+    }
+    let address = address.filter(|a| !a.is_multicast())?;
+    Some(((message.header.ifindex, address), neighbour))
+}

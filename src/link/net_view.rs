@@ -1,0 +1,189 @@
+//! From mirror and configuration to what the forwarder reads: [`NetView`]. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use super::mirror::{Address, Mirror};
+use super::plan::routes::{Reach, Way, is_live, nic_of, reaches};
+use super::plan::rules::default_vipa;
+use super::resolve::Hop;
+use crate::config::Config;
+use crate::forward::route::{NextHop, Route, RouteTable};
+use crate::forward::source::SourcePolicy;
+use crate::forward::view::{NetView, NicState, NicView};
+use crate::wire::ethernet::MacAddr;
+use crate::wire::ip::{Family, Prefix};
+
+/// A view without a number, comparable: only one that differs from the last is published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draft {
+    nics: Vec<NicView>,
+    routes: Vec<Route>,
+    neighbours: BTreeMap<Hop, MacAddr>,
+    source: SourcePolicy,
+}
+
+/// What the mirror does not know.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// State of each `[[nic]]`.
+    pub states: &'a [NicState],
+    /// `ip_local_port_range`.
+    pub ephemeral: &'a RangeInclusive<u16>,
+    /// Ports on which a socket of this host is bound: not for rewritten flows.
+    pub listening: &'a [u16],
+}
+
+/// The view as of now; of the neighbours that are no gateways those that `is_requested`.
+pub fn draft(
+    config: &Config,
+    mirror: &Mirror,
+    around: Surroundings<'_>,
+    is_requested: impl Fn(&Hop) -> bool,
+) -> Draft {
+    let reaches = reaches(config, mirror);
+    Draft {
+        nics: nics(config, mirror, around.states),
+        neighbours: neighbours(config, mirror, &reaches, is_requested),
+        routes: routes(&reaches, around.states),
+        source: source(config, around),
+    }
+}
+
+impl Draft {
+    /// The view, as number `generation`.
+    pub fn view(&self, generation: u32) -> NetView {
+        NetView {
+            generation,
+            nics: self.nics.clone().into(),
+            routes: RouteTable::new(self.routes.clone()),
+            neighbours: self.neighbours.iter().map(|(hop, mac)| (*hop, *mac)).collect(),
+            source: self.source.clone(),
+        }
+    }
+
+    /// The NICs in it.
+    pub fn nics(&self) -> &[NicView] {
+        &self.nics
+    }
+
+    /// The routes in it.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The neighbours in it.
+    pub fn neighbours(&self) -> &BTreeMap<Hop, MacAddr> {
+        &self.neighbours
+    }
+}
+
+fn nics(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<NicView> {
+    let one = |(nic, id): (&crate::config::Nic, crate::forward::view::NicId)| {
+        let link = mirror.link(&nic.name);
+        NicView {
+            name: nic.name.clone(),
+            ifindex: link.map_or(0, |(index, _)| index),
+            mac: link.and_then(|(_, link)| link.mac).unwrap_or_default(),
+            mtu: link.map_or(0, |(_, link)| link.mtu),
+            weight: nic.weight,
+            metric: nic.metric,
+            is_live: is_live(states, id),
+            state: states.get(id.index()).copied().unwrap_or(NicState::Missing),
+            addresses: link.map_or_else(Vec::new, |(index, _)| addresses(config, mirror, index)),
+        }
+    };
+    let ids = (0..).map(crate::forward::view::NicId);
+    config.nics.iter().zip(ids).map(one).collect()
+}
+
+/// Addresses of a device that may stand on the wire, those to be preferred first.
+fn addresses(config: &Config, mirror: &Mirror, ifindex: u32) -> Vec<(IpAddr, u8)> {
+    let mut found: Vec<&Address> = mirror
+        .addresses
+        .iter()
+        .filter(|a| a.ifindex == ifindex && !a.is_narrow && !a.is_unusable)
+        .filter(|a| !config.adapter.addresses.contains(&a.address))
+        .collect();
+    found.sort_by_key(|a| (a.address.is_ipv6(), a.is_deprecated, a.is_secondary));
+    found.into_iter().map(|a| (a.address, a.prefix_length)).collect()
+}
+
+/// A route whose NICs are all dead gives way to a shorter prefix with a live one, as it does in the kernel
+/// with `ignore_routes_with_linkdown`. Where there is none it stays, so that drops have the right name.
+fn routes(reaches: &BTreeMap<Prefix, Reach>, states: &[NicState]) -> Vec<Route> {
+    let has_live = |ways: &[Way]| ways.iter().any(|way| is_live(states, way.nic));
+    let is_replaced = |prefix: &Prefix| {
+        let shorter = (0..prefix.length()).rev().filter_map(|length| {
+            Prefix::new(prefix.address(), length).and_then(|shorter| reaches.get(&shorter))
+        });
+        for reach in shorter {
+            match reach {
+                Reach::Elsewhere => return false,
+                Reach::Nics(ways) if has_live(ways) => return true,
+                Reach::Nics(_) => {}
+            }
+        }
+        false
+    };
+    let mut routes = Vec::new();
+    for (prefix, reach) in reaches {
+        let ways = match reach {
+            Reach::Elsewhere => &[][..],
+            Reach::Nics(ways) if !has_live(ways) && is_replaced(prefix) => continue,
+            Reach::Nics(ways) => ways,
+        };
+        let next_hops =
+            ways.iter().map(|way| NextHop { nic: way.nic, gateway: way.gateway }).collect();
+        routes.push(Route { prefix: *prefix, next_hops });
+    }
+    routes
+}
+
+fn neighbours(
+    config: &Config,
+    mirror: &Mirror,
+    reaches: &BTreeMap<Prefix, Reach>,
+    is_requested: impl Fn(&Hop) -> bool,
+) -> BTreeMap<Hop, MacAddr> {
+    let gateways: std::collections::BTreeSet<Hop> = reaches
+        .values()
+        .filter_map(|reach| match reach {
+            Reach::Nics(ways) => Some(ways),
+            Reach::Elsewhere => None,
+        })
+        .flatten()
+        .filter_map(|way| Some((way.nic, way.gateway?)))
+        .collect();
+    let usable = mirror.neighbours.iter().filter_map(|((ifindex, address), neighbour)| {
+        let mac = neighbour.usable()?;
+        Some(((nic_of(config, mirror, *ifindex)?, *address), mac))
+    });
+    usable.filter(|(hop, _)| gateways.contains(hop) || is_requested(hop)).collect()
+}
+
+fn source(config: &Config, around: Surroundings<'_>) -> SourcePolicy {
+    let default = |family| default_vipa(config, family);
+    SourcePolicy {
+        sourcevipa: config.source.sourcevipa,
+        vipas: config.adapter.addresses.clone(),
+        default_v4: default(Family::V4).and_then(|a| match a {
+            IpAddr::V4(a) => Some(a),
+            IpAddr::V6(_) => None,
+        }),
+        default_v6: default(Family::V6).and_then(|a| match a {
+            IpAddr::V6(a) => Some(a),
+            IpAddr::V4(_) => None,
+        }),
+        rules: config.source.rules.clone(),
+        ports: config
+            .source
+            .ports
+            .clone()
+            .filter(|port| !around.listening.contains(port))
+            .collect(),
+        ephemeral: Some(around.ephemeral.clone()),
+        is_bound_forwarded: config.source.is_bound_forwarded,
+    }
+}

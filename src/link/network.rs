@@ -1,0 +1,426 @@
+//! Mirror, plan and kernel together: follows what happens, and makes what should stand stand.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::hold_down::HoldDown;
+use super::kernel::{Ours, Step, difference, foreign_route};
+use super::mirror::{Changed, Mirror};
+use super::netlink::{Events, Mode, Netlink, errno};
+use super::plan::{Plan, plan};
+use super::saved::Saved;
+use super::{Error, Result, request, sysctl};
+use crate::config::Config;
+use crate::device;
+use crate::engine::statistics::RouterStatistics;
+use crate::forward::view::NicState;
+use crate::wire::ip::Family;
+
+/// Datagrams read from the listener in one go.
+const DRAIN: usize = 1024;
+/// Steps may call for further steps (routes need the link up); more rounds than this are left to later.
+const ROUNDS: usize = 4;
+/// Lines told of one batch of repairs.
+const LINES: usize = 8;
+
+/// The network side without its clock.
+#[derive(Debug)]
+pub struct Network {
+    config: Arc<Config>,
+    netlink: Netlink,
+    events: Events,
+    mirror: Mirror,
+    hold_down: HoldDown,
+    states: Vec<NicState>,
+    saved: Saved,
+    /// What stood when we last looked: what is missing of it, others have removed.
+    stands: Option<Plan>,
+    /// Steps and settings that the kernel refused, told once.
+    refused: HashSet<String>,
+    statistics: Arc<RouterStatistics>,
+}
+
+/// What `vipa check --plan` shows. Reads only.
+pub fn preview(config: &Config) -> Result<Plan> {
+    let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
+    let mut mirror = Mirror::new([config.adapter.table]);
+    dump(&mut netlink, &mut mirror)?;
+    let states = HoldDown::new(config).observe(config, &mirror, Instant::now());
+    Ok(plan(config, &mirror, &states))
+}
+
+impl Network {
+    /// Looks at the network namespace of the calling thread, and at what an earlier run left behind; true if
+    /// it left something. Changes nothing.
+    pub fn open(
+        config: Arc<Config>,
+        state: &Path,
+        statistics: Arc<RouterStatistics>,
+    ) -> Result<(Network, bool)> {
+        let (saved, is_adopted) = Saved::open(state, &config)
+            .map_err(|source| Error::State { path: state.display().to_string(), source })?;
+        let open = |source| Error::Netlink { what: "open", source };
+        let mut network = Network {
+            // The listener before the first dump: nothing falls between them.
+            events: Events::open().map_err(open)?,
+            netlink: Netlink::open().map_err(open)?,
+            mirror: Mirror::new(saved.tables.iter().copied()),
+            hold_down: HoldDown::new(&config),
+            states: Vec::new(),
+            saved,
+            stands: None,
+            refused: HashSet::new(),
+            statistics,
+            config,
+        };
+        dump(&mut network.netlink, &mut network.mirror)?;
+        network.catch_up()?;
+        let table = network.config.adapter.table;
+        if !is_adopted && let Some(prefix) = foreign_route(&network.mirror, table) {
+            return Err(Error::ForeignTable { table, route: prefix.to_string() });
+        }
+        network.observe(Instant::now());
+        Ok((network, is_adopted))
+    }
+
+    /// For mio: readable when something happened.
+    pub fn fd(&self) -> RawFd {
+        self.events.fd()
+    }
+
+    /// The kernel's state as known.
+    pub fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
+    /// State of each NIC, as of the last [`Network::observe`].
+    pub fn states(&self) -> &[NicState] {
+        &self.states
+    }
+
+    /// When the next hold-down ends.
+    pub fn next_hold_down_end(&self) -> Option<Instant> {
+        self.hold_down.next_end()
+    }
+
+    /// Takes in all that has happened since.
+    pub fn catch_up(&mut self) -> Result<Changed> {
+        let mut changed = Changed::default();
+        loop {
+            let drained = self
+                .events
+                .drain(DRAIN)
+                .map_err(|source| Error::Netlink { what: "events", source })?;
+            for notice in drained.notices {
+                changed.add(self.mirror.apply(notice));
+            }
+            if drained.is_overrun {
+                tracing::warn!("netlink events were lost: reading the kernel's state anew");
+                self.statistics.resyncs.add(1);
+                dump(&mut self.netlink, &mut self.mirror)?;
+                changed = Changed { links: true, network: true, neighbours: true, ..changed };
+                changed.settings = true;
+                changed.routes_uncertain = false;
+            } else if std::mem::take(&mut changed.routes_uncertain) {
+                self.read_routes()?;
+                changed.network = true;
+            }
+            if !drained.is_unfinished {
+                return Ok(changed);
+            }
+        }
+    }
+
+    /// Asks for the link of each NIC and of the adapter: carrier news that the kernel holds back arrive now.
+    pub fn probe_links(&mut self) -> Changed {
+        let mut changed = Changed::default();
+        let names = self.config.nics.iter().map(|nic| &nic.name);
+        for name in names.chain([&self.config.adapter.name]) {
+            // A device that does not exist is no news.
+            for notice in self.netlink.get(request::get_link(name)).unwrap_or_default() {
+                changed.add(self.mirror.apply(notice));
+            }
+        }
+        changed
+    }
+
+    /// Looks at the NICs, and tells of each that changed its state.
+    pub fn observe(&mut self, now: Instant) {
+        let states = self.hold_down.observe(&self.config, &self.mirror, now);
+        for (i, (nic, state)) in self.config.nics.iter().zip(&states).enumerate() {
+            if self.states.get(i) == Some(state) {
+                continue;
+            }
+            let nic_name = nic.name.as_str();
+            match state {
+                NicState::Missing => tracing::warn!(nic = nic_name, "no such device"),
+                NicState::Down => tracing::warn!(nic = nic_name, "down"),
+                NicState::NoCarrier => tracing::warn!(nic = nic_name, "no carrier"),
+                NicState::HeldDown => {
+                    tracing::info!(nic = nic_name, hold_down = ?nic.hold_down, "back, held down");
+                }
+                NicState::Live => tracing::info!(nic = nic_name, "live"),
+            }
+        }
+        self.states = states;
+    }
+
+    /// Makes the adapter if it does not exist; true if it was made.
+    pub fn ensure_adapter(&mut self) -> Result<bool> {
+        let name = self.config.adapter.name.clone();
+        let fail = |source| Error::Adapter { name: name.clone(), source };
+        match self.mirror.link(&name) {
+            Some((_, link)) if link.is_tun => return Ok(false),
+            Some(_) => {
+                let why = "a device of this name exists and is no TUN device";
+                return Err(fail(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+            }
+            None => {}
+        }
+        self.store()?;
+        device::tun::create(&name).map_err(fail)?;
+        self.probe_links();
+        self.catch_up()?;
+        Ok(true)
+    }
+
+    /// Writes down what `vipa down` needs. Before the first change.
+    fn store(&mut self) -> Result<()> {
+        let path = self.saved.file().display().to_string();
+        self.saved.store().map_err(|source| Error::State { path, source })
+    }
+
+    /// Settings below `/proc/sys`: puts right what is wrong. At start a refusal is an error.
+    pub fn ensure_sysctls(&mut self, is_start: bool) -> Result<()> {
+        let plan = plan(&self.config, &self.mirror, &self.states);
+        let adapter = &self.config.adapter.name;
+        let corrected =
+            sysctl::ensure(&plan.sysctls, adapter, &mut self.saved).map_err(|source| {
+                Error::State { path: self.saved.file().display().to_string(), source }
+            })?;
+        for one in corrected {
+            let what = one.sysctl.to_string();
+            match one.result {
+                Err(source) if is_start => return Err(Error::Sysctl { what, source }),
+                Err(error) => {
+                    self.statistics.kernel_errors.add(1);
+                    if self.refused.insert(what.clone()) {
+                        tracing::warn!(setting = what, %error, "could not be set");
+                    }
+                }
+                Ok(()) => {
+                    let stood = |p: &Plan| p.sysctls.contains(&one.sysctl);
+                    if !self.refused.remove(&what) && self.stands.as_ref().is_some_and(stood) {
+                        self.statistics.repaired.add(1);
+                        tracing::info!(setting = what, found = one.found, "put back");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the kernel's state the plan's. True if others had removed or changed what stood. At start what
+    /// is necessary and refused is an error; later it is told, and tried again by and by.
+    pub fn settle(&mut self, is_start: bool) -> Result<bool> {
+        let mut is_repair = false;
+        for _ in 0..ROUNDS {
+            let plan = plan(&self.config, &self.mirror, &self.states);
+            let steps = difference(&plan, &self.mirror, &Ours::of(&self.saved));
+            if steps.is_empty() {
+                self.stands = Some(plan);
+                return Ok(is_repair);
+            }
+            is_repair |= self.apply(&steps, is_start)?;
+            self.stands = Some(plan);
+            self.catch_up()?;
+        }
+        if is_start {
+            return self.check().map(|()| is_repair);
+        }
+        Ok(is_repair)
+    }
+
+    /// After the last round of a start: is there anything necessary that the kernel has not taken?
+    fn check(&mut self) -> Result<()> {
+        let plan = plan(&self.config, &self.mirror, &self.states);
+        let steps = difference(&plan, &self.mirror, &Ours::of(&self.saved));
+        match steps.iter().find(|step| !step.is_optional()) {
+            None => Ok(()),
+            Some(step) => Err(Error::Refused {
+                what: step.to_string(),
+                source: io::Error::other("it was taken, but does not stand"),
+            }),
+        }
+    }
+
+    fn apply(&mut self, steps: &[Step], is_start: bool) -> Result<bool> {
+        let mut repaired = 0_u64;
+        let mut has_new_address = false;
+        for step in steps {
+            let (message, mode) = request::of(step);
+            let result = self.netlink.request(message, mode);
+            let name = step.to_string();
+            match result {
+                Ok(()) => {}
+                Err(error) if is_settled(step, &error) => {}
+                Err(source) if is_start && !step.is_optional() => {
+                    return Err(Error::Refused { what: name, source });
+                }
+                Err(error) => {
+                    self.statistics.kernel_errors.add(1);
+                    if self.refused.insert(name.clone()) {
+                        tracing::warn!(step = name, %error, "the kernel refused");
+                    }
+                    continue;
+                }
+            }
+            has_new_address |= matches!(step, Step::AddAddress { .. });
+            if !self.refused.remove(&name) && self.stood(step) {
+                repaired += 1;
+                if repaired <= LINES as u64 {
+                    tracing::info!(step = name, "put back");
+                }
+            }
+        }
+        if has_new_address {
+            // The kernel tells of an IPv6 address some time after it is there.
+            self.read_addresses()?;
+        }
+        if repaired > LINES as u64 {
+            tracing::info!(repaired, "put back, these and more");
+        }
+        self.statistics.repaired.add(repaired);
+        Ok(repaired > 0)
+    }
+
+    /// Does the step only bring back what stood?
+    fn stood(&self, step: &Step) -> bool {
+        let Some(stands) = &self.stands else { return false };
+        match step {
+            Step::SetLink { mtu, .. } => stands.adapter.mtu == *mtu,
+            Step::AddAddress { address, .. } => stands.adapter.addresses.contains(address),
+            Step::PutRoute(route) => stands.routes.contains(route),
+            Step::AppendHop(route) => stands.routes.iter().any(|stood| {
+                (stood.table, stood.prefix, stood.metric)
+                    == (route.table, route.prefix, route.metric)
+                    && stood.next_hops.contains(&route.next_hops[0])
+            }),
+            Step::AddRule(rule) => stands.rules.contains(rule),
+            Step::Manage(neighbour) => stands.neighbours.contains(neighbour),
+            _ => false,
+        }
+    }
+
+    /// Has the kernel resolve a neighbour, or confirm it.
+    pub fn resolve(&mut self, ifindex: u32, address: IpAddr) {
+        let (message, mode) = request::resolve(ifindex, address);
+        if let Err(error) = self.netlink.request(message, mode) {
+            self.statistics.kernel_errors.add(1);
+            tracing::debug!(%address, %error, "the kernel would not resolve");
+        }
+    }
+
+    /// Reads our routes again: the kernel changes some without a word.
+    pub fn read_routes(&mut self) -> Result<()> {
+        for table in self.mirror.tables().collect::<Vec<_>>() {
+            for family in Family::BOTH {
+                read_routes(&mut self.netlink, &mut self.mirror, table, family)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_addresses(&mut self) -> Result<()> {
+        let found = self
+            .netlink
+            .dump(&request::addresses())
+            .map_err(|source| Error::Netlink { what: "addresses", source })?;
+        self.mirror.addresses.clear();
+        for notice in found {
+            self.mirror.apply(notice);
+        }
+        Ok(())
+    }
+}
+
+/// Errors that say: it is so already.
+pub(super) fn is_settled(step: &Step, error: &io::Error) -> bool {
+    let Some(errno) = errno(error) else { return false };
+    match step {
+        Step::AddRule(_) | Step::AppendHop(_) => errno == libc::EEXIST,
+        _ if step.is_removal() => {
+            [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV].contains(&errno)
+        }
+        _ => false,
+    }
+}
+
+/// Reads everything.
+pub(super) fn dump(netlink: &mut Netlink, mirror: &mut Mirror) -> Result<()> {
+    mirror.clear();
+    for (what, message) in [
+        ("links", request::links()),
+        ("addresses", request::addresses()),
+        ("IPv4 rules", request::rules(Family::V4)),
+        ("IPv6 rules", request::rules(Family::V6)),
+        ("neighbours", request::neighbours()),
+    ] {
+        let found = match netlink.dump(&message) {
+            // A kernel without IPv6 has no rules for it.
+            Err(e) if errno(&e) == Some(libc::EOPNOTSUPP) => continue,
+            other => other.map_err(|source| Error::Netlink { what, source })?,
+        };
+        for notice in found {
+            mirror.apply(notice);
+        }
+    }
+    for table in mirror.tables().collect::<Vec<_>>() {
+        for family in Family::BOTH {
+            read_routes(netlink, mirror, table, family)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_routes(
+    netlink: &mut Netlink,
+    mirror: &mut Mirror,
+    table: u32,
+    family: Family,
+) -> Result<()> {
+    let found = match netlink.dump(&request::routes(table, family)) {
+        // Nothing was ever put into this table.
+        Err(e) if errno(&e) == Some(libc::ENOENT) => Vec::new(),
+        Err(e) if errno(&e) == Some(libc::EOPNOTSUPP) => Vec::new(),
+        other => other.map_err(|source| Error::Netlink { what: "routes", source })?,
+    };
+    mirror.clear_routes(table, family);
+    for notice in found {
+        mirror.apply(notice);
+    }
+    Ok(())
+}
+
+/// Sends a step that takes something away; that it is gone already is no error.
+pub(super) fn remove(netlink: &mut Netlink, step: &Step) -> io::Result<()> {
+    let (message, mode) = request::of(step);
+    match netlink.request(message, mode) {
+        Err(e) if is_settled(step, &e) => Ok(()),
+        other => other,
+    }
+}
+
+/// Deletes a device; that it is gone already is no error.
+pub(super) fn delete_link(netlink: &mut Netlink, ifindex: u32) -> io::Result<()> {
+    let (message, mode): (_, Mode) = request::delete_link(ifindex);
+    match netlink.request(message, mode) {
+        Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,188 @@
+//! What should stand in the kernel, from configuration, mirror and the NICs' states alone: plain data,
+//! compared with the mirror by [`super::kernel`] and shown line by line by `vipa check --plan`.
+
+pub mod routes;
+pub mod rules;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use self::routes::{PlannedRoute, Reach, is_live, reaches};
+use self::rules::{Rule, default_vipa};
+use super::mirror::Mirror;
+use super::sysctl::{Sysctl, Wanted};
+use crate::config::Config;
+use crate::forward::view::{NicId, NicState};
+use crate::wire::ip::Family;
+
+/// MTU of the adapter while no NIC exists.
+const DEFAULT_MTU: u32 = 1500;
+/// IPv6 works on nothing smaller (RFC 8200 section 5).
+const LEAST_MTU: u32 = 1280;
+/// What a TUN device takes at most.
+const GREATEST_MTU: u32 = 65535;
+
+/// All that vipa sets up beside its nftables rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The adapter itself.
+    pub adapter: AdapterPlan,
+    /// Settings below `/proc/sys`.
+    pub sysctls: Vec<Sysctl>,
+    /// Routes of our table.
+    pub routes: Vec<PlannedRoute>,
+    /// Policy rules.
+    pub rules: Vec<Rule>,
+    /// Gateways that the kernel keeps resolved.
+    pub neighbours: Vec<ManagedNeighbour>,
+}
+
+/// The adapter: up, with the VIPAs, as wide as the narrowest NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterPlan {
+    /// Its name.
+    pub name: String,
+    /// The smallest MTU of the NICs that exist.
+    pub mtu: u32,
+    /// The VIPAs.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A gateway behind a NIC. The kernel never sends to it while a forwarder runs, and would forget it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedNeighbour {
+    /// The NIC.
+    pub nic: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// The gateway.
+    pub address: IpAddr,
+}
+
+impl fmt::Display for Plan {
+    /// One line for each thing, in the words of `ip` and `sysctl`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "link {} type tun mtu {} up", self.adapter.name, self.adapter.mtu)?;
+        for address in &self.adapter.addresses {
+            let bits = Family::of(*address).bits();
+            writeln!(f, "address {address}/{bits} dev {}", self.adapter.name)?;
+        }
+        self.sysctls.iter().try_for_each(|sysctl| writeln!(f, "sysctl {sysctl}"))?;
+        self.routes.iter().try_for_each(|route| writeln!(f, "{route}"))?;
+        self.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))?;
+        for neighbour in &self.neighbours {
+            writeln!(f, "neighbour {} dev {} managed", neighbour.address, neighbour.nic)?;
+        }
+        Ok(())
+    }
+}
+
+/// May any packet's source be rewritten? Only then does the forwarder own ports.
+pub fn can_rewrite(config: &Config) -> bool {
+    !config.source.rules.is_empty() || config.source.is_bound_forwarded
+}
+
+/// The plan. `states` has one entry for each `[[nic]]`.
+pub fn plan(config: &Config, mirror: &Mirror, states: &[NicState]) -> Plan {
+    Plan {
+        adapter: AdapterPlan {
+            name: config.adapter.name.clone(),
+            mtu: mtu(config, mirror),
+            addresses: config.adapter.addresses.clone(),
+        },
+        sysctls: sysctls(config, mirror),
+        routes: routes::routes(config, mirror, states),
+        rules: rules::rules(config, &nic_addresses(config, mirror)),
+        neighbours: neighbours(config, mirror, states),
+    }
+}
+
+fn mtu(config: &Config, mirror: &Mirror) -> u32 {
+    let smallest = config
+        .nics
+        .iter()
+        .filter_map(|nic| mirror.link(&nic.name))
+        .map(|(_, link)| link.mtu)
+        .min()
+        .unwrap_or(DEFAULT_MTU);
+    let least = default_vipa(config, Family::V6).map_or(68, |_| LEAST_MTU);
+    smallest.clamp(least, GREATEST_MTU)
+}
+
+/// Addresses of NICs that may be a packet's source on the wire: no VIPA, not link-local.
+fn nic_addresses(config: &Config, mirror: &Mirror) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = mirror
+        .addresses
+        .iter()
+        .filter(|a| routes::nic_of(config, mirror, a.ifindex).is_some())
+        .filter(|a| !a.is_narrow && !a.is_unusable)
+        .map(|a| a.address)
+        .filter(|a| !config.adapter.addresses.contains(a))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn sysctls(config: &Config, mirror: &Mirror) -> Vec<Sysctl> {
+    let mut wanted = Vec::new();
+    if let Some((ifindex, _)) = mirror.link(&config.adapter.name) {
+        let name = &config.adapter.name;
+        let mut set = |family, key, value| {
+            wanted.push(Sysctl::of_device(family, name, ifindex, key, value));
+        };
+        set("ipv4", "ignore_routes_with_linkdown", "1");
+        set("ipv4", "rp_filter", "2");
+        if default_vipa(config, Family::V6).is_some() {
+            set("ipv6", "disable_ipv6", "0");
+        }
+        set("ipv6", "ignore_routes_with_linkdown", "1");
+        set("ipv6", "accept_ra", "0");
+        set("ipv6", "addr_gen_mode", "1");
+    }
+    for nic in &config.nics {
+        if let Some((ifindex, _)) = mirror.link(&nic.name) {
+            for (family, key, value) in [
+                ("ipv4", "rp_filter", "2"),
+                ("ipv4", "ignore_routes_with_linkdown", "1"),
+                ("ipv6", "ignore_routes_with_linkdown", "1"),
+            ] {
+                wanted.push(Sysctl::of_device(family, &nic.name, ifindex, key, value));
+            }
+        }
+    }
+    if can_rewrite(config) {
+        wanted.push(Sysctl {
+            path: "net/ipv4/ip_local_reserved_ports".into(),
+            device: None,
+            wanted: Wanted::Reserved(config.source.ports.clone()),
+        });
+    }
+    wanted
+}
+
+/// Gateways behind NICs that are up with carrier; what an operator has fixed by hand stays as it is.
+fn neighbours(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<ManagedNeighbour> {
+    let mut managed: Vec<ManagedNeighbour> = Vec::new();
+    for reach in reaches(config, mirror).into_values() {
+        let Reach::Nics(ways) = reach else { continue };
+        for way in ways {
+            let Some(address) = way.gateway else { continue };
+            let nic = &config.nics[way.nic.index()].name;
+            let Some((ifindex, link)) = mirror.link(nic) else { continue };
+            let is_fixed = mirror.neighbours.get(&(ifindex, address)).is_some_and(|n| n.is_fixed());
+            if !is_ready(states, way.nic) || link.is_without_neighbours || is_fixed {
+                continue;
+            }
+            let neighbour = ManagedNeighbour { nic: nic.clone(), ifindex, address };
+            if !managed.contains(&neighbour) {
+                managed.push(neighbour);
+            }
+        }
+    }
+    managed
+}
+
+fn is_ready(states: &[NicState], nic: NicId) -> bool {
+    is_live(states, nic) || states.get(nic.index()) == Some(&NicState::HeldDown)
+}

@@ -1,0 +1,310 @@
+//! Routes of our table: for each prefix behind a NIC a *pair*, first through the adapter, then, for when no
+//! forwarder runs, through the NICs themselves; and a `throw` for each prefix that is the kernel's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use super::rules::{default_vipa, never_ours};
+use crate::config::Config;
+use crate::forward::view::{NicId, NicState};
+use crate::link::MAIN_TABLE;
+use crate::link::mirror::{KernelRoute, Mirror, RouteKind};
+use crate::wire::ip::{Family, Prefix};
+
+/// Metric of the routes through the adapter, and of throws.
+pub const ADAPTER_METRIC: u32 = 10;
+/// Metric of the kernel's fallback.
+pub const FALLBACK_METRIC: u32 = 100;
+
+/// A way over a NIC: what the kernel's main table or the configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Way {
+    /// By this NIC.
+    pub nic: NicId,
+    /// To this gateway; `None`: on the link.
+    pub gateway: Option<IpAddr>,
+}
+
+/// Where a prefix leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Over these NICs, not empty.
+    Nics(Vec<Way>),
+    /// The kernel's business: its route leaves by a device that is no NIC of vipa.
+    Elsewhere,
+}
+
+/// Every prefix that concerns vipa, of the families that have a VIPA. The default is there if a NIC has a
+/// gateway; a default over another device stays out, since our NICs' gateways are there to be used.
+pub fn reaches(config: &Config, mirror: &Mirror) -> BTreeMap<Prefix, Reach> {
+    let mut reaches = BTreeMap::new();
+    for family in Family::BOTH.into_iter().filter(|f| default_vipa(config, *f).is_some()) {
+        let default = Prefix::default_route(family);
+        let ways = default_ways(config, mirror, family);
+        if !ways.is_empty() {
+            reaches.insert(default, Reach::Nics(ways));
+        }
+        let prefixes: BTreeSet<Prefix> = mirror
+            .routes(MAIN_TABLE)
+            .map(|route| route.prefix)
+            .filter(|prefix| prefix.family() == family && *prefix != default)
+            .filter(|prefix| !is_never_ours(*prefix))
+            .collect();
+        for prefix in prefixes {
+            if let Some(reach) = reach(config, mirror, prefix) {
+                reaches.insert(prefix, reach);
+            }
+        }
+    }
+    reaches
+}
+
+fn is_never_ours(prefix: Prefix) -> bool {
+    never_ours(prefix.family())
+        .any(|none| none.contains(prefix.address()) && prefix.length() >= none.length())
+}
+
+/// The gateways of the configuration; for a NIC that names none of the family, the kernel's default routes
+/// over it.
+fn default_ways(config: &Config, mirror: &Mirror, family: Family) -> Vec<Way> {
+    let learned = kernel_ways(config, mirror, Prefix::default_route(family));
+    let mut ways = Vec::new();
+    for (nic, id) in config.nics.iter().zip((0..).map(NicId)) {
+        let mut gateways =
+            nic.gateways.iter().filter(|gateway| Family::of(**gateway) == family).peekable();
+        if gateways.peek().is_some() {
+            ways.extend(gateways.map(|gateway| Way { nic: id, gateway: Some(*gateway) }));
+        } else {
+            ways.extend(learned.iter().filter(|way| way.nic == id));
+        }
+    }
+    ways
+}
+
+/// The kernel's best route for a prefix decides whose it is. If it leaves by a NIC, all NICs that have a
+/// route for the prefix share it: the kernel's metrics only tell which of a NIC's own routes is the best.
+fn reach(config: &Config, mirror: &Mirror, prefix: Prefix) -> Option<Reach> {
+    let adapter = mirror.link(&config.adapter.name).map(|(index, _)| index);
+    let best = mirror
+        .routes_of(MAIN_TABLE, prefix)
+        .find(|route| !route.next_hops.iter().any(|hop| Some(hop.ifindex) == adapter))?;
+    let ways = ways_of(config, mirror, best);
+    Some(if ways.is_empty() {
+        Reach::Elsewhere
+    } else {
+        Reach::Nics(kernel_ways(config, mirror, prefix))
+    })
+}
+
+/// Ways of the kernel's routes for `prefix`: of each NIC those of its lowest metric, in order of NICs.
+fn kernel_ways(config: &Config, mirror: &Mirror, prefix: Prefix) -> Vec<Way> {
+    let mut found: Vec<Way> = Vec::new();
+    for route in mirror.routes_of(MAIN_TABLE, prefix) {
+        let taken: BTreeSet<NicId> = found.iter().map(|way| way.nic).collect();
+        found.extend(
+            ways_of(config, mirror, route).into_iter().filter(|way| !taken.contains(&way.nic)),
+        );
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn ways_of(config: &Config, mirror: &Mirror, route: &KernelRoute) -> Vec<Way> {
+    if route.kind != RouteKind::Unicast {
+        return Vec::new();
+    }
+    let way = |hop: &crate::link::mirror::KernelHop| {
+        let nic = nic_of(config, mirror, hop.ifindex)?;
+        Some(Way { nic, gateway: hop.gateway })
+    };
+    route.next_hops.iter().filter_map(way).collect()
+}
+
+/// The `[[nic]]` that this device is.
+pub fn nic_of(config: &Config, mirror: &Mirror, ifindex: u32) -> Option<NicId> {
+    let name = &mirror.links.get(&ifindex)?.name;
+    let position = config.nics.iter().position(|nic| nic.name == *name)?;
+    u8::try_from(position).ok().map(NicId)
+}
+
+/// Are frames put on this NIC? One that is held down counts where nothing else is left.
+pub fn is_live(states: &[NicState], nic: NicId) -> bool {
+    match states.get(nic.index()) {
+        Some(NicState::Live) => true,
+        Some(NicState::HeldDown) => !states.contains(&NicState::Live),
+        _ => false,
+    }
+}
+
+/// A next hop of a route of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedHop {
+    /// Name of the device.
+    pub device: String,
+    /// Its index; 0 while it does not exist.
+    pub ifindex: u32,
+    /// To this gateway; `None`: on the link.
+    pub gateway: Option<IpAddr>,
+    /// Its share, from 1.
+    pub weight: u16,
+    /// No route of the NIC covers the gateway: the kernel is to take our word for it.
+    pub is_onlink: bool,
+}
+
+/// A route of our table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedRoute {
+    /// Our table.
+    pub table: u32,
+    /// What it covers.
+    pub prefix: Prefix,
+    /// [`ADAPTER_METRIC`] or [`FALLBACK_METRIC`].
+    pub metric: u32,
+    /// The default VIPA of the family, except on a throw.
+    pub source: Option<IpAddr>,
+    /// Empty: a throw.
+    pub next_hops: Vec<PlannedHop>,
+}
+
+impl PlannedRoute {
+    /// Ends the lookup in our table.
+    pub fn is_throw(&self) -> bool {
+        self.next_hops.is_empty()
+    }
+}
+
+impl fmt::Display for PlannedRoute {
+    /// As `ip route` shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.prefix.family() == Family::V6 {
+            write!(f, "-6 ")?;
+        }
+        write!(f, "route ")?;
+        if self.is_throw() {
+            write!(f, "throw ")?;
+        }
+        match self.prefix.length() {
+            0 => write!(f, "default")?,
+            _ => write!(f, "{}", self.prefix)?,
+        }
+        for hop in &self.next_hops {
+            let is_alone = self.next_hops.len() == 1;
+            if !is_alone {
+                write!(f, " nexthop")?;
+            }
+            if let Some(gateway) = hop.gateway {
+                write!(f, " via {gateway}")?;
+            }
+            write!(f, " dev {}", hop.device)?;
+            if !is_alone {
+                write!(f, " weight {}", hop.weight)?;
+            }
+            if hop.is_onlink {
+                write!(f, " onlink")?;
+            }
+        }
+        write!(f, " table {}", self.table)?;
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        write!(f, " metric {}", self.metric)
+    }
+}
+
+/// All routes of our table.
+pub fn routes(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<PlannedRoute> {
+    let table = config.adapter.table;
+    let adapter = PlannedHop {
+        device: config.adapter.name.clone(),
+        ifindex: mirror.link(&config.adapter.name).map_or(0, |(index, _)| index),
+        gateway: None,
+        weight: 1,
+        is_onlink: false,
+    };
+    let mut routes = Vec::new();
+    for (prefix, reach) in reaches(config, mirror) {
+        let source = default_vipa(config, prefix.family());
+        let Reach::Nics(ways) = reach else {
+            let (source, next_hops) = (None, Vec::new());
+            let metric = ADAPTER_METRIC;
+            routes.push(PlannedRoute { table, prefix, metric, source, next_hops });
+            continue;
+        };
+        let metric = ADAPTER_METRIC;
+        let next_hops = vec![adapter.clone()];
+        routes.push(PlannedRoute { table, prefix, metric, source, next_hops });
+        let next_hops = fallback(config, mirror, states, &ways);
+        if !next_hops.is_empty() {
+            let metric = FALLBACK_METRIC;
+            routes.push(PlannedRoute { table, prefix, metric, source, next_hops });
+        }
+    }
+    routes
+}
+
+/// What the kernel may use by itself: of the live NICs those of the lowest metric; all, if none is live.
+/// It refuses devices that are not up.
+fn fallback(
+    config: &Config,
+    mirror: &Mirror,
+    states: &[NicState],
+    ways: &[Way],
+) -> Vec<PlannedHop> {
+    let lowest = ways
+        .iter()
+        .filter(|way| is_live(states, way.nic))
+        .map(|way| config.nics[way.nic.index()].metric)
+        .min();
+    let is_used = |way: &&Way| match lowest {
+        Some(lowest) => is_live(states, way.nic) && config.nics[way.nic.index()].metric == lowest,
+        None => true,
+    };
+    let mut hops: Vec<PlannedHop> = ways
+        .iter()
+        .filter(is_used)
+        .filter_map(|way| {
+            let nic = &config.nics[way.nic.index()];
+            let (ifindex, link) = mirror.link(&nic.name)?;
+            link.is_up.then(|| PlannedHop {
+                device: nic.name.clone(),
+                ifindex,
+                gateway: way.gateway,
+                weight: nic.weight,
+                is_onlink: way.gateway.is_some_and(|g| !is_reachable(mirror, ifindex, g)),
+            })
+        })
+        .collect();
+    let greatest = hops.iter().map(|hop| hop.weight).max().unwrap_or(1);
+    for hop in &mut hops {
+        hop.weight = kernel_weight(hop.weight, greatest);
+    }
+    if let [only] = hops.as_mut_slice() {
+        only.weight = 1;
+    }
+    hops
+}
+
+/// The kernel's shares end at 256; ours are scaled down where one is greater.
+fn kernel_weight(weight: u16, greatest: u16) -> u16 {
+    if greatest <= 256 {
+        return weight.max(1);
+    }
+    let scaled = u32::from(weight) * 256 / u32::from(greatest);
+    u16::try_from(scaled).unwrap_or(256).max(1)
+}
+
+/// Does a connected route of the device cover the gateway? Then the kernel finds it by itself.
+fn is_reachable(mirror: &Mirror, ifindex: u32, gateway: IpAddr) -> bool {
+    if let IpAddr::V6(address) = gateway
+        && address.is_unicast_link_local()
+    {
+        return true;
+    }
+    mirror.routes(MAIN_TABLE).any(|route| {
+        route.kind == RouteKind::Unicast
+            && route.prefix.contains(gateway)
+            && route.next_hops.iter().any(|h| h.ifindex == ifindex && h.gateway.is_none())
+    })
+}

@@ -1,0 +1,406 @@
+//! The router: one thread on mio that follows the network, tells the workers by views, and keeps what vipa
+//! set up in place.
+//!
+//! A start is in two parts, since workers need the first view. [`Router::prepare`] sets everything up while
+//! the adapter has no carrier, so that the kernel's own routes carry the traffic. [`Router::run`] attaches
+//! the workers last: the carrier that gives is what leads packets to them.
+//!
+//! On news, workers come first: a NIC that died is out of their view before its routes are put right.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::mirror::Changed;
+use super::net_view::{Draft, Surroundings, draft};
+use super::network::Network;
+use super::ports::Ports;
+use super::resolve::{Hop, Known, Requested};
+use super::tables::Tables;
+use super::{Error, Result, down};
+use crate::config::Config;
+use crate::engine::message::{Plane, Request};
+use crate::engine::statistics::RouterStatistics;
+use crate::forward::view::{NetCell, NetView, NicId};
+
+const NETLINK: Token = Token(0);
+const NFTABLES: Token = Token(1);
+const WAKER: Token = Token(2);
+
+/// What netlink does not tell of is looked at this often.
+const TICK: Duration = Duration::from_secs(5);
+/// Requests taken in one turn, so that news from the kernel never wait for them.
+const BUDGET: usize = 1024;
+/// News beget news (what we set up is told to us as well); more than this in one turn wait for the next.
+const ROUNDS: usize = 4;
+/// If somebody keeps removing what we put back, we do so no more often than this …
+const PATIENCE: Duration = Duration::from_millis(50);
+/// … once it happened so often within a second.
+const FIGHTS: usize = 10;
+
+/// Everything is set up; the adapter has no carrier yet.
+pub struct Prepared {
+    config: Arc<Config>,
+    network: Network,
+    tables: Tables,
+    ports: Ports,
+    requested: Requested,
+    draft: Draft,
+    poll: Poll,
+    waker: Arc<Waker>,
+    statistics: Arc<RouterStatistics>,
+}
+
+/// The router, ready to run.
+pub struct Router {
+    prepared: Prepared,
+    cell: NetCell,
+    requests: Receiver<Request>,
+    plane: Box<dyn Plane>,
+    generation: u32,
+    /// Index of the adapter to which the workers are attached.
+    attached: Option<u32>,
+    next_tick: Instant,
+    /// When others' removals were last put right.
+    fights: Vec<Instant>,
+    /// Putting right waits until then.
+    settle_at: Option<Instant>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("network", &self.network).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router").field("prepared", &self.prepared).finish_non_exhaustive()
+    }
+}
+
+impl Router {
+    /// Creates or adopts the adapter and sets up everything around it, in the network namespace of the
+    /// calling thread. If it fails, what it set up is taken away again, except where an earlier run left its
+    /// work: that stands as it stood.
+    pub fn prepare(
+        config: Arc<Config>,
+        state: PathBuf,
+        statistics: Arc<RouterStatistics>,
+    ) -> Result<Prepared> {
+        let (network, is_adopted) =
+            Network::open(Arc::clone(&config), &state, Arc::clone(&statistics))?;
+        let prepared = set_up(Arc::clone(&config), network, statistics);
+        if prepared.is_err() && !is_adopted {
+            undo(&state, &config.adapter.name);
+        }
+        prepared
+    }
+
+    /// Attaches the workers and runs until `stop` is set and the waker woken. Leaves everything in place:
+    /// the kernel carries on.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<()> {
+        let view = self.prepared.draft.view(self.generation);
+        self.plane.follow(&view);
+        self.prepared.tables.renew_lease();
+        self.attach()?;
+        let mut events = Events::with_capacity(16);
+        let mut pending = Changed::default();
+        while !stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let timeout = self.next_deadline().saturating_duration_since(now);
+            match self.prepared.poll.poll(&mut events, Some(timeout)) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.map_err(Error::Poll)?,
+            }
+            if let Err(error) = self.turn(&mut pending) {
+                // Nothing here is worth dying for: the workers go on with the view that they have.
+                self.prepared.statistics.kernel_errors.add(1);
+                tracing::error!(%error, "could not follow the network; trying again");
+                self.settle_at = Some(Instant::now() + PATIENCE);
+                pending = Changed { links: true, network: true, ..pending };
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        self.plane.attach().map_err(Error::Attach)?;
+        let network = &mut self.prepared.network;
+        // The kernel would tell of the adapter's carrier, and use it, up to a second later.
+        network.probe_links();
+        let adapter = &self.prepared.config.adapter.name;
+        self.attached = network.mirror().link(adapter).map(|(index, _)| index);
+        Ok(())
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let network = &self.prepared.network;
+        [self.settle_at, network.next_hold_down_end(), self.prepared.tables.next_renewal()]
+            .into_iter()
+            .flatten()
+            .fold(self.next_tick, Instant::min)
+    }
+
+    /// One turn of the loop: all that is new is taken in, told to the workers, and put right. What could not
+    /// be done yet stays in `pending`.
+    fn turn(&mut self, pending: &mut Changed) -> Result<()> {
+        let now = Instant::now();
+        pending.add(self.prepared.network.catch_up()?);
+        let is_suspect = self.take_requests(pending, now);
+        if is_suspect || pending.links {
+            pending.add(self.prepared.network.probe_links());
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(pending, now)?;
+        }
+        self.prepared.tables.look();
+        if self.prepared.tables.next_renewal().is_some_and(|at| at <= now) {
+            self.prepared.tables.renew_lease();
+        }
+        for _ in 0..ROUNDS {
+            self.react(pending, now)?;
+            if pending.is_nothing() || self.settle_at.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Workers first, then the kernel.
+    fn react(&mut self, pending: &mut Changed, now: Instant) -> Result<()> {
+        let prepared = &mut self.prepared;
+        prepared.network.observe(now);
+        let next = prepared.compute();
+        // Rules that keep the kernel from answering stand before a flow can need them.
+        if prepared.tables.gains(&next) {
+            prepared.tables.ensure(&next, &prepared.statistics);
+        }
+        if next != prepared.draft {
+            prepared.draft = next;
+            self.publish();
+        }
+        if self.settle_at.is_some_and(|at| now < at) {
+            return Ok(());
+        }
+        self.settle_at = None;
+        let prepared = &mut self.prepared;
+        let changed = std::mem::take(pending);
+        let is_new_adapter = prepared.network.ensure_adapter()?;
+        if changed.links || changed.settings || is_new_adapter {
+            prepared.network.ensure_sysctls(false)?;
+        }
+        if prepared.network.settle(false)? || is_new_adapter {
+            self.fight(now);
+        }
+        let prepared = &mut self.prepared;
+        prepared.tables.ensure(&prepared.draft, &prepared.statistics);
+        pending.add(prepared.network.catch_up()?);
+        let adapter = &prepared.config.adapter.name;
+        let index = prepared.network.mirror().link(adapter).map(|(index, _)| index);
+        if index.is_some() && index != self.attached {
+            tracing::warn!(adapter, "was deleted by others: made anew");
+            prepared.statistics.repaired.add(1);
+            self.attach()?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        let view = Arc::new(self.prepared.draft.view(self.generation));
+        self.plane.follow(&view);
+        self.cell.store(view);
+        self.plane.published();
+        self.prepared.statistics.views.add(1);
+    }
+
+    /// Others removed something, and it is back. If that goes on and on, the next time waits a little.
+    fn fight(&mut self, now: Instant) {
+        self.fights.retain(|at| now.duration_since(*at) < Duration::from_secs(1));
+        self.fights.push(now);
+        if self.fights.len() > FIGHTS {
+            self.settle_at = Some(now + PATIENCE);
+        }
+    }
+
+    /// Takes requests of workers; true if one suspects a NIC.
+    fn take_requests(&mut self, pending: &mut Changed, now: Instant) -> bool {
+        let mut is_suspect = false;
+        let mut answers = Vec::new();
+        let mut count = 0;
+        for request in self.requests.try_iter().take(BUDGET) {
+            count += 1;
+            match request {
+                Request::Resolve { nic, address } => {
+                    self.prepared.resolve((nic, address), now);
+                    pending.neighbours = true;
+                }
+                Request::Hold { worker, flow } => {
+                    self.prepared.tables.hold(flow);
+                    answers.push((worker, flow));
+                }
+                Request::Release(flow) => self.prepared.tables.release(flow),
+                Request::Suspect(nic) => {
+                    tracing::debug!(nic = nic.index(), "a worker suspects the NIC");
+                    is_suspect = true;
+                }
+            }
+        }
+        self.prepared.tables.commit(&self.prepared.statistics);
+        for (worker, flow) in answers {
+            self.plane.tell(worker, crate::engine::message::Command::Held(flow));
+        }
+        if count == BUDGET {
+            // The channel may hold more, and its waker has been heard already.
+            let _ = self.prepared.waker.wake();
+        }
+        is_suspect
+    }
+
+    /// What netlink does not tell of.
+    fn tick(&mut self, pending: &mut Changed, now: Instant) -> Result<()> {
+        let prepared = &mut self.prepared;
+        prepared.network.read_routes()?;
+        prepared.ports.read();
+        pending.settings = true;
+        pending.network = true;
+        prepared.tables.suspect();
+        let due = {
+            let (config, network) = (&prepared.config, &prepared.network);
+            prepared.requested.refresh(now, |hop| known(config, network, hop))
+        };
+        for hop in due {
+            prepared.ask_kernel(&hop);
+        }
+        Ok(())
+    }
+}
+
+impl Prepared {
+    /// The view with which the cell begins.
+    pub fn first_view(&self) -> NetView {
+        self.draft.view(1)
+    }
+
+    /// Wakes the router after a request was put into its channel.
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// The router for workers that read `cell`, which holds [`Prepared::first_view`].
+    pub fn start(
+        self,
+        cell: NetCell,
+        requests: Receiver<Request>,
+        plane: Box<dyn Plane>,
+    ) -> Router {
+        Router {
+            prepared: self,
+            cell,
+            requests,
+            plane,
+            generation: 1,
+            attached: None,
+            next_tick: Instant::now() + TICK,
+            fights: Vec::new(),
+            settle_at: None,
+        }
+    }
+
+    fn compute(&self) -> Draft {
+        let around = Surroundings {
+            states: self.network.states(),
+            ephemeral: &self.ports.ephemeral,
+            listening: &self.ports.listening,
+        };
+        let is_requested = |hop: &Hop| self.requested.contains(hop);
+        draft(&self.config, self.network.mirror(), around, is_requested)
+    }
+
+    fn resolve(&mut self, hop: Hop, now: Instant) {
+        let known = known(&self.config, &self.network, &hop);
+        if self.requested.ask(hop, known, now) {
+            self.ask_kernel(&hop);
+        }
+    }
+
+    fn ask_kernel(&mut self, hop: &Hop) {
+        if let Some(ifindex) = ifindex(&self.config, &self.network, hop.0) {
+            self.network.resolve(ifindex, hop.1);
+        }
+    }
+}
+
+fn ifindex(config: &Config, network: &Network, nic: NicId) -> Option<u32> {
+    let name = &config.nics.get(nic.index())?.name;
+    network.mirror().link(name).map(|(index, _)| index)
+}
+
+fn known(config: &Config, network: &Network, hop: &Hop) -> Known {
+    let neighbour = ifindex(config, network, hop.0)
+        .and_then(|index| network.mirror().neighbours.get(&(index, hop.1)));
+    match neighbour {
+        Some(n) if n.is_fixed() => Known::Yes,
+        Some(n) if n.usable().is_none() => Known::No,
+        Some(n) if n.is_stale() => Known::Stale,
+        Some(_) => Known::Yes,
+        None => Known::No,
+    }
+}
+
+fn set_up(
+    config: Arc<Config>,
+    mut network: Network,
+    statistics: Arc<RouterStatistics>,
+) -> Result<Prepared> {
+    let poll = Poll::new().map_err(Error::Poll)?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(Error::Poll)?);
+    let listen = |fd, token| {
+        poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(Error::Poll)
+    };
+    listen(network.fd(), NETLINK)?;
+    network.ensure_adapter()?;
+    network.ensure_sysctls(true)?;
+    network.settle(true)?;
+    let ports = Ports::of(&config);
+    let mut requested = Requested::default();
+    let now = Instant::now();
+    for ((ifindex, address), neighbour) in &network.mirror().neighbours {
+        // What the kernel knows at the start, connections of before may need at once.
+        let nic = super::plan::routes::nic_of(&config, network.mirror(), *ifindex);
+        if let (Some(nic), Some(_)) = (nic, neighbour.usable()) {
+            requested.ask((nic, *address), Known::Yes, now);
+        }
+    }
+    let around = Surroundings {
+        states: network.states(),
+        ephemeral: &ports.ephemeral,
+        listening: &ports.listening,
+    };
+    let draft = draft(&config, network.mirror(), around, |hop| requested.contains(hop));
+    let tables = Tables::open(&config, &draft)?;
+    if let Some(fd) = tables.fd() {
+        listen(fd, NFTABLES)?;
+    }
+    Ok(Prepared { config, network, tables, ports, requested, draft, poll, waker, statistics })
+}
+
+/// A start that failed leaves the host as it was.
+fn undo(state: &Path, adapter: &str) {
+    match down::down(state, Some(adapter)) {
+        Ok(report) => {
+            for failure in report.failed {
+                tracing::error!(failure, "could not be undone");
+            }
+        }
+        Err(error) => tracing::error!(%error, "could not be undone"),
+    }
+}

@@ -1,0 +1,261 @@
+//! What `vipa down` needs to know: originals of kernel settings and where our things stand. One file for
+//! each adapter and network namespace, written whole and durably before the first change; it outlives
+//! crashes and restarts and goes with `down`.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::sysctl::{Sysctl, Wanted};
+use crate::config::Config;
+
+/// Layout of the file.
+const VERSION: u32 = 1;
+
+/// An original value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Original {
+    /// Below `/proc/sys`.
+    pub path: String,
+    /// The device that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The device's index then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifindex: Option<u32>,
+    /// The text before our first change.
+    pub original: String,
+    /// Ports that we added to the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<(u16, u16)>,
+}
+
+/// The file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    version: u32,
+    /// Name of the adapter.
+    pub adapter: String,
+    /// Tables in which our routes may stand, the current one first.
+    pub tables: Vec<u32>,
+    /// First preferences at which our rules may stand, the current one first.
+    pub preferences: Vec<u32>,
+    /// VIPAs that we may have given to the adapter.
+    pub addresses: Vec<IpAddr>,
+    /// Original settings.
+    pub sysctls: Vec<Original>,
+    #[serde(skip)]
+    file: PathBuf,
+    #[serde(skip)]
+    is_changed: bool,
+}
+
+impl Saved {
+    /// The file of an earlier run, brought up to `config`, or a new one; true if it was there. Nothing is
+    /// written yet.
+    pub fn open(state: &Path, config: &Config) -> io::Result<(Saved, bool)> {
+        let file = file_of(state, &config.adapter.name)?;
+        let (mut saved, is_adopted) = match fs::read(&file) {
+            Ok(bytes) => (Saved::parse(&bytes, file)?, true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let fresh = Saved {
+                    version: VERSION,
+                    adapter: config.adapter.name.clone(),
+                    tables: Vec::new(),
+                    preferences: Vec::new(),
+                    addresses: Vec::new(),
+                    sysctls: Vec::new(),
+                    file,
+                    is_changed: true,
+                };
+                (fresh, false)
+            }
+            Err(e) => return Err(e),
+        };
+        let before = saved.clone();
+        to_front(&mut saved.tables, config.adapter.table);
+        to_front(&mut saved.preferences, config.adapter.preference);
+        for address in &config.adapter.addresses {
+            if !saved.addresses.contains(address) {
+                saved.addresses.push(*address);
+            }
+        }
+        saved.is_changed |= saved.tables != before.tables
+            || saved.preferences != before.preferences
+            || saved.addresses != before.addresses;
+        Ok((saved, is_adopted))
+    }
+
+    /// All files of this network namespace, or that of one adapter.
+    pub fn find(state: &Path, adapter: Option<&str>) -> io::Result<Vec<Saved>> {
+        let suffix = format!(".{}.saved", namespace()?);
+        let entries = match fs::read_dir(state) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str().and_then(|n| n.strip_suffix(&suffix)) else { continue };
+            if adapter.is_none_or(|wanted| wanted == name) {
+                let file = entry.path();
+                found.push(Saved::parse(&fs::read(&file)?, file)?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn parse(bytes: &[u8], file: PathBuf) -> io::Result<Saved> {
+        let wrong = |why: String| {
+            let text = format!("{} is not what vipa wrote: {why}", file.display());
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        let mut saved: Saved = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
+        if saved.version != VERSION {
+            return Err(wrong(format!("its layout is {}, wanted {VERSION}", saved.version)));
+        }
+        saved.file = file;
+        Ok(saved)
+    }
+
+    /// The path of the file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Remembers an original, unless that of this very setting is known.
+    pub fn remember(&mut self, sysctl: &Sysctl, found: &str) {
+        let ifindex = sysctl.ifindex();
+        let reserved = match &sysctl.wanted {
+            Wanted::Reserved(ports) => Some((*ports.start(), *ports.end())),
+            Wanted::Exactly(_) => None,
+        };
+        if let Some(known) = self.sysctls.iter_mut().find(|o| o.path == sysctl.path) {
+            if known.ifindex == ifindex {
+                // The ports may have changed with the configuration; what was there before us has not.
+                let all = reserved.map(|(first, last)| match known.reserved {
+                    Some((f, l)) => (f.min(first), l.max(last)),
+                    None => (first, last),
+                });
+                self.is_changed |= known.reserved != all;
+                known.reserved = all;
+                return;
+            }
+        }
+        self.sysctls.retain(|o| o.path != sysctl.path);
+        self.sysctls.push(Original {
+            path: sysctl.path.clone(),
+            device: sysctl.device.as_ref().map(|(name, _)| name.clone()),
+            ifindex,
+            original: found.to_owned(),
+            reserved,
+        });
+        self.is_changed = true;
+    }
+
+    /// Writes the file if it changed: whole or not at all, and on disk when this returns.
+    pub fn store(&mut self) -> io::Result<()> {
+        if !self.is_changed {
+            return Ok(());
+        }
+        let directory = self.file.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let draft = self.file.with_extension("saved.new");
+        let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::from)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, &self.file)?;
+        File::open(directory)?.sync_all()?;
+        self.is_changed = false;
+        Ok(())
+    }
+
+    /// Removes the file, and with it all that vipa remembers of the adapter in this namespace: the flow
+    /// table and whatever else bears their names.
+    pub fn remove(&self) -> io::Result<()> {
+        for extension in ["flows", "sock", "saved.new", "saved"] {
+            match fs::remove_file(self.file.with_extension(extension)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn to_front(list: &mut Vec<u32>, value: u32) {
+    list.retain(|v| *v != value);
+    list.insert(0, value);
+}
+
+/// `STATE/<adapter>.<namespace>.saved`; other files of the adapter differ in the extension alone.
+pub fn file_of(state: &Path, adapter: &str) -> io::Result<PathBuf> {
+    Ok(state.join(format!("{adapter}.{}.saved", namespace()?)))
+}
+
+/// Inode of the network namespace of the calling thread.
+pub fn namespace() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(directory: &Path) -> Saved {
+        Saved {
+            version: VERSION,
+            adapter: "vipa0".into(),
+            tables: vec![923],
+            preferences: vec![9230],
+            addresses: Vec::new(),
+            sysctls: Vec::new(),
+            file: file_of(directory, "vipa0").expect("the namespace has an inode"),
+            is_changed: true,
+        }
+    }
+
+    fn directory(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("vipa-saved-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn the_first_original_of_a_device_stays_and_a_new_device_has_its_own() {
+        let mut saved = saved(&directory("originals"));
+        let of = |index| Sysctl::of_device("ipv4", "eth1", index, "rp_filter", "2");
+        saved.remember(&of(5), "1");
+        saved.remember(&of(5), "2");
+        assert_eq!(saved.sysctls[0].original, "1");
+        saved.remember(&of(9), "0");
+        assert_eq!(saved.sysctls.len(), 1);
+        assert_eq!((saved.sysctls[0].ifindex, saved.sysctls[0].original.as_str()), (Some(9), "0"));
+    }
+
+    #[test]
+    fn what_was_stored_is_found_again_and_only_its_owner_may_read_it() {
+        let directory = directory("stored");
+        let mut saved = saved(&directory);
+        saved.remember(&Sysctl::of_device("ipv4", "eth1", 5, "rp_filter", "2"), "1");
+        saved.store().expect("the temporary directory can be written");
+        let mode = |path: &Path| fs::metadata(path).expect("it exists").mode() & 0o777;
+        assert_eq!((mode(&directory), mode(saved.file())), (0o700, 0o600));
+        let found = Saved::find(&directory, None).expect("it can be read");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].sysctls, saved.sysctls);
+        assert!(Saved::find(&directory, Some("vipa1")).expect("no error").is_empty());
+        fs::write(saved.file(), b"{").expect("it can be written");
+        let error = Saved::find(&directory, None).expect_err("it is torn");
+        assert!(error.to_string().contains("vipa0."), "{error}");
+        saved.remove().expect("it can be removed");
+        saved.remove().expect("removing twice is no error");
+        fs::remove_dir(&directory).expect("it is empty");
+    }
+}

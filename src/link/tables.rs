@@ -1,0 +1,227 @@
+//! The nftables rules as the router keeps them: what they should say, which flows they hold, and when the
+//! lease is due. Where no rule of the configuration can rewrite anything there are none.
+
+use std::collections::HashSet;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use super::net_view::Draft;
+use super::nft::{Nft, NftRules};
+use super::plan::can_rewrite;
+use super::{Error, Result};
+use crate::config::Config;
+use crate::engine::message::HeldFlow;
+use crate::engine::statistics::RouterStatistics;
+
+/// Flows put into the set with one transaction.
+const BATCH: usize = 512;
+/// The lease is renewed no more often.
+const SHORTEST: Duration = Duration::from_millis(250);
+
+/// Our tables, or their absence.
+#[derive(Debug)]
+pub(super) struct Tables {
+    inner: Option<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    nft: Nft,
+    config: Config,
+    /// What was last asked for, with the indices of the NICs: a NIC made anew has lost its chain.
+    stands: Option<(NftRules, Vec<u32>)>,
+    /// Others may have touched them.
+    is_touched: bool,
+    next_renewal: Instant,
+    held: HashSet<HeldFlow>,
+    add: HashSet<HeldFlow>,
+    remove: HashSet<HeldFlow>,
+    is_in_trouble: bool,
+}
+
+impl Tables {
+    /// Sets them up for `draft`; takes away what an earlier run with other rules left.
+    pub(super) fn open(config: &Config, draft: &Draft) -> Result<Tables> {
+        if !can_rewrite(config) {
+            if let Err(error) = Nft::remove(&config.adapter.name) {
+                tracing::debug!(%error, "no nftables here");
+            }
+            return Ok(Tables { inner: None });
+        }
+        let adapter = &config.adapter;
+        let mut inner = Inner {
+            nft: Nft::open(&adapter.name, adapter.is_protected).map_err(Error::Nftables)?,
+            config: config.clone(),
+            stands: None,
+            is_touched: false,
+            next_renewal: Instant::now(),
+            held: HashSet::new(),
+            add: HashSet::new(),
+            remove: HashSet::new(),
+            is_in_trouble: false,
+        };
+        let wanted = inner.wanted(draft);
+        inner.nft.ensure(&wanted.0).map_err(Error::Nftables)?;
+        inner.stands = Some(wanted);
+        Ok(Tables { inner: Some(inner) })
+    }
+
+    /// For mio: readable when nftables changed.
+    pub(super) fn fd(&self) -> Option<RawFd> {
+        self.inner.as_ref().map(|inner| inner.nft.event_fd())
+    }
+
+    /// Takes in what happened to nftables.
+    pub(super) fn look(&mut self) {
+        if let Some(inner) = &mut self.inner {
+            inner.is_touched |= inner.nft.drain_events();
+        }
+    }
+
+    /// Has them checked with the next [`Tables::ensure`], touched or not.
+    pub(super) fn suspect(&mut self) {
+        if let Some(inner) = &mut self.inner {
+            inner.is_touched = true;
+        }
+    }
+
+    /// Would they have to say more than they do?
+    pub(super) fn gains(&self, draft: &Draft) -> bool {
+        let Some(inner) = &self.inner else { return false };
+        let Some((stands, indices)) = &inner.stands else { return true };
+        let (wanted, now) = inner.wanted(draft);
+        wanted.owned.iter().any(|a| !stands.owned.contains(a))
+            || wanted.nics.iter().any(|nic| !stands.nics.contains(nic))
+            || now.iter().any(|index| !indices.contains(index))
+    }
+
+    /// Makes them say what they should, if that changed or others touched them.
+    pub(super) fn ensure(&mut self, draft: &Draft, statistics: &RouterStatistics) {
+        let Some(inner) = &mut self.inner else { return };
+        let wanted = inner.wanted(draft);
+        let is_new = inner.stands.as_ref() != Some(&wanted);
+        if !is_new && !inner.is_touched {
+            return;
+        }
+        match inner.nft.ensure(&wanted.0) {
+            Ok(is_changed) => {
+                inner.is_in_trouble = false;
+                inner.is_touched = false;
+                inner.stands = Some(wanted);
+                if is_changed {
+                    if !is_new {
+                        statistics.repaired.add(1);
+                        tracing::info!("nftables rules put back");
+                    }
+                    inner.hold_all(statistics);
+                    inner.renew_lease();
+                }
+            }
+            Err(error) => inner.trouble(&error, statistics),
+        }
+    }
+
+    /// When the lease is to be renewed.
+    pub(super) fn next_renewal(&self) -> Option<Instant> {
+        self.inner.as_ref().map(|inner| inner.next_renewal)
+    }
+
+    /// Tells the kernel that a forwarder lives.
+    pub(super) fn renew_lease(&mut self) {
+        if let Some(inner) = &mut self.inner {
+            inner.renew_lease();
+        }
+    }
+
+    /// The flow is to be held; the kernel learns of it with [`Tables::commit`].
+    pub(super) fn hold(&mut self, flow: HeldFlow) {
+        if let Some(inner) = &mut self.inner
+            && inner.held.insert(flow)
+            && !inner.remove.remove(&flow)
+        {
+            inner.add.insert(flow);
+        }
+    }
+
+    /// The flow need not be held any more.
+    pub(super) fn release(&mut self, flow: HeldFlow) {
+        if let Some(inner) = &mut self.inner
+            && inner.held.remove(&flow)
+            && !inner.add.remove(&flow)
+        {
+            inner.remove.insert(flow);
+        }
+    }
+
+    /// Hands what was said since to the kernel, in one transaction.
+    pub(super) fn commit(&mut self, statistics: &RouterStatistics) {
+        let Some(inner) = &mut self.inner else { return };
+        if inner.add.is_empty() && inner.remove.is_empty() {
+            return;
+        }
+        let add: Vec<HeldFlow> = inner.add.drain().collect();
+        let remove: Vec<HeldFlow> = inner.remove.drain().collect();
+        match inner.nft.hold(&add, &remove) {
+            Ok(()) => {
+                statistics.flows_held.add(u64::try_from(add.len()).unwrap_or(u64::MAX));
+            }
+            Err(error) => {
+                // The set may have gone with its table: look, and fill it anew.
+                inner.is_touched = true;
+                inner.trouble(&error, statistics);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn wanted(&self, draft: &Draft) -> (NftRules, Vec<u32>) {
+        let config = &self.config;
+        let view = draft.view(1);
+        let there = || draft.nics().iter().filter(|nic| nic.ifindex != 0);
+        let mut sources: Vec<_> =
+            [view.source.default_v4.map(Into::into), view.source.default_v6.map(Into::into)]
+                .into_iter()
+                .flatten()
+                .collect();
+        if config.source.is_bound_forwarded {
+            sources.extend(there().flat_map(|nic| nic.addresses.iter().map(|a| a.0)));
+        }
+        let rules = NftRules {
+            nics: there().map(|nic| nic.name.clone()).collect(),
+            owned: view.owned_addresses(),
+            ports: config.source.ports.clone(),
+            ephemeral: view.source.ephemeral.clone().unwrap_or(32768..=60999),
+            sources,
+            rules: config.source.rules.clone(),
+            hold: config.source.hold,
+        };
+        (rules, there().map(|nic| nic.ifindex).collect())
+    }
+
+    fn hold_all(&mut self, statistics: &RouterStatistics) {
+        let all: Vec<HeldFlow> = self.held.iter().copied().collect();
+        for batch in all.chunks(BATCH) {
+            if let Err(error) = self.nft.hold(batch, &[]) {
+                self.trouble(&error, statistics);
+                return;
+            }
+        }
+    }
+
+    fn renew_lease(&mut self) {
+        let pause = (self.config.source.hold / 4).max(SHORTEST);
+        self.next_renewal = Instant::now() + pause;
+        if let Err(error) = self.nft.renew_lease() {
+            self.is_touched = true;
+            tracing::debug!(%error, "the lease could not be renewed");
+        }
+    }
+
+    fn trouble(&mut self, error: &std::io::Error, statistics: &RouterStatistics) {
+        statistics.kernel_errors.add(1);
+        if !std::mem::replace(&mut self.is_in_trouble, true) {
+            tracing::warn!(%error, "nftables refused");
+        }
+    }
+}
