@@ -323,6 +323,7 @@ fn forward() -> ! {
         }
     });
     println!("\nready {} {}", guard.id(), receiver.recv().unwrap());
+    let mut child: Option<Child> = None;
     for command in io::stdin().lines() {
         match command.unwrap().as_str() {
             "beats?" => println!("\nbeats {}", page.busy().count()),
@@ -340,8 +341,8 @@ fn forward() -> ! {
             "child" => {
                 let mut sleep = Command::new("sleep");
                 sleep.arg("60").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                let child = sleep.spawn().unwrap();
-                println!("\nchild {}", child.id());
+                child = Some(sleep.spawn().unwrap());
+                println!("\nchild {}", child.as_ref().unwrap().id());
             }
             "abort" => {
                 let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -380,6 +381,7 @@ fn forward() -> ! {
             other => panic!("{other}"),
         }
     }
+    drop(child);
     std::process::exit(1)
 }
 
