@@ -18,8 +18,10 @@ pub struct Mistake {
     pub found: String,
     /// What would be right.
     pub wanted: String,
-    /// Bytes of the file.
+    /// Bytes of the file, as far as they lie in that line.
     span: Range<usize>,
+    /// Where that line begins.
+    line_start: usize,
 }
 
 /// Why a configuration cannot be used.
@@ -106,9 +108,12 @@ impl Report {
         let renderer = if is_coloured { Renderer::styled() } else { Renderer::plain() };
         let path = self.path.to_string_lossy();
         let rendered = self.mistakes.iter().map(|mistake| {
-            let snippet = Snippet::source(&*self.text).path(&*path).annotation(
-                AnnotationKind::Primary.span(mistake.span.clone()).label(&mistake.wanted),
-            );
+            let line_start = mistake.line_start;
+            let line = self.text[line_start..].lines().next().unwrap_or_default();
+            let span = mistake.span.start - line_start..mistake.span.end - line_start;
+            let label = AnnotationKind::Primary.span(span).label(&mistake.wanted);
+            let snippet =
+                Snippet::source(line).line_start(mistake.line).path(&*path).annotation(label);
             renderer.render(&[level.clone().primary_title(&mistake.found).element(snippet)])
         });
         rendered.collect::<Vec<_>>().join("\n\n")
@@ -119,13 +124,16 @@ impl Report {
 #[derive(Debug)]
 pub(super) struct Mistakes<'a> {
     text: &'a str,
+    line_starts: Vec<usize>,
     errors: Vec<Mistake>,
     warnings: Vec<Mistake>,
 }
 
 impl<'a> Mistakes<'a> {
     pub(super) fn new(text: &'a str) -> Mistakes<'a> {
-        Mistakes { text, errors: Vec::new(), warnings: Vec::new() }
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let line_starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+        Mistakes { text, line_starts, errors: Vec::new(), warnings: Vec::new() }
     }
 
     /// `found` at `span` is wrong; `wanted` would be right.
@@ -152,7 +160,7 @@ impl<'a> Mistakes<'a> {
 
     /// The line, from 1, that `offset` lies in.
     pub(super) fn line(&self, offset: usize) -> usize {
-        1 + self.text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count()
+        self.line_starts.partition_point(|start| *start <= offset)
     }
 
     pub(super) fn has_errors(&self) -> bool {
@@ -176,14 +184,18 @@ impl<'a> Mistakes<'a> {
 
     fn mistake(&self, span: Range<usize>, found: String, wanted: String) -> Mistake {
         let start = floor_boundary(self.text, span.start);
-        let end = floor_boundary(self.text, span.end.max(start));
-        let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line = self.line(start);
+        let line_start = self.line_starts[line - 1];
+        let line_end = line_start + self.text[line_start..].lines().next().map_or(0, str::len);
+        let shown = start.min(line_end);
+        let end = floor_boundary(self.text, span.end.min(line_end)).max(shown);
         Mistake {
-            line: self.line(start),
+            line,
             column: 1 + self.text[line_start..start].chars().count(),
             found: single_line(&found),
             wanted: single_line(&wanted),
-            span: start..end,
+            span: shown..end,
+            line_start,
         }
     }
 }
