@@ -2,6 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::forward::verdict::DropReason;
+use crate::forward::view::NicId;
+
+/// Network cards that statistics have room for: as many as a configuration may name.
+pub const NICS: usize = 64;
+
 /// A count with one writer.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -16,6 +22,115 @@ impl Counter {
     /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that rises and falls, with one writer.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// It is `value` now. Only the owning thread may call it.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// What it is.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Frames of one direction. A frame may be a super-packet of up to 64 KB.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// How many.
+    pub frames: Counter,
+    /// Their bytes.
+    pub bytes: Counter,
+}
+
+impl Traffic {
+    /// One more frame, of so many bytes.
+    #[inline]
+    pub fn add(&self, bytes: usize) {
+        self.frames.add(1);
+        self.bytes.add(bytes as u64);
+    }
+}
+
+/// What one worker counts at one NIC.
+#[derive(Debug, Default)]
+pub struct NicStatistics {
+    /// Sent by it.
+    pub sent: Traffic,
+    /// Heard on it by the forwarder: replies to rewritten flows.
+    pub received: Traffic,
+    /// Times that it refused a frame for its offload and got the plain ones instead.
+    pub offload_refused: Counter,
+}
+
+/// What one worker counts. Aligned so that no two workers write to one cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerStatistics {
+    /// Read from the TUN: what this host sends.
+    pub from_tun: Traffic,
+    /// Written to the TUN: replies to rewritten flows.
+    pub to_tun: Traffic,
+    /// By [`NicId`].
+    pub nics: [NicStatistics; NICS],
+    /// In the order of [`DropReason::ALL`].
+    pub drops: [Counter; DropReason::ALL.len()],
+    /// Flows in its part of the flow table.
+    pub flows: Gauge,
+    /// Flows that it ever made.
+    pub flows_created: Counter,
+    /// Those of them that are rewritten.
+    pub flows_rewritten: Counter,
+    /// Times that its poll returned.
+    pub wakeups: Counter,
+    /// Frames handed to the worker that owns their flow.
+    pub punts: Counter,
+    /// Frames that waited for a neighbour or for the egress hold.
+    pub waits: Counter,
+}
+
+impl WorkerStatistics {
+    /// The counters of one NIC.
+    #[inline]
+    pub fn nic(&self, id: NicId) -> &NicStatistics {
+        &self.nics[id.index()]
+    }
+
+    /// One more frame is dropped.
+    #[inline]
+    pub fn count_drop(&self, reason: DropReason) {
+        self.dropped(reason).add(1);
+    }
+
+    /// The frames dropped for `reason`.
+    #[inline]
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason as usize]
+    }
+}
+
+impl Default for WorkerStatistics {
+    fn default() -> WorkerStatistics {
+        WorkerStatistics {
+            from_tun: Traffic::default(),
+            to_tun: Traffic::default(),
+            nics: std::array::from_fn(|_| NicStatistics::default()),
+            drops: std::array::from_fn(|_| Counter::default()),
+            flows: Gauge::default(),
+            flows_created: Counter::default(),
+            flows_rewritten: Counter::default(),
+            wakeups: Counter::default(),
+            punts: Counter::default(),
+            waits: Counter::default(),
+        }
     }
 }
 

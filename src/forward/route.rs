@@ -34,4 +34,9 @@ impl RouteTable {
     pub fn new(routes: Vec<Route>) -> RouteTable {
         RouteTable { routes }
     }
+
+    /// All routes, for status.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
 }
