@@ -18,5 +18,7 @@ pub mod engine;
 pub mod forward;
 pub mod lab;
 pub mod link;
+pub mod log;
 pub mod privilege;
+pub mod state;
 pub mod wire;

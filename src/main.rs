@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use vipa::cli::{Arguments, call};
 use vipa::engine::guard;
 
 fn main() -> ExitCode {
@@ -10,5 +12,5 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|command| command == guard::SUBCOMMAND) {
         return guard::guard_main(args);
     }
-    ExitCode::SUCCESS
+    call(&Arguments::parse())
 }

@@ -301,7 +301,7 @@ fn forward() -> ! {
     let page = HeartbeatPage::new().unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_vipa"));
     let mut guard = Guard::spawn_program(program, "vipa0", &page).unwrap();
-    let _queue = tun::open_queue("vipa0").unwrap();
+    let _queue = tun::TunQueue::attach("vipa0").unwrap();
 
     let heartbeat = page.worker(WorkerId(0));
     let (sender, receiver) = std::sync::mpsc::channel();

@@ -80,7 +80,7 @@ fn nothing_is_found_on_an_empty_host() {
 #[test]
 fn ports_of_listeners_and_udp_sockets_are_in_use() {
     host();
-    assert_eq!(ports_in_use(61_000..=65_535).expect("the kernel answers"), []);
+    assert_eq!(ports_in_use(61_000..=65_535).expect("the kernel answers"), Vec::<u16>::new());
     let listener = TcpListener::bind("127.0.0.1:61001").expect("the port is free");
     let _v6 = TcpListener::bind("[::1]:61002").expect("the port is free");
     let _udp = UdpSocket::bind("0.0.0.0:61003").expect("the port is free");

@@ -1,1 +1,43 @@
-//! (being written)
+//! What an operator sees of a running forwarder: the control socket, on the monitor thread.
+//!
+//! A Unix socket (mode 0600) takes JSON lines: `{"command":"status"}` is answered by one line, a
+//! [`Status`]. The thread is a tokio current-thread runtime that sleeps until somebody connects; it reads
+//! counters and the published view, and holds up neither router nor workers.
+
+mod client;
+mod server;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use client::ask;
+pub use server::{Running, start};
+pub use status::{
+    NeighbourStatus, NextHopStatus, NicStatus, RouteStatus, RouterStatus, Status, TrafficStatus,
+    WorkerStatus,
+};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::engine::statistics::{RouterStatistics, WorkerStatistics};
+use crate::forward::view::NetCell;
+
+/// What the monitor thread may look at.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// As it was read at start.
+    pub config: Arc<Config>,
+    /// What the router publishes.
+    pub cell: NetCell,
+    /// One for each worker, in the order of their numbers.
+    pub workers: Vec<Arc<WorkerStatistics>>,
+    /// What the router counts.
+    pub router: Arc<RouterStatistics>,
+    /// When the forwarder started.
+    pub started: Instant,
+    /// Path of the control socket.
+    pub socket: PathBuf,
+}

@@ -1,1 +1,125 @@
-//! (being written)
+//! The commands, one file each. Exit status: 0 done, 1 failed, 2 bad use or configuration.
+
+mod check;
+mod demo;
+mod down;
+mod failure;
+mod output;
+mod plan;
+mod process;
+mod run;
+mod status;
+mod table;
+mod target;
+
+pub use failure::Failure;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// An IP address that belongs to no network card, on whichever of them lives.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the forwarder: set up the virtual adapter and carry its traffic until told to stop.
+    Run(Run),
+    /// Delete the virtual adapter and restore every original setting.
+    Down(Down),
+    /// Check a configuration: exit 0, or 2 with every mistake.
+    Check(Check),
+    /// Show what a running forwarder does.
+    Status(StatusOf),
+    /// Watch the main job on a private network on this machine.
+    Demo(Demo),
+}
+
+/// `vipa run`.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// The configuration.
+    #[arg(value_name = "CONFIG")]
+    pub config: PathBuf,
+    /// Where state is kept [default: $RUNTIME_DIRECTORY, else /run/vipa].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Log more; twice: everything.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// `vipa down`.
+#[derive(Clone, Debug, Args)]
+pub struct Down {
+    /// Its adapter is taken down; left out: the only one of this network namespace.
+    #[arg(value_name = "CONFIG", conflicts_with = "adapter")]
+    pub config: Option<PathBuf>,
+    /// The adapter, where no configuration is at hand.
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Stop the forwarder first, if one runs.
+    #[arg(long)]
+    pub stop: bool,
+    /// Where state is kept [default: $RUNTIME_DIRECTORY, else /run/vipa].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Log more; twice: everything.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// `vipa check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// The configuration.
+    #[arg(value_name = "CONFIG")]
+    pub config: PathBuf,
+    /// List what `run` would set up, and what on this host would behave differently.
+    #[arg(long)]
+    pub plan: bool,
+}
+
+/// `vipa status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusOf {
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// The adapter, where this network namespace has several.
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Where state is kept [default: $RUNTIME_DIRECTORY, else /run/vipa].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// `vipa demo`.
+#[derive(Clone, Debug, Args)]
+pub struct Demo {
+    /// One JSON object on stdout, and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Does what the command line asks for. A failure is told in a line on stderr, mistakes of a
+/// configuration in as many as they need.
+pub fn call(arguments: &Arguments) -> ExitCode {
+    let done = match &arguments.command {
+        Command::Run(run) => run::run(run),
+        Command::Down(down) => down::run(down),
+        Command::Check(check) => check::run(check),
+        Command::Status(status) => status::run(status),
+        Command::Demo(demo) => demo::run(demo),
+    };
+    done.unwrap_or_else(|failure| {
+        eprintln!("{failure}");
+        failure.exit_code()
+    })
+}

@@ -1,12 +1,22 @@
 //! The configuration: one TOML file → typed values. A mistake has file, line and column; all mistakes of
 //! a file are told in one go.
 
+mod address;
+mod mistake;
+mod read;
+mod reader;
+mod rules;
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::forward::source::Rule;
+
+pub use mistake::{Errors, Mistake, Report, Warning};
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug)]

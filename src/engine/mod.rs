@@ -1,6 +1,7 @@
 //! Carries batches between devices and the pipeline, and what workers and router say to each other.
 
 pub mod flow_file;
+pub mod forwarder;
 pub mod guard;
 pub mod heartbeat;
 pub mod lock;

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
+use mio::Waker;
 
 use super::heartbeat::HeartbeatPage;
 use super::message::{Command, Plane};
@@ -38,6 +39,7 @@ pub struct Workers {
     /// Number of the next fan-out group.
     group: u16,
     retired: Receiver<Box<dyn Device>>,
+    attached: Arc<Waker>,
 }
 
 /// What [`Workers::start`] needs beside the configuration.
@@ -53,6 +55,8 @@ pub struct Supplies<'a> {
     pub words: Vec<&'static [AtomicU64]>,
     /// Seed of the table's hash.
     pub seed: u64,
+    /// Woken each time the workers are attached to the adapter.
+    pub attached: Arc<Waker>,
 }
 
 impl Workers {
@@ -104,7 +108,8 @@ impl Workers {
             })?;
         }
         let opened = vec![None; config.nics.len()];
-        let plane = Workers { config, handles, opened, group: 0, retired };
+        let plane =
+            Workers { config, handles, opened, group: 0, retired, attached: supplies.attached };
         Ok((plane, statistics))
     }
 
@@ -163,7 +168,7 @@ impl Plane for Workers {
         for (handle, queue) in self.handles.iter().zip(queues) {
             handle.order(Order::Adapter(Box::new(queue)));
         }
-        Ok(())
+        self.attached.wake()
     }
 
     fn published(&mut self) {

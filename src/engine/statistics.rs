@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::forward::verdict::DropReason;
 use crate::forward::view::NicId;
 
-/// Most NICs that a configuration may name.
-pub const MAX_NICS: usize = 64;
+/// Network cards that statistics have room for: as many as a configuration may name.
+pub const NICS: usize = 64;
 
 /// A count with one writer.
 #[derive(Debug, Default)]
@@ -19,15 +19,134 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Puts `n` in its place: for what can fall again. Only the owning thread may call it.
-    #[inline]
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
     /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that rises and falls, with one writer.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// It is `value` now. Only the owning thread may call it.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// What it is.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Frames of one direction. A frame may be a super-packet of up to 64 KB.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// How many.
+    pub frames: Counter,
+    /// Their bytes.
+    pub bytes: Counter,
+}
+
+impl Traffic {
+    /// One more frame, of so many bytes.
+    #[inline]
+    pub fn add(&self, bytes: usize) {
+        self.frames.add(1);
+        self.bytes.add(bytes as u64);
+    }
+}
+
+/// What one worker counts at one NIC.
+#[derive(Debug, Default)]
+pub struct NicStatistics {
+    /// Sent by it.
+    pub sent: Traffic,
+    /// Heard on it by the forwarder: replies to rewritten flows.
+    pub received: Traffic,
+    /// Times that it refused offload for the first time since its sockets were opened.
+    pub offload_refused: Counter,
+    /// Frames split and summed in software after that.
+    pub split: Counter,
+    /// Frames that the kernel could not hand over (an unknown GSO kind, ENETDOWN).
+    pub receive_errors: Counter,
+}
+
+/// What one worker counts. Aligned so that no two workers write to one cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerStatistics {
+    /// Read from the TUN: what this host sends.
+    pub from_tun: Traffic,
+    /// Written to the TUN: replies to rewritten flows.
+    pub to_tun: Traffic,
+    /// By [`NicId`].
+    pub nics: [NicStatistics; NICS],
+    /// In the order of [`DropReason::ALL`].
+    pub drops: [Counter; DropReason::ALL.len()],
+    /// Flows in its part of the flow table.
+    pub flows: Gauge,
+    /// Flows that it ever made.
+    pub flows_created: Counter,
+    /// Those in the table that are rewritten.
+    pub flows_rewritten: Gauge,
+    /// Flows that made room for others.
+    pub flows_evicted: Gauge,
+    /// Flows that went on without an answer about the egress hold.
+    pub flows_unheld: Counter,
+    /// Times that the TUN refused offload for the first time.
+    pub tun_offload_refused: Counter,
+    /// Frames that the TUN could not hand over.
+    pub tun_receive_errors: Counter,
+    /// Times that its poll returned.
+    pub wakeups: Counter,
+    /// Frames handed to the worker that owns their flow.
+    pub punts: Counter,
+    /// Frames that waited for a neighbour or for the egress hold.
+    pub waits: Counter,
+}
+
+impl WorkerStatistics {
+    /// The counters of one NIC.
+    #[inline]
+    pub fn nic(&self, id: NicId) -> &NicStatistics {
+        &self.nics[id.index()]
+    }
+
+    /// One more frame is dropped.
+    #[inline]
+    pub fn count_drop(&self, reason: DropReason) {
+        self.dropped(reason).add(1);
+    }
+
+    /// The frames dropped for `reason`.
+    #[inline]
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason as usize]
+    }
+}
+
+impl Default for WorkerStatistics {
+    fn default() -> WorkerStatistics {
+        WorkerStatistics {
+            from_tun: Traffic::default(),
+            to_tun: Traffic::default(),
+            nics: std::array::from_fn(|_| NicStatistics::default()),
+            drops: std::array::from_fn(|_| Counter::default()),
+            flows: Gauge::default(),
+            flows_created: Counter::default(),
+            flows_rewritten: Gauge::default(),
+            flows_evicted: Gauge::default(),
+            flows_unheld: Counter::default(),
+            tun_offload_refused: Counter::default(),
+            tun_receive_errors: Counter::default(),
+            wakeups: Counter::default(),
+            punts: Counter::default(),
+            waits: Counter::default(),
+        }
     }
 }
 
@@ -44,92 +163,4 @@ pub struct RouterStatistics {
     pub kernel_errors: Counter,
     /// Flows put into the egress hold's set.
     pub flows_held: Counter,
-}
-
-/// What a worker counts of one NIC.
-#[derive(Debug, Default)]
-pub struct NicStatistics {
-    /// Frames sent, super-packets as one.
-    pub frames_out: Counter,
-    /// Bytes of the packets sent, without Ethernet headers.
-    pub bytes_out: Counter,
-    /// Frames received for rewritten flows.
-    pub frames_in: Counter,
-    /// Bytes of the packets received.
-    pub bytes_in: Counter,
-    /// Times the NIC refused offload for the first time since its sockets were opened.
-    pub offload_refused: Counter,
-    /// Frames split and summed in software after that.
-    pub frames_split: Counter,
-    /// Frames that the kernel could not hand over (an unknown GSO kind, ENETDOWN).
-    pub receive_errors: Counter,
-}
-
-/// What a worker counts.
-#[derive(Debug)]
-pub struct WorkerStatistics {
-    /// Frames read from the TUN.
-    pub tun_frames_in: Counter,
-    /// Bytes of the packets read from the TUN.
-    pub tun_bytes_in: Counter,
-    /// Frames written into the TUN.
-    pub tun_frames_out: Counter,
-    /// Bytes of the packets written into the TUN.
-    pub tun_bytes_out: Counter,
-    /// Times the TUN refused offload.
-    pub tun_offload_refused: Counter,
-    /// Frames that the TUN could not hand over.
-    pub tun_receive_errors: Counter,
-    nics: Box<[NicStatistics]>,
-    drops: Box<[Counter]>,
-    /// Flows in the table now.
-    pub flows: Counter,
-    /// Rewritten flows in the table now.
-    pub flows_rewritten: Counter,
-    /// Flows that made room for others.
-    pub flows_evicted: Counter,
-    /// Frames kept until a next hop's MAC address or the egress hold was there.
-    pub waits: Counter,
-    /// Flows that went on without an answer about the egress hold.
-    pub unheld: Counter,
-    /// Frames handed to another worker.
-    pub punts: Counter,
-    /// Times the worker woke from its poll.
-    pub wakeups: Counter,
-}
-
-impl Default for WorkerStatistics {
-    fn default() -> WorkerStatistics {
-        WorkerStatistics {
-            tun_frames_in: Counter::default(),
-            tun_bytes_in: Counter::default(),
-            tun_frames_out: Counter::default(),
-            tun_bytes_out: Counter::default(),
-            tun_offload_refused: Counter::default(),
-            tun_receive_errors: Counter::default(),
-            nics: (0..MAX_NICS).map(|_| NicStatistics::default()).collect(),
-            drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
-            flows: Counter::default(),
-            flows_rewritten: Counter::default(),
-            flows_evicted: Counter::default(),
-            waits: Counter::default(),
-            unheld: Counter::default(),
-            punts: Counter::default(),
-            wakeups: Counter::default(),
-        }
-    }
-}
-
-impl WorkerStatistics {
-    /// What it counts of one NIC.
-    #[inline]
-    pub fn nic(&self, id: NicId) -> &NicStatistics {
-        &self.nics[id.index() % MAX_NICS]
-    }
-
-    /// How many packets it dropped for this reason.
-    #[inline]
-    pub fn drops(&self, reason: DropReason) -> &Counter {
-        &self.drops[reason as usize]
-    }
 }

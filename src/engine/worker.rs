@@ -17,7 +17,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::heartbeat::{Heartbeat, monotonic_ns};
 use super::message::{HeldFlow, Request};
-use super::statistics::{MAX_NICS, WorkerStatistics};
+use super::statistics::{NICS, WorkerStatistics};
 use super::waiting::{PATIENCE, Waiter, Waiting};
 use crate::device::fallback::{Outlet, Sent};
 use crate::device::{Device, ReceiveError};
@@ -37,8 +37,8 @@ const BATCH_BYTES: usize = 192 << 10;
 const SWEEP_EVERY: Millis = Millis(1_000);
 const SWEEPS_FOR_ALL: u32 = 30;
 
-const ORDERS: Token = Token(MAX_NICS);
-const ADAPTER: Token = Token(MAX_NICS + 1);
+const ORDERS: Token = Token(NICS);
+const ADAPTER: Token = Token(NICS + 1);
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -169,7 +169,7 @@ impl Worker {
             cell: arc_swap::Cache::new(parts.cell),
             frames: (0..BATCH).map(|_| Frame::new()).collect(),
             adapter: None,
-            nics: (0..MAX_NICS).map(|_| None).collect(),
+            nics: (0..NICS).map(|_| None).collect(),
             desk: Desk {
                 state: parts.state,
                 router: parts.router,
@@ -309,8 +309,8 @@ impl Worker {
     /// One batch of the adapter, and one of a NIC that may have frames, each NIC in its turn.
     fn serve_devices(&mut self, view: &NetView) {
         self.serve(None, view);
-        for step in 0..MAX_NICS {
-            let at = (self.desk.next_nic + step) % MAX_NICS;
+        for step in 0..NICS {
+            let at = (self.desk.next_nic + step) % NICS;
             if self.nics[at].as_ref().is_some_and(|slot| slot.is_ready) {
                 self.desk.next_nic = at + 1;
                 self.serve(Some(NicId(at as u8)), view);
@@ -393,7 +393,7 @@ impl Worker {
                     }
                     Wait::Hold(id) => {
                         self.desk.state.flows.set_held(id);
-                        self.desk.statistics.unheld.add(1);
+                        self.desk.statistics.flows_unheld.add(1);
                     }
                 }
             }
@@ -438,7 +438,7 @@ enum Outcome {
 
 impl Desk {
     fn drop(&self, reason: DropReason) {
-        self.statistics.drops(reason).add(1);
+        self.statistics.count_drop(reason);
     }
 
     /// Receives a batch from a device.
@@ -468,15 +468,12 @@ impl Desk {
                 }
             }
         }
-        let (count_in, bytes_in) = match nic {
-            None => (&self.statistics.tun_frames_in, &self.statistics.tun_bytes_in),
-            Some(nic) => {
-                let nic = self.statistics.nic(nic);
-                (&nic.frames_in, &nic.bytes_in)
-            }
+        let traffic = match nic {
+            None => &self.statistics.from_tun,
+            Some(nic) => &self.statistics.nic(nic).received,
         };
-        count_in.add(count as u64);
-        bytes_in.add(bytes as u64);
+        traffic.frames.add(count as u64);
+        traffic.bytes.add(bytes as u64);
         Received { count, outcome }
     }
 
@@ -493,14 +490,13 @@ impl Desk {
     }
 
     fn transmit(&mut self, nic: NicId, slot: &mut Slot, frame: &mut Frame, to: MacAddr) {
-        let length = frame.packet().len() as u64;
+        let length = frame.packet().len();
         let counters = self.statistics.nic(nic);
         match slot.outlet.send(frame, to, &mut self.scratch) {
             Ok(sent) => {
-                counters.frames_out.add(1);
-                counters.bytes_out.add(length);
+                counters.sent.add(length);
                 if let Sent::Split(is_new) = sent {
-                    counters.frames_split.add(1);
+                    counters.split.add(1);
                     counters.offload_refused.add(u64::from(is_new));
                 }
             }
@@ -519,11 +515,10 @@ impl Desk {
     }
 
     fn deliver(&mut self, slot: &mut Slot, frame: &mut Frame) {
-        let length = frame.packet().len() as u64;
+        let length = frame.packet().len();
         match slot.outlet.send(frame, MacAddr::default(), &mut self.scratch) {
             Ok(sent) => {
-                self.statistics.tun_frames_out.add(1);
-                self.statistics.tun_bytes_out.add(length);
+                self.statistics.to_tun.add(length);
                 if sent == Sent::Split(true) {
                     self.statistics.tun_offload_refused.add(1);
                 }

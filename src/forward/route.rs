@@ -69,8 +69,8 @@ impl RouteTable {
     }
 
     /// All routes, in the order given.
-    pub fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter()
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 }
 
@@ -107,5 +107,10 @@ mod tests {
         assert_eq!(nic("10.1.2.3"), Some(3));
         assert_eq!(nic("2001:db8::1"), Some(4));
         assert_eq!(nic("2001:db9::1"), None);
+    }
+
+    /// All routes, for status.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 }

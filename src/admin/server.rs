@@ -1,0 +1,186 @@
+//! The control socket's server: bounded in clients, in bytes of a request and in patience.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedReadHalf;
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use super::{Admin, Status};
+use crate::log::limited;
+
+/// Clients served at once; others wait in the backlog.
+const CLIENTS: usize = 16;
+/// Connections that may wait.
+const BACKLOG: u32 = 64;
+/// Bytes of a request's line.
+const LONGEST_REQUEST: u64 = 4096;
+/// How long a client may take to send a line, or to take an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Before the next attempt after accept(2) failed: no descriptors, no memory.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+#[derive(Deserialize)]
+struct Request {
+    command: String,
+}
+
+#[derive(Serialize)]
+struct Refusal<'a> {
+    error: &'a str,
+}
+
+/// The monitor thread; dropping it ends the thread and removes the socket.
+#[derive(Debug)]
+pub struct Running {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    socket: PathBuf,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It cannot have panicked: a panic ends the process.
+            let _ = thread.join();
+        }
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Opens the control socket, in place of one that a dead process left, and starts the monitor thread.
+///
+/// # Errors
+/// `AddrInUse`: a living process listens there. Otherwise those of socket(2), bind(2) and of starting a
+/// thread.
+pub fn start(admin: Admin) -> io::Result<Running> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _context = runtime.enter();
+        listen(&admin.socket)?
+    };
+    let (stop, stopped) = oneshot::channel();
+    let socket = admin.socket.clone();
+    let thread = std::thread::Builder::new()
+        .name("monitor".to_owned())
+        .spawn(move || runtime.block_on(serve(listener, Arc::new(admin), stopped)));
+    match thread {
+        Ok(thread) => Ok(Running { stop: Some(stop), thread: Some(thread), socket }),
+        Err(error) => {
+            let _ = std::fs::remove_file(&socket);
+            Err(error)
+        }
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        // Its process is dead.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let socket = UnixSocket::new_stream()?;
+    // The file takes its mode from the socket's own: there is no moment at which others may connect.
+    File::from(socket.as_fd().try_clone_to_owned()?)
+        .set_permissions(Permissions::from_mode(0o600))?;
+    socket.bind(path)?;
+    socket.listen(BACKLOG)
+}
+
+/// Until the handle is dropped; the tasks go with the runtime.
+async fn serve(listener: UnixListener, admin: Arc<Admin>, stopped: oneshot::Receiver<()>) {
+    tokio::spawn(accept(listener, admin));
+    let _ = stopped.await;
+}
+
+async fn accept(listener: UnixListener, admin: Arc<Admin>) {
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    while let Ok(place) = places.clone().acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let admin = admin.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = talk(stream, &admin).await {
+                        tracing::debug!(%error, "a client of the control socket went");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                limited!(warn, %error, "the control socket accepts nobody");
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+        }
+    }
+}
+
+/// Answers each line of `stream` until the client has no more.
+async fn talk(stream: UnixStream, admin: &Admin) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut reader = BufReader::new(read);
+    let mut line = Vec::new();
+    loop {
+        let asked = timeout(PATIENCE, next_line(&mut reader, &mut line)).await??;
+        let (answer, is_last) = match asked {
+            Asked::Line => (answer(&line, admin), false),
+            Asked::TooLong => (refusal("a request has at most 4096 bytes"), true),
+            Asked::Nothing => return Ok(()),
+        };
+        timeout(PATIENCE, write.write_all(answer.as_bytes())).await??;
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+enum Asked {
+    Line,
+    TooLong,
+    Nothing,
+}
+
+async fn next_line(reader: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> io::Result<Asked> {
+    line.clear();
+    reader.take(LONGEST_REQUEST + 1).read_until(b'\n', line).await?;
+    Ok(match line.last() {
+        None => Asked::Nothing,
+        Some(b'\n') => Asked::Line,
+        Some(_) if line.len() as u64 > LONGEST_REQUEST => Asked::TooLong,
+        Some(_) => Asked::Line,
+    })
+}
+
+/// One line of JSON.
+fn answer(line: &[u8], admin: &Admin) -> String {
+    match serde_json::from_slice::<Request>(line) {
+        Err(_) => refusal("a request is a JSON object such as {\"command\":\"status\"}"),
+        Ok(request) if request.command == "status" => json_line(&Status::of(admin)),
+        Ok(_) => refusal("unknown command; known: status"),
+    }
+}
+
+fn refusal(error: &str) -> String {
+    json_line(&Refusal { error })
+}
+
+fn json_line(answer: &impl Serialize) -> String {
+    let mut line = serde_json::to_string(answer)
+        .unwrap_or_else(|_| String::from("{\"error\":\"the answer is no JSON\"}"));
+    line.push('\n');
+    line
+}

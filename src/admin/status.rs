@@ -1,0 +1,298 @@
+//! The status of a forwarder, as one JSON object.
+//!
+//! Fields are only ever added: a reader of another version takes what it knows.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Admin;
+use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics};
+use crate::forward::verdict::DropReason;
+use crate::forward::view::{NetView, NicId, NicState};
+
+/// Routes and neighbours listed at most; beyond them only the count is told.
+const LISTED: usize = 1024;
+
+/// A forwarder, as of one moment. Counts are since its start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Version of vipa.
+    pub version: String,
+    /// Name of the virtual adapter.
+    pub adapter: String,
+    /// Process id of the forwarder, in its own PID namespace.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: f64,
+    /// The configuration file.
+    pub config: String,
+    /// Number of the view that the router published last; the first is 1.
+    pub generation: u32,
+    /// The VIPAs; the first of a family is the default source.
+    pub vipas: Vec<String>,
+    /// Every `[[nic]]`, in the order of the configuration.
+    pub nics: Vec<NicStatus>,
+    /// The first 1024 routes.
+    pub routes: Vec<RouteStatus>,
+    /// How many routes there are.
+    pub route_count: usize,
+    /// The first 1024 neighbours, by NIC and address.
+    pub neighbours: Vec<NeighbourStatus>,
+    /// How many neighbours there are.
+    pub neighbour_count: usize,
+    /// Every worker.
+    pub workers: Vec<WorkerStatus>,
+    /// The router.
+    pub router: RouterStatus,
+    /// Frames dropped, all workers together: every reason, also those that never occurred.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Frames of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrafficStatus {
+    /// How many; a frame may be a super-packet of up to 64 KB.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// One `[[nic]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NicStatus {
+    /// Name of the device.
+    pub name: String,
+    /// `missing`, `down`, `no_carrier`, `held_down` or `live`.
+    pub state: String,
+    /// May flows be put on it?
+    pub is_live: bool,
+    /// The kernel's index; 0 while it is missing.
+    pub ifindex: u32,
+    /// MAC address.
+    pub mac: String,
+    /// Bytes of its largest packet.
+    pub mtu: u32,
+    /// Share of flows.
+    pub weight: u16,
+    /// Only live NICs of the lowest metric carry traffic.
+    pub metric: u32,
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<String>,
+    /// By the forwarder; what bypasses the adapter is not in it.
+    pub sent: TrafficStatus,
+    /// Heard by the forwarder: replies to rewritten flows. The kernel takes the rest straight from the NIC.
+    pub received: TrafficStatus,
+    /// Times that it refused offload.
+    pub offload_refused: u64,
+}
+
+/// A route of the forwarder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouteStatus {
+    /// What it covers.
+    pub prefix: String,
+    /// Where to; empty where the kernel's route leaves by a device that is no NIC of vipa.
+    pub next_hops: Vec<NextHopStatus>,
+}
+
+/// One way to a destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NextHopStatus {
+    /// Leaves by this NIC.
+    pub nic: String,
+    /// To this gateway; none: the destination is on the link.
+    pub gateway: Option<String>,
+}
+
+/// A next hop whose MAC address is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NeighbourStatus {
+    /// Behind this NIC.
+    pub nic: String,
+    /// Its address.
+    pub address: String,
+    /// Its MAC address.
+    pub mac: String,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerStatus {
+    /// Its number, from 0.
+    pub worker: u8,
+    /// Read from the TUN.
+    pub from_tun: TrafficStatus,
+    /// Written to the TUN.
+    pub to_tun: TrafficStatus,
+    /// Flows in its part of the flow table.
+    pub flows: u64,
+    /// Flows that it ever made.
+    pub flows_created: u64,
+    /// Those of them that are rewritten.
+    pub flows_rewritten: u64,
+    /// Times that its poll returned.
+    pub wakeups: u64,
+    /// Frames handed to the worker that owns their flow.
+    pub punts: u64,
+    /// Frames that waited for a neighbour or for the egress hold.
+    pub waits: u64,
+    /// Frames dropped.
+    pub drops: u64,
+}
+
+/// The router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouterStatus {
+    /// Views published.
+    pub views: u64,
+    /// Settings of ours that others removed or changed and that were put back.
+    pub repaired: u64,
+    /// Full netlink dumps after ENOBUFS.
+    pub resyncs: u64,
+    /// Requests to the kernel that failed.
+    pub kernel_errors: u64,
+    /// Flows put into the egress hold's set.
+    pub flows_held: u64,
+}
+
+impl Status {
+    /// Of the forwarder behind `admin`, now.
+    pub fn of(admin: &Admin) -> Status {
+        let view = admin.cell.load();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            adapter: admin.config.adapter.name.clone(),
+            pid: std::process::id(),
+            uptime_seconds: (admin.started.elapsed().as_millis() as f64) / 1000.0,
+            config: admin.config.path.display().to_string(),
+            generation: view.generation,
+            vipas: admin.config.adapter.addresses.iter().map(ToString::to_string).collect(),
+            nics: nics(&view, &admin.workers),
+            routes: routes(&view),
+            route_count: view.routes.routes().len(),
+            neighbours: neighbours(&view),
+            neighbour_count: view.neighbours.len(),
+            workers: (0..)
+                .zip(&admin.workers)
+                .map(|(number, worker)| of_worker(number, worker))
+                .collect(),
+            router: RouterStatus {
+                views: admin.router.views.get(),
+                repaired: admin.router.repaired.get(),
+                resyncs: admin.router.resyncs.get(),
+                kernel_errors: admin.router.kernel_errors.get(),
+                flows_held: admin.router.flows_held.get(),
+            },
+            drops: drops(&admin.workers),
+        }
+    }
+}
+
+fn nics(view: &NetView, workers: &[std::sync::Arc<WorkerStatistics>]) -> Vec<NicStatus> {
+    let sum = |id: NicId, count: fn(&NicStatistics) -> u64| -> u64 {
+        workers.iter().map(|worker| count(worker.nic(id))).sum()
+    };
+    (0..)
+        .map(NicId)
+        .zip(&view.nics)
+        .map(|(id, nic)| NicStatus {
+            name: nic.name.clone(),
+            state: state_name(nic.state).to_owned(),
+            is_live: nic.is_live,
+            ifindex: nic.ifindex,
+            mac: nic.mac.to_string(),
+            mtu: nic.mtu,
+            weight: nic.weight,
+            metric: nic.metric,
+            addresses: nic.addresses.iter().map(|(a, length)| format!("{a}/{length}")).collect(),
+            sent: TrafficStatus {
+                frames: sum(id, |nic| nic.sent.frames.get()),
+                bytes: sum(id, |nic| nic.sent.bytes.get()),
+            },
+            received: TrafficStatus {
+                frames: sum(id, |nic| nic.received.frames.get()),
+                bytes: sum(id, |nic| nic.received.bytes.get()),
+            },
+            offload_refused: sum(id, |nic| nic.offload_refused.get()),
+        })
+        .collect()
+}
+
+fn state_name(state: NicState) -> &'static str {
+    match state {
+        NicState::Missing => "missing",
+        NicState::Down => "down",
+        NicState::NoCarrier => "no_carrier",
+        NicState::HeldDown => "held_down",
+        NicState::Live => "live",
+    }
+}
+
+fn routes(view: &NetView) -> Vec<RouteStatus> {
+    let listed = view.routes.routes().iter().take(LISTED);
+    listed
+        .map(|route| RouteStatus {
+            prefix: route.prefix.to_string(),
+            next_hops: route
+                .next_hops
+                .iter()
+                .map(|hop| NextHopStatus {
+                    nic: nic_name(view, hop.nic),
+                    gateway: hop.gateway.map(|gateway| gateway.to_string()),
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn neighbours(view: &NetView) -> Vec<NeighbourStatus> {
+    let mut known: Vec<_> = view.neighbours.iter().collect();
+    known.sort_unstable_by_key(|(key, _)| **key);
+    known
+        .into_iter()
+        .take(LISTED)
+        .map(|((nic, address), mac)| NeighbourStatus {
+            nic: nic_name(view, *nic),
+            address: address.to_string(),
+            mac: mac.to_string(),
+        })
+        .collect()
+}
+
+fn nic_name(view: &NetView, id: NicId) -> String {
+    view.nics.get(id.index()).map_or_else(String::new, |nic| nic.name.clone())
+}
+
+fn of_worker(number: u8, worker: &WorkerStatistics) -> WorkerStatus {
+    WorkerStatus {
+        worker: number,
+        from_tun: of_traffic(&worker.from_tun),
+        to_tun: of_traffic(&worker.to_tun),
+        flows: worker.flows.get(),
+        flows_created: worker.flows_created.get(),
+        flows_rewritten: worker.flows_rewritten.get(),
+        wakeups: worker.wakeups.get(),
+        punts: worker.punts.get(),
+        waits: worker.waits.get(),
+        drops: worker.drops.iter().map(|count| count.get()).sum(),
+    }
+}
+
+fn of_traffic(traffic: &Traffic) -> TrafficStatus {
+    TrafficStatus { frames: traffic.frames.get(), bytes: traffic.bytes.get() }
+}
+
+fn drops(workers: &[std::sync::Arc<WorkerStatistics>]) -> BTreeMap<String, u64> {
+    let count =
+        |reason: DropReason| workers.iter().map(|worker| worker.dropped(reason).get()).sum();
+    DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), count(*reason))).collect()
+}

@@ -1,0 +1,248 @@
+//! The control socket end to end, with a made-up view and no forwarder.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+
+use super::{Admin, Running, Status, ask, start};
+use crate::config::Config;
+use crate::engine::statistics::{RouterStatistics, WorkerStatistics};
+use crate::forward::route::{NextHop, Route, RouteTable};
+use crate::forward::source::SourcePolicy;
+use crate::forward::verdict::DropReason;
+use crate::forward::view::{NetView, NicId, NicState, NicView};
+use crate::wire::ethernet::MacAddr;
+use crate::wire::ip::{Family, Prefix};
+
+const CONFIG: &str = r#"
+[virtual]
+name = "vipa0"
+addresses = ["203.0.113.10", "2001:db8::10"]
+[[nic]]
+name = "eth1"
+[[nic]]
+name = "eth2"
+"#;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// All tests have monitor threads; the one that counts wake-ups wants to be alone with its own.
+static TOGETHER: RwLock<()> = RwLock::new(());
+
+fn together() -> RwLockReadGuard<'static, ()> {
+    TOGETHER.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn nic(name: &str, ifindex: u32, state: NicState) -> NicView {
+    NicView {
+        name: name.to_owned(),
+        ifindex,
+        mac: MacAddr([2, 0, 0, 0, 0, ifindex as u8]),
+        mtu: 1500,
+        weight: 1,
+        metric: 1,
+        is_live: state == NicState::Live,
+        state,
+        addresses: vec![("10.1.1.2".parse().unwrap(), 24)],
+    }
+}
+
+fn view() -> NetView {
+    let gateway = "10.1.1.1".parse().unwrap();
+    let mut neighbours = HashMap::default();
+    neighbours.insert((NicId(0), gateway), MacAddr([2, 0, 0, 0, 1, 1]));
+    NetView {
+        generation: 7,
+        nics: [nic("eth1", 3, NicState::Live), nic("eth2", 0, NicState::Missing)].into(),
+        routes: RouteTable::new(vec![Route {
+            prefix: Prefix::default_route(Family::V4),
+            next_hops: vec![NextHop { nic: NicId(0), gateway: Some(gateway) }],
+        }]),
+        neighbours,
+        source: SourcePolicy::default(),
+    }
+}
+
+fn socket(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("vipa-admin-{name}-{}.sock", std::process::id()))
+}
+
+fn admin(socket: &Path) -> Admin {
+    Admin {
+        config: Arc::new(Config::parse(CONFIG, Path::new("vipa.toml")).unwrap().0),
+        cell: Arc::new(ArcSwap::from_pointee(view())),
+        workers: vec![Arc::default(), Arc::default()],
+        router: Arc::new(RouterStatistics::default()),
+        started: Instant::now(),
+        socket: socket.to_owned(),
+    }
+}
+
+fn status(socket: &Path) -> Status {
+    let answer = ask(socket, r#"{"command":"status"}"#, PATIENCE).unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
+fn running(name: &str) -> (Running, PathBuf) {
+    let socket = socket(name);
+    (start(admin(&socket)).unwrap(), socket)
+}
+
+#[test]
+fn status_tells_view_and_counters() {
+    let _together = together();
+    let socket = socket("status");
+    let admin = admin(&socket);
+    let workers: Vec<Arc<WorkerStatistics>> = admin.workers.clone();
+    let (cell, router) = (admin.cell.clone(), admin.router.clone());
+    let _running = start(admin).unwrap();
+
+    for worker in &workers {
+        worker.from_tun.add(1000);
+        worker.nic(NicId(0)).sent.add(1014);
+        worker.nic(NicId(0)).offload_refused.add(1);
+        worker.flows.set(5);
+        worker.count_drop(DropReason::NoRoute);
+    }
+    router.repaired.add(3);
+    let told = status(&socket);
+    assert_eq!(told.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!((told.adapter.as_str(), told.pid), ("vipa0", std::process::id()));
+    assert_eq!((told.generation, told.router.repaired), (7, 3));
+    assert_eq!(told.vipas, ["203.0.113.10", "2001:db8::10"]);
+    let [first, second] = &told.nics[..] else { panic!("two NICs") };
+    assert_eq!((first.name.as_str(), first.state.as_str(), first.is_live), ("eth1", "live", true));
+    assert_eq!((first.sent.frames, first.sent.bytes, first.offload_refused), (2, 2028, 2));
+    assert_eq!((first.mac.as_str(), first.mtu), ("02:00:00:00:00:03", 1500));
+    assert_eq!(first.addresses, ["10.1.1.2/24"]);
+    assert_eq!((second.state.as_str(), second.is_live, second.ifindex), ("missing", false, 0));
+    assert_eq!(told.routes[0].prefix, "0.0.0.0/0");
+    assert_eq!(told.routes[0].next_hops[0].gateway.as_deref(), Some("10.1.1.1"));
+    assert_eq!(told.neighbours[0].mac, "02:00:00:00:01:01");
+    assert_eq!(told.workers.len(), 2);
+    assert_eq!((told.workers[1].worker, told.workers[1].flows, told.workers[1].drops), (1, 5, 1));
+    assert_eq!(told.drops.len(), DropReason::ALL.len());
+    assert_eq!((told.drops["no_route"], told.drops["malformed"]), (2, 0));
+
+    cell.store(Arc::new(NetView { generation: 8, ..view() }));
+    assert_eq!(status(&socket).generation, 8);
+}
+
+#[test]
+fn the_socket_is_its_owners_and_goes_with_the_forwarder() {
+    let _together = together();
+    let (running, socket) = running("mode");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(start(admin(&socket)).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    status(&socket);
+    drop(running);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn the_socket_of_a_dead_process_is_replaced() {
+    let _together = together();
+    let socket = socket("stale");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    assert!(socket.exists());
+    let _running = start(admin(&socket)).unwrap();
+    assert_eq!(status(&socket).generation, 7);
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_the_next_one_answered() {
+    let _together = together();
+    let (_running, socket) = running("refuse");
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    for request in ["{\"command\":\"reboot\"}", "status", "", "{}", "[[[[", "{\"command\":7}"] {
+        stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+        let answer = lines.next().unwrap().unwrap();
+        assert!(answer.starts_with("{\"error\":\""), "{request}: {answer}");
+    }
+    stream.write_all(b"{\"command\":\"status\",\"more\":1}\n").unwrap();
+    assert!(lines.next().unwrap().unwrap().contains("\"generation\":7"));
+}
+
+#[test]
+fn a_line_that_does_not_end_is_refused_and_its_client_let_go() {
+    let _together = together();
+    let (_running, socket) = running("long");
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It may let go before all of it is written.
+    let _ = stream.write_all(&[b'x'; 4097]);
+    let mut answer = String::new();
+    BufReader::new(stream).read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "{\"error\":\"a request has at most 4096 bytes\"}\n");
+}
+
+#[test]
+fn a_request_without_newline_at_the_end_is_answered() {
+    let _together = together();
+    let (_running, socket) = running("eof");
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"{\"command\":\"status\"}").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\"generation\":7"), "{answer}");
+}
+
+#[test]
+fn clients_beyond_those_served_at_once_wait_until_one_goes() {
+    let _together = together();
+    let (_running, socket) = running("many");
+    let mut idle: Vec<UnixStream> =
+        (0..16).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let refused = ask(&socket, r#"{"command":"status"}"#, Duration::from_millis(200));
+    assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    idle.clear();
+    assert_eq!(status(&socket).generation, 7);
+}
+
+#[test]
+fn dropping_it_does_not_wait_for_clients() {
+    let _together = together();
+    let (running, socket) = running("drop");
+    let _idle = UnixStream::connect(&socket).unwrap();
+    status(&socket);
+    let begun = Instant::now();
+    drop(running);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn it_sleeps_while_nobody_asks() {
+    let _alone = TOGETHER.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (_running, socket) = running("idle");
+    status(&socket);
+    let switches = || -> u64 {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|task| {
+                let task = task.ok()?.path();
+                let name = std::fs::read_to_string(task.join("comm")).ok()?;
+                let status = std::fs::read_to_string(task.join("status")).ok()?;
+                let line = status.lines().find(|l| l.starts_with("voluntary_ctxt_switches"))?;
+                let count = line.split(':').nth(1)?.trim().parse::<u64>().ok()?;
+                (name.trim() == "monitor").then_some(count)
+            })
+            .sum()
+    };
+    let before = switches();
+    assert!(before > 0, "the thread is there");
+    // Half a second in which nothing may happen is what is tested here.
+    std::thread::sleep(Duration::from_millis(500));
+    let after = switches();
+    assert!(after - before <= 2, "{before} → {after}");
+}

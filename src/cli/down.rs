@@ -1,0 +1,77 @@
+//! `vipa down [CONFIG]`: the operator deletes the adapter (V1: nobody else ever does).
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use super::{Down, Failure, failure, output, plan, process, target};
+use crate::state::{Holder, Kept, Lock, State};
+
+/// How long a forwarder may take to end once it is told to.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// While the lock's holder is coming or going.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
+/// Holds the adapter's lock while it is taken down, so that no forwarder starts in between.
+pub(super) fn run(arguments: &Down) -> Result<ExitCode, Failure> {
+    crate::log::start(arguments.verbose);
+    let state = State::locate(arguments.state.as_deref())?;
+    let named = match &arguments.config {
+        Some(path) => Some(failure::load(path)?.adapter.name),
+        None => arguments.adapter.clone(),
+    };
+    let Some(adapter) = target::adapter(named, &state, &[Kept::Saved])? else {
+        let directory = state.directory().display();
+        return output::print(&format!(
+            "nothing is set up: {directory} holds no state of this namespace
+"
+        ));
+    };
+    let lock = if arguments.stop { stop(&adapter)? } else { Lock::acquire(&adapter)? };
+    let Some(_lock) = lock else {
+        return Err(Failure::failed(format!(
+            "a forwarder runs on {adapter}: stop it first, or say `vipa down --stop`"
+        )));
+    };
+    plan::take_down(state.directory(), &adapter)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the forwarder of `adapter`, if one runs, and takes its lock.
+fn stop(adapter: &str) -> Result<Option<Lock>, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(lock) = Lock::acquire(adapter)? {
+            return Ok(Some(lock));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        let Some(forwarder) = holder(adapter)? else {
+            std::thread::sleep(BETWEEN_LOOKS);
+            continue;
+        };
+        let pid = forwarder.pid();
+        forwarder.terminate().map_err(|error| {
+            Failure::failed(format!(
+                "the forwarder of {adapter} (pid {pid}) cannot be told: {error}"
+            ))
+        })?;
+        if !forwarder.wait(deadline.saturating_duration_since(Instant::now()))? {
+            return Err(Failure::failed(format!(
+                "the forwarder of {adapter} (pid {pid}) did not end within {} s",
+                PATIENCE.as_secs()
+            )));
+        }
+    }
+}
+
+/// The process that holds the lock of `adapter`. That the lock is still its own once the descriptor of the
+/// process is open proves that the pid was not given to another in between.
+fn holder(adapter: &str) -> Result<Option<process::Process>, Failure> {
+    let Some(pid) = Holder::of(adapter)?.as_ref().map(process::peer).transpose()? else {
+        return Ok(None);
+    };
+    let Some(process) = process::Process::open(pid)? else { return Ok(None) };
+    let again = Holder::of(adapter)?.as_ref().map(process::peer).transpose()?;
+    Ok((again == Some(pid)).then_some(process))
+}

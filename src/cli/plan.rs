@@ -1,0 +1,37 @@
+//! Where the commands meet `link`: what would be set up, what on this host would change, and down.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::Failure;
+use crate::config::Config;
+use crate::link;
+
+/// What `run` would set up on this host now, and the sockets and netfilter rules that would behave
+/// differently: text for a reader.
+pub(super) fn describe(config: &Config) -> Result<String, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
+    let plan = link::preview(config).map_err(|error| failed(&error))?;
+    let findings = link::inspect::inspect(config)?;
+    let mut text = format!("vipa run would set up:\n{plan}\n");
+    if findings.is_empty() {
+        text.push_str("Nothing on this host would behave differently.\n");
+    } else {
+        text.push_str("On this host would behave differently:\n");
+    }
+    for finding in findings {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "  {}: {}", finding.kind.name(), finding.text);
+    }
+    Ok(text)
+}
+
+/// Deletes `adapter` and restores what is saved of it in `state`. Whoever calls holds its lock.
+pub(super) fn take_down(state: &Path, adapter: &str) -> Result<(), Failure> {
+    let report = link::down::down(state, Some(adapter))
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    if report.failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("{adapter} is down, but {}", report.failed.join("; "))))
+}

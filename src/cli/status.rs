@@ -1,0 +1,43 @@
+//! `vipa status [--json]`: what a running forwarder tells over its control socket.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{Failure, StatusOf, output, table, target};
+use crate::admin::{self, Status};
+use crate::state::{Kept, State};
+
+/// How long the forwarder may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks the forwarder of this network namespace.
+pub(super) fn run(arguments: &StatusOf) -> Result<ExitCode, Failure> {
+    let state = State::locate(arguments.state.as_deref())?;
+    let named = arguments.adapter.clone();
+    let kept = [Kept::Socket, Kept::Saved];
+    let Some(adapter) = target::adapter(named, &state, &kept)? else {
+        let directory = state.directory().display();
+        return Err(Failure::failed(format!(
+            "no adapter is set up: {directory} holds no state of this network namespace"
+        )));
+    };
+    let socket = state.path(&adapter, Kept::Socket);
+    let answer = admin::ask(&socket, r#"{"command":"status"}"#, PATIENCE).map_err(|error| {
+        Failure::failed(match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                format!("no forwarder runs on {adapter} (if it is set up, the kernel forwards)")
+            }
+            _ => format!("{} does not answer: {error}", socket.display()),
+        })
+    })?;
+    let text = if arguments.json {
+        format!("{answer}\n")
+    } else {
+        let status: Status = serde_json::from_str(&answer).map_err(|error| {
+            Failure::failed(format!("the forwarder's answer is not understood: {error}"))
+        })?;
+        table::render(&status)
+    };
+    output::print(&text)
+}

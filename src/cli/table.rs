@@ -1,0 +1,224 @@
+//! A status as text for a reader at a terminal.
+
+use std::fmt::Write;
+
+use crate::admin::Status;
+use crate::forward::verdict::DropReason;
+
+/// Routes and neighbours shown; `--json` has more.
+const SHOWN: usize = 16;
+
+/// The whole page.
+pub(super) fn render(status: &Status) -> String {
+    let mut page = String::new();
+    head(&mut page, status);
+    nics(&mut page, status);
+    routes(&mut page, status);
+    neighbours(&mut page, status);
+    workers(&mut page, status);
+    router(&mut page, status);
+    drops(&mut page, status);
+    page
+}
+
+fn head(page: &mut String, status: &Status) {
+    let _ = writeln!(
+        page,
+        "{}  {}\nvipa {}, pid {}, up {}, view {}\nconfiguration {}",
+        status.adapter,
+        status.vipas.join("  "),
+        status.version,
+        status.pid,
+        uptime(status.uptime_seconds),
+        status.generation,
+        status.config,
+    );
+}
+
+fn nics(page: &mut String, status: &Status) {
+    let titles = ["NIC", "state", "sent", "", "heard", "", "mtu", "metric", "weight", "addresses"];
+    let rows = status.nics.iter().map(|nic| {
+        let state = match (nic.state.as_str(), nic.is_live) {
+            ("held_down", true) => "held down, in use".to_owned(),
+            (state, _) => state.replace('_', " "),
+        };
+        vec![
+            nic.name.clone(),
+            state,
+            count(nic.sent.frames),
+            bytes(nic.sent.bytes),
+            count(nic.received.frames),
+            bytes(nic.received.bytes),
+            nic.mtu.to_string(),
+            nic.metric.to_string(),
+            nic.weight.to_string(),
+            nic.addresses.join("  "),
+        ]
+    });
+    columns(page, &titles, rows);
+    for nic in status.nics.iter().filter(|nic| nic.offload_refused > 0) {
+        let _ = writeln!(page, "{} refused offload {} times", nic.name, count(nic.offload_refused));
+    }
+}
+
+fn routes(page: &mut String, status: &Status) {
+    let rows = status.routes.iter().take(SHOWN).map(|route| {
+        let hops = route.next_hops.iter().map(|hop| match &hop.gateway {
+            Some(gateway) => format!("{} via {gateway}", hop.nic),
+            None => hop.nic.clone(),
+        });
+        let hops: Vec<String> = hops.collect();
+        let to = if hops.is_empty() { "the kernel's own way".to_owned() } else { hops.join("  ") };
+        vec![route.prefix.clone(), to]
+    });
+    columns(page, &["route", "to"], rows);
+    and_more(page, status.route_count);
+}
+
+fn neighbours(page: &mut String, status: &Status) {
+    let rows = status.neighbours.iter().take(SHOWN).map(|neighbour| {
+        vec![neighbour.address.clone(), neighbour.nic.clone(), neighbour.mac.clone()]
+    });
+    columns(page, &["neighbour", "NIC", "MAC"], rows);
+    and_more(page, status.neighbour_count);
+}
+
+fn workers(page: &mut String, status: &Status) {
+    let titles = [
+        "worker",
+        "from adapter",
+        "",
+        "to adapter",
+        "",
+        "flows",
+        "made",
+        "rewritten",
+        "waits",
+        "punts",
+        "wake-ups",
+    ];
+    let rows = status.workers.iter().map(|worker| {
+        vec![
+            worker.worker.to_string(),
+            count(worker.from_tun.frames),
+            bytes(worker.from_tun.bytes),
+            count(worker.to_tun.frames),
+            bytes(worker.to_tun.bytes),
+            count(worker.flows),
+            count(worker.flows_created),
+            count(worker.flows_rewritten),
+            count(worker.waits),
+            count(worker.punts),
+            count(worker.wakeups),
+        ]
+    });
+    columns(page, &titles, rows);
+}
+
+fn router(page: &mut String, status: &Status) {
+    let router = &status.router;
+    let _ = writeln!(
+        page,
+        "\nrouter  views {}, repaired {}, resyncs {}, kernel errors {}, flows held {}",
+        count(router.views),
+        count(router.repaired),
+        count(router.resyncs),
+        count(router.kernel_errors),
+        count(router.flows_held),
+    );
+}
+
+/// Only what occurred: `--json` has every reason.
+fn drops(page: &mut String, status: &Status) {
+    let dropped: Vec<_> = status.drops.iter().filter(|(_, frames)| **frames > 0).collect();
+    if dropped.is_empty() {
+        let _ = writeln!(page, "drops   none");
+        return;
+    }
+    let rows = dropped.into_iter().map(|(name, frames)| {
+        let reason = DropReason::ALL.iter().find(|reason| reason.name() == name);
+        let meaning = reason.map_or("", |reason| reason.meaning());
+        vec![name.clone(), count(*frames), meaning.to_owned()]
+    });
+    columns(page, &["dropped", "frames", "because"], rows);
+}
+
+fn and_more(page: &mut String, total: usize) {
+    if total > SHOWN {
+        let _ = writeln!(page, "and {} more", total - SHOWN);
+    }
+}
+
+/// A blank line, titles, rows; nothing where there are no rows. Numbers stand to the right, the first and
+/// the last column to the left.
+fn columns(page: &mut String, titles: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([titles[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
+    let is_number =
+        |cell: &str| cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains([':', '/']);
+    let is_right: Vec<bool> = (0..titles.len())
+        .map(|column| rows.iter().all(|row| is_number(&row[column]) && !row[column].contains("..")))
+        .collect();
+    let titles: Vec<String> = titles.iter().map(|title| (*title).to_owned()).collect();
+    page.push('\n');
+    for row in std::iter::once(&titles).chain(&rows) {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let _ = if is_right[column] {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
+            };
+        }
+        let _ = writeln!(page, "{}", line.trim_end());
+    }
+}
+
+/// `1 234 567`
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(' ');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `1.2 GB`
+fn bytes(number: u64) -> String {
+    let mut scaled = number as f64;
+    for unit in ["B", "kB", "MB", "GB", "TB"] {
+        if scaled < 999.95 {
+            let digits = usize::from(unit != "B");
+            return format!("{scaled:.digits$} {unit}");
+        }
+        scaled /= 1000.0;
+    }
+    format!("{scaled:.1} PB")
+}
+
+fn uptime(seconds: f64) -> String {
+    let seconds = seconds as u64;
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    if days > 0 {
+        format!("{days} d {hours} h")
+    } else if hours > 0 {
+        format!("{hours} h {minutes} min")
+    } else if minutes > 0 {
+        format!("{minutes} min {rest} s")
+    } else {
+        format!("{rest} s")
+    }
+}

@@ -1,0 +1,403 @@
+//! Configurations, good and bad, and what is said of them.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Config, Errors, Warning};
+use crate::forward::source::Target;
+
+const LEAST: &str = r#"
+[virtual]
+name = "vipa0"
+addresses = ["203.0.113.10"]
+[[nic]]
+name = "eth1"
+"#;
+
+const FULL: &str = r#"
+[virtual]
+name      = "vipa0"
+addresses = ["203.0.113.10", "203.0.113.11", "2001:db8::10"]
+table     = 924
+preference = 9000
+protect   = false
+
+[forwarder]
+workers = 4
+flows   = 131072
+offload = "off"
+
+[[nic]]
+name    = "eth1"
+gateway = ["10.1.1.1", "fe80::1"]
+weight  = 3
+metric  = 2
+hold-down = "200ms"
+
+[[nic]]
+name    = "eth2"
+gateway = "10.1.2.1"
+
+[source]
+sourcevipa = false
+ports = "50000-50099"
+hold  = "2m"
+bound = "forward"
+
+[[source.rule]]
+protocol    = "tcp"
+destination = "10.20.0.0/16"
+port        = "443"
+use         = "203.0.113.11"
+apply       = "forwarder"
+
+[[source.rule]]
+protocol   = "udp"
+port       = "1000-2000"
+local-port = 53
+use        = "physical"
+"#;
+
+fn parse(text: &str) -> Result<(Config, Vec<Warning>), Errors> {
+    Config::parse(text, Path::new("vipa.toml"))
+}
+
+/// `(line, column, found)` of each mistake.
+fn mistakes(text: &str) -> Vec<(usize, usize, String)> {
+    let errors = parse(text).unwrap_err();
+    errors.mistakes().iter().map(|m| (m.line, m.column, m.found.clone())).collect()
+}
+
+/// The one mistake of [`LEAST`] with `old` replaced by `new`: what was found.
+fn only_mistake(text: &str) -> String {
+    let all = mistakes(text);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.into_iter().next().unwrap().2
+}
+
+fn with_rules(rules: &str) -> String {
+    let head =
+        LEAST.replace("\"203.0.113.10\"", "\"203.0.113.10\", \"203.0.113.11\", \"2001:db8::10\"");
+    format!("{head}{rules}")
+}
+
+fn warnings(rules: &str) -> Vec<(usize, String)> {
+    let (_, warnings) = parse(&with_rules(rules)).unwrap();
+    warnings.iter().map(|w| (w.mistake().line, w.mistake().wanted.clone())).collect()
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let (config, warnings) = parse(LEAST).unwrap();
+    assert!(warnings.is_empty());
+    assert_eq!((config.adapter.table, config.adapter.preference), (923, 9230));
+    assert!(config.adapter.is_protected);
+    assert_eq!((config.forwarder.workers, config.forwarder.flows), (1, 65_536));
+    assert_eq!(config.nics.len(), 1);
+    let nic = &config.nics[0];
+    assert_eq!((nic.weight, nic.metric, nic.hold_down), (1, 1, Duration::from_secs(3)));
+    assert!(nic.gateways.is_empty());
+    assert!(config.source.sourcevipa);
+    assert_eq!(config.source.ports, 61_000..=65_535);
+    assert_eq!(config.source.hold, Duration::from_secs(60));
+    assert!(!config.source.is_bound_forwarded);
+    assert!(config.source.rules.is_empty());
+    assert_eq!(config.path, Path::new("vipa.toml"));
+}
+
+#[test]
+fn every_key_is_read() {
+    let (config, warnings) = parse(FULL).unwrap();
+    assert!(warnings.is_empty());
+    assert_eq!(config.adapter.addresses.len(), 3);
+    assert_eq!((config.adapter.table, config.adapter.preference), (924, 9000));
+    assert!(!config.adapter.is_protected);
+    assert_eq!((config.forwarder.workers, config.forwarder.flows), (4, 131_072));
+    let nic = &config.nics[0];
+    assert_eq!(nic.gateways, ["10.1.1.1", "fe80::1"].map(|a| a.parse::<IpAddr>().unwrap()));
+    assert_eq!((nic.weight, nic.metric, nic.hold_down), (3, 2, Duration::from_millis(200)));
+    assert_eq!(config.nics[1].gateways.len(), 1);
+    assert!(!config.source.sourcevipa);
+    assert_eq!(config.source.ports, 50_000..=50_099);
+    assert_eq!(config.source.hold, Duration::from_secs(120));
+    assert!(config.source.is_bound_forwarded);
+    let [first, second] = &config.source.rules[..] else { panic!("two rules") };
+    assert_eq!(first.protocol, Some(6));
+    assert_eq!(first.destination.unwrap().to_string(), "10.20.0.0/16");
+    assert_eq!(first.ports, Some(443..=443));
+    assert_eq!(first.target, Target::Vipa("203.0.113.11".parse().unwrap()));
+    assert_eq!(first.line, 31);
+    assert_eq!(
+        (second.ports.clone(), second.local_ports.clone()),
+        (Some(1000..=2000), Some(53..=53))
+    );
+    assert_eq!(second.target, Target::Physical);
+}
+
+#[test]
+fn ten_mistakes_are_told_in_one_go() {
+    let text = r#"[virtual]
+name = "vipa0"
+addresses = ["203.0.113.10", "203.0.113.300", 7]
+tabel = 923
+
+[forwarder]
+workers = 99
+
+[[nic]]
+name = "eth1"
+weight = "heavy"
+hold-down = "3 parsecs"
+
+[[nic]]
+name = "eth1"
+
+[source]
+ports = "65535-61000"
+
+[[source.rule]]
+protocol = "tcp"
+use = "192.0.2.1"
+
+[rip]
+update = "30s"
+"#;
+    let expected = [
+        (3, 30, "\"203.0.113.300\" is not an IP address"),
+        (3, 47, "`addresses` is an integer"),
+        (4, 1, "[virtual] has no key `tabel`"),
+        (7, 11, "`workers` is 99"),
+        (11, 10, "`weight` is a string"),
+        (12, 13, "`hold-down` is \"3 parsecs\""),
+        (15, 8, "\"eth1\" is given twice"),
+        (18, 9, "`ports` \"65535-61000\" runs backwards"),
+        (22, 7, "`use` is 192.0.2.1, which is no VIPA"),
+        (24, 2, "`rip` is not in this version of vipa"),
+    ];
+    let expected: Vec<_> = expected.map(|(l, c, f)| (l, c, f.to_owned())).into();
+    assert_eq!(mistakes(text), expected);
+
+    let rendered = parse(text).unwrap_err().render(false);
+    for (line, column, found) in &expected {
+        assert!(rendered.contains(&format!("error: {found}\n")), "{rendered}");
+        assert!(rendered.contains(&format!("--> vipa.toml:{line}:{column}\n")), "{rendered}");
+    }
+    assert!(rendered.contains("did you mean `table`?"), "{rendered}");
+    assert!(!rendered.contains('\x1b'), "plain");
+}
+
+#[test]
+fn a_mistake_is_shown_where_it_stands() {
+    let text = LEAST.replace("\"203.0.113.10\"", "\"203.0.113.10/24\"");
+    insta::assert_snapshot!(parse(&text).unwrap_err().render(false), @r#"
+    error: "203.0.113.10/24" has a prefix length
+     --> vipa.toml:4:14
+      |
+    4 | addresses = ["203.0.113.10/24"]
+      |              ^^^^^^^^^^^^^^^^^ a unicast address that other hosts can reach, without prefix length, such as "203.0.113.10"
+    "#);
+}
+
+#[test]
+fn columns_are_characters() {
+    let text = LEAST.replace("[\"203.0.113.10\"]", "['203.0.113.10', 'ü', 1]");
+    assert_eq!(mistakes(&text).iter().map(|m| m.1).collect::<Vec<_>>(), [30, 35]);
+}
+
+#[test]
+fn syntax_is_told_with_its_place_and_a_key_given_twice_hides_nothing() {
+    let all = mistakes("[virtual]\nname = vipa0\n");
+    assert_eq!((all[0].0, all[0].1), (2, 8), "{all:?}");
+    let text = LEAST.replace("name = \"eth1\"", "name = \"eth1\"\nname = \"eth2\"\nweight = 0");
+    let all = mistakes(&text);
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert_eq!((all[0].0, all[0].2.as_str()), (7, "duplicate key"));
+    assert_eq!((all[1].0, all[1].2.as_str()), (8, "`weight` is 0"));
+}
+
+#[test]
+fn an_empty_file_names_what_it_lacks() {
+    let found: Vec<String> = mistakes("").into_iter().map(|m| m.2).collect();
+    assert_eq!(found, ["the file has no `virtual`", "the file has no `nic`"]);
+}
+
+#[test]
+fn addresses_that_no_host_can_reach_are_refused() {
+    for (address, fault) in [
+        ("0.0.0.0", "unspecified"),
+        ("0.1.2.3", "unspecified"),
+        ("::", "unspecified"),
+        ("127.0.0.1", "loopback"),
+        ("::1", "loopback"),
+        ("169.254.1.1", "link-local"),
+        ("fe80::1", "link-local"),
+        ("224.0.0.1", "multicast"),
+        ("ff02::1", "multicast"),
+        ("255.255.255.255", "the broadcast address"),
+        ("::ffff:203.0.113.10", "an IPv4 address in IPv6's clothes"),
+    ] {
+        let text = LEAST.replace("203.0.113.10", address);
+        assert_eq!(only_mistake(&text), format!("{address} is {fault}"));
+    }
+    assert!(only_mistake(&LEAST.replace("203.0.113.10", "fe80::1%eth1")).contains("zone"));
+    assert!(only_mistake(&LEAST.replace("[\"203.0.113.10\"]", "[]")).contains("empty"));
+    let twice = LEAST.replace("\"203.0.113.10\"", "\"2001:db8::1\", \"2001:DB8:0::1\"");
+    assert_eq!(only_mistake(&twice), "2001:db8::1 is listed twice");
+}
+
+#[test]
+fn gateways_are_routers_one_of_each_family() {
+    let gateway = |value: &str| only_mistake(&format!("{LEAST}gateway = {value}"));
+    assert_eq!(gateway("\"203.0.113.10\""), "203.0.113.10 is a VIPA");
+    assert_eq!(gateway("['10.0.0.1', '10.0.0.2']"), "10.0.0.2 is a second gateway of its family");
+    assert_eq!(gateway("'ff02::1'"), "ff02::1 is multicast");
+    assert_eq!(gateway("1"), "`gateway` is an integer");
+    assert!(parse(&format!("{LEAST}gateway = ['fe80::1', '10.0.0.1']")).is_ok());
+}
+
+#[test]
+fn device_names_are_those_that_the_kernel_takes() {
+    for name in ["", "sixteen-bytes-xx", "a b", "a/b", "a:b", "v%d", "lo", "all", "..", "a\\u0000"]
+    {
+        let found = only_mistake(&LEAST.replace("eth1", name));
+        assert!(found.starts_with("the name "), "{found}");
+    }
+    assert!(parse(&LEAST.replace("eth1", "fifteen-bytes-x")).is_ok());
+    assert_eq!(only_mistake(&LEAST.replace("eth1", "vipa0")), "\"vipa0\" is the virtual adapter");
+}
+
+#[test]
+fn nics_are_1_to_64() {
+    let many = |n: u32| {
+        let head = LEAST.split("[[nic]]").next().unwrap().to_owned();
+        (0..n).fold(head, |text, i| text + &format!("[[nic]]\nname = \"eth{i}\"\n"))
+    };
+    assert!(parse(&many(64)).is_ok());
+    assert_eq!(only_mistake(&many(65)), "there are 65 [[nic]]");
+    assert_eq!(only_mistake(&many(0)), "the file has no `nic`");
+}
+
+#[test]
+fn numbers_and_ports_have_bounds() {
+    let in_virtual = |line: &str| LEAST.replace("[virtual]", &format!("[virtual]\n{line}"));
+    assert!(only_mistake(&in_virtual("table = 254")).contains("kernel's own"));
+    assert_eq!(only_mistake(&in_virtual("preference = 32757")), "`preference` is 32757");
+    assert_eq!(
+        only_mistake(&in_virtual("table = 99999999999999999999")),
+        "`table` is 99999999999999999999"
+    );
+    assert_eq!(only_mistake(&in_virtual("protect = 1")), "`protect` is an integer");
+    let source =
+        |line: &str| only_mistake(&format!("{LEAST}[forwarder]\nworkers = 8\n[source]\n{line}"));
+    assert_eq!(source("ports = '1000-2000'"), "`ports` are 1000-2000");
+    assert_eq!(source("ports = '61000-61006'"), "`ports` are 61000-61006");
+    assert_eq!(source("ports = '1024-65535'"), "`ports` are 1024-65535, 64512 of them");
+    assert_eq!(source("hold = '0s'"), "`hold` is \"0s\"");
+    assert_eq!(source("hold = 60"), "`hold` is an integer");
+    assert_eq!(source("bound = 'yes'"), "`bound` is \"yes\"");
+}
+
+#[test]
+fn what_a_later_version_has_is_told_so() {
+    for section in ["[rip]", "[[service]]\nname='x'", "[dns]", "[admin]", "[monitor]"] {
+        let found = only_mistake(&format!("{LEAST}{section}\n"));
+        assert!(found.ends_with("is not in this version of vipa"), "{found}");
+    }
+    let found = only_mistake(&format!("{LEAST}[forwarder]\noffload = \"tc\"\n"));
+    assert_eq!(found, "`offload` \"tc\" is not in this version of vipa");
+}
+
+#[test]
+fn rules_that_contradict_themselves_are_refused() {
+    let rule = |body: &str| only_mistake(&with_rules(&format!("[[source.rule]]\n{body}\n")));
+    assert_eq!(rule("protocol = 'tcp'"), "[[source.rule]] has no `use`");
+    assert_eq!(rule("use = 'virtual'"), "`use` is \"virtual\"");
+    assert_eq!(rule("use = 'physical'\nprotocol = 'sctp'\nport = 1"), "`protocol` is \"sctp\"");
+    assert!(rule("use = 'physical'\nport = 443").contains("not for tcp or udp"));
+    assert!(rule("use = 'physical'\nprotocol = 'icmp'\nport = 443").contains("not for tcp or udp"));
+    assert!(rule("use = '2001:db8::10'\ndestination = '10.0.0.0/8'").contains("two families"));
+    assert!(
+        rule("use = 'physical'\ndestination = '10.0.0.1/8'").contains("bits behind its length")
+    );
+    assert!(rule("use = 'physical'\ndestinaton = '10.0.0.0/8'").contains("no key `destinaton`"));
+    assert_eq!(rule("use = 'physical'\napply = 'kernel'"), "`apply` is \"kernel\"");
+    assert!(rule("use = 'physical'\nprotocol = 'udp'\nport = '0-5'").contains("`port` is"));
+}
+
+#[test]
+fn a_rule_that_can_never_match_is_a_warning() {
+    let covered = "[[source.rule]]\ndestination = '10.0.0.0/8'\nuse = 'physical'\n\
+                   [[source.rule]]\nprotocol = 'tcp'\nport = 80\ndestination = '10.1.0.0/16'\nuse = '203.0.113.11'\n";
+    assert_eq!(warnings(covered), [(10, "taken whole by the rule of line 7".to_owned())]);
+
+    let by_family = "[[source.rule]]\nuse = '203.0.113.11'\n[[source.rule]]\nuse = '2001:db8::10'\n\
+                     [[source.rule]]\nuse = 'physical'\n";
+    let both = "taken whole by the rule of line 7 and the rule of line 9".to_owned();
+    assert_eq!(warnings(by_family), [(11, both)]);
+
+    for rip in ["port = 520", "port = '520-521'", "local-port = 521"] {
+        let rule = format!("[[source.rule]]\nprotocol = 'udp'\n{rip}\nuse = '203.0.113.11'\n");
+        assert!(warnings(&rule)[0].1.starts_with("RIP"), "{rip}");
+    }
+    let multicast = "[[source.rule]]\ndestination = '224.0.0.0/24'\nuse = 'physical'\n";
+    assert_eq!(warnings(multicast).len(), 1);
+
+    let fine = "[[source.rule]]\nprotocol = 'tcp'\nport = '1-100'\nuse = 'physical'\n\
+                [[source.rule]]\nprotocol = 'tcp'\nport = '50-101'\nuse = 'physical'\n\
+                [[source.rule]]\nprotocol = 'udp'\nport = '519-521'\nuse = 'physical'\n\
+                [[source.rule]]\nprotocol = 'tcp'\nuse = '2001:db8::10'\n\
+                [[source.rule]]\nprotocol = 'tcp'\nuse = 'physical'\n";
+    assert_eq!(warnings(fine), []);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let errors = Config::load(Path::new("/nonexistent/vipa.toml")).unwrap_err();
+    assert!(errors.to_string().contains("/nonexistent/vipa.toml cannot be read"), "{errors}");
+    let errors = Config::load(Path::new("/dev/zero")).unwrap_err();
+    assert!(errors.to_string().contains("larger than"), "{errors}");
+    let path = std::env::temp_dir().join(format!("vipa-not-utf8-{}.toml", std::process::id()));
+    std::fs::write(&path, b"# fine\n# \xff\n").unwrap();
+    let errors = Config::load(&path).unwrap_err();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!((errors.mistakes()[0].line, errors.mistakes()[0].column), (2, 3));
+}
+
+/// Every place has a line and a column of the file, and rendering shows them.
+fn is_told_well(text: &str) {
+    match parse(text) {
+        Ok((_, warnings)) => {
+            warnings.iter().for_each(|warning| assert!(!warning.render(true).is_empty()))
+        }
+        Err(errors) => {
+            assert!(!errors.mistakes().is_empty());
+            for mistake in errors.mistakes() {
+                assert!(mistake.line <= 1 + text.matches('\n').count());
+                assert!(!mistake.found.is_empty() && !mistake.wanted.is_empty());
+            }
+            assert!(!errors.render(false).is_empty());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC*|[\\x00-\\x7f]{0,200}") {
+        is_told_well(&text);
+    }
+
+    #[test]
+    fn a_good_file_with_a_piece_torn_out_or_put_in_never_panics(
+        at in 0..FULL.len(),
+        length in 0usize..40,
+        piece in "[\\[\\]\"'=.,0-9a-z\\n{}-]{0,12}",
+    ) {
+        let end = (at + length).min(FULL.len());
+        is_told_well(&format!("{}{piece}{}", &FULL[..at], &FULL[end..]));
+    }
+}

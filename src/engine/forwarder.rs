@@ -1,0 +1,331 @@
+//! `vipa run`, put together: takes the lock, starts guard, router, workers and monitor, then waits for a
+//! signal, for the guard's end, or for the watchdog's hour.
+//!
+//! The order of the start: what can be refused comes first and changes nothing. Then the guard, before there
+//! is anything to guard. Then the network is set up while the adapter has no carrier, and the kernel's own
+//! routes carry the traffic. The workers attach last.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook_mio::v1_0::Signals;
+
+use super::flow_file::{Adopted, FlowFile, Layout};
+use super::guard::Guard;
+use super::heartbeat::{HeartbeatPage, monotonic_ns};
+use super::lock::{self, Lock};
+use super::plane::{Supplies, Workers};
+use super::statistics::{RouterStatistics, WorkerStatistics};
+use super::watchdog::{self, Watchdog};
+use super::worker::RouterHandle;
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::forward::flow::{LAYOUT, WORDS};
+use crate::forward::view::{NetCell, WorkerId};
+use crate::link;
+use crate::link::router::Router;
+use crate::privilege;
+use crate::state::{Kept, State};
+
+/// Requests of workers that may wait for the router.
+const REQUESTS: usize = 65_536;
+/// A guard that ends at once is not started again more often than this.
+const GUARD_PAUSE: Duration = Duration::from_secs(1);
+/// Past this without a sign of life from a worker the watchdog is not fed.
+const SILENCE: Duration = Duration::from_secs(1);
+
+const SIGNALS: Token = Token(0);
+const GUARD: Token = Token(1);
+const NEWS: Token = Token(2);
+
+/// Why the forwarder does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Capabilities and the like, named.
+    #[error("{0}")]
+    Privilege(String),
+    /// Another forwarder has the adapter.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// The network could not be set up or followed.
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    /// The flow table has no room.
+    #[error(transparent)]
+    Flows(#[from] super::flow_file::Error),
+    /// The control socket cannot be opened.
+    #[error("control socket: {0}")]
+    Control(io::Error),
+    /// The system refused something that it never should.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs until SIGTERM or SIGINT. The adapter stays up, and the kernel carries its traffic on.
+///
+/// # Errors
+/// It could not start, or the network could not be followed any more. What a first start set up before it
+/// failed has been taken away again.
+pub fn run(config: Config, state: &State) -> Result<(), Error> {
+    let started = Instant::now();
+    abort_on_panic();
+    let missing = privilege::missing(&config, state.directory());
+    if !missing.is_empty() {
+        return Err(Error::Privilege(privilege::refusal(&missing)));
+    }
+    state.create().map_err(system("make the state directory"))?;
+    let config = Arc::new(config);
+    let adapter = config.adapter.name.clone();
+    let _lock = Lock::take(&adapter)?;
+
+    let mut desk = Desk::open(&adapter)?;
+    let flows = open_flows(&config, state)?;
+    let router_statistics = Arc::new(RouterStatistics::default());
+    let prepared = Router::prepare(
+        Arc::clone(&config),
+        state.directory().to_owned(),
+        Arc::clone(&router_statistics),
+    )?;
+    let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
+    let (requests, asked) = crossbeam_channel::bounded(REQUESTS);
+    let router_waker = prepared.waker();
+    let (workers, statistics) = Workers::start(
+        Arc::clone(&config),
+        Supplies {
+            cell: Arc::clone(&cell),
+            router: RouterHandle { requests, waker: Arc::clone(&router_waker) },
+            page: &desk.page,
+            words: flows.words,
+            seed: flows.seed,
+            attached: Arc::clone(&desk.news),
+        },
+    )
+    .map_err(system("start the workers"))?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let router = prepared.start(Arc::clone(&cell), asked, Box::new(workers));
+    let thread = start_router(router, Arc::clone(&stop), Arc::clone(&desk.news))?;
+    let monitor = Monitor { config, cell, statistics, router_statistics, started };
+    let ended = desk.wait(&thread, || monitor.start(state.path(&adapter, Kept::Socket)));
+    let _ = watchdog::stopping();
+    stop.store(true, Ordering::Release);
+    let _ = router_waker.wake();
+    let routed = thread.join().unwrap_or(Ok(()));
+    routed?;
+    ended?;
+    tracing::info!(adapter, "stopped: the adapter stays, the kernel forwards");
+    Ok(())
+}
+
+/// A panic on any thread ends the process: a forwarder that lacks one of its threads is worse than none.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+struct Flows {
+    words: Vec<&'static [std::sync::atomic::AtomicU64]>,
+    seed: u64,
+}
+
+fn open_flows(config: &Config, state: &State) -> Result<Flows, Error> {
+    let path = state.path(&config.adapter.name, Kept::Flows);
+    let workers = config.forwarder.workers;
+    let each = (config.forwarder.flows as usize).div_ceil(usize::from(workers));
+    let layout = Layout { version: u64::from(LAYOUT), workers, words_per_worker: each * WORDS };
+    let (file, adopted) = FlowFile::open(&path, &config.adapter.name, layout)?;
+    match adopted {
+        Adopted::Fresh | Adopted::Adopted => {}
+        Adopted::Discarded(why) => {
+            tracing::warn!(%why, "the flow table of an earlier run does not fit: rewritten flows are lost");
+        }
+    }
+    let words = (0..workers).filter_map(|worker| file.words(WorkerId(worker))).collect();
+    Ok(Flows { words, seed: file.seed()[0] })
+}
+
+fn start_router(
+    router: Router,
+    stop: Arc<AtomicBool>,
+    ended: Arc<Waker>,
+) -> Result<JoinHandle<link::Result<()>>, Error> {
+    std::thread::Builder::new()
+        .name("router".to_owned())
+        .spawn(move || {
+            let result = router.run(&stop);
+            let _ = ended.wake();
+            result
+        })
+        .map_err(system("start the router"))
+}
+
+/// What the monitor thread will look at.
+struct Monitor {
+    config: Arc<Config>,
+    cell: NetCell,
+    statistics: Vec<Arc<WorkerStatistics>>,
+    router_statistics: Arc<RouterStatistics>,
+    started: Instant,
+}
+
+impl Monitor {
+    fn start(&self, socket: std::path::PathBuf) -> Result<admin::Running, Error> {
+        let config = &self.config;
+        tracing::info!(
+            adapter = config.adapter.name,
+            nics = config.nics.len(),
+            workers = config.forwarder.workers,
+            after = ?self.started.elapsed(),
+            "forwarding"
+        );
+        admin::start(Admin {
+            config: Arc::clone(config),
+            cell: Arc::clone(&self.cell),
+            workers: self.statistics.clone(),
+            router: Arc::clone(&self.router_statistics),
+            started: self.started,
+            socket,
+        })
+        .map_err(Error::Control)
+    }
+}
+
+/// The main thread's: signals, the guard, the watchdog.
+struct Desk {
+    adapter: String,
+    poll: Poll,
+    signals: Signals,
+    page: HeartbeatPage,
+    guard: Option<Guard>,
+    guard_due: Option<Instant>,
+    watchdog: Option<Watchdog>,
+    /// Woken when the workers are attached and when the router ends.
+    news: Arc<Waker>,
+}
+
+impl Desk {
+    fn open(adapter: &str) -> Result<Desk, Error> {
+        let poll = Poll::new().map_err(system("poll"))?;
+        let mut signals =
+            Signals::new([libc::SIGTERM, libc::SIGINT]).map_err(system("hear signals"))?;
+        poll.registry()
+            .register(&mut signals, SIGNALS, Interest::READABLE)
+            .map_err(system("hear signals"))?;
+        let news = Arc::new(Waker::new(poll.registry(), NEWS).map_err(system("poll"))?);
+        let page = HeartbeatPage::new().map_err(system("share memory with the guard"))?;
+        let mut desk = Desk {
+            adapter: adapter.to_owned(),
+            poll,
+            signals,
+            page,
+            guard: None,
+            guard_due: None,
+            watchdog: Watchdog::from_env(),
+            news,
+        };
+        desk.spawn_guard().map_err(system("start the guard"))?;
+        Ok(desk)
+    }
+
+    fn spawn_guard(&mut self) -> io::Result<()> {
+        let guard = Guard::spawn(&self.adapter, &self.page)?;
+        let mut source = guard.fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&mut source), GUARD, Interest::READABLE)?;
+        self.guard = Some(guard);
+        self.guard_due = None;
+        Ok(())
+    }
+
+    /// Waits for the end: a signal, or the router's. `attached` is called once, when the workers carry
+    /// traffic.
+    fn wait<T>(
+        &mut self,
+        router: &JoinHandle<link::Result<()>>,
+        attached: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<(), Error> {
+        let mut events = Events::with_capacity(8);
+        let mut attached = Some(attached);
+        let mut _running = None;
+        loop {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => other.map_err(system("poll"))?,
+            }
+            if router.is_finished() {
+                return Ok(());
+            }
+            for event in events.iter() {
+                match event.token() {
+                    SIGNALS => {
+                        if let Some(signal) = self.signals.pending().next() {
+                            tracing::info!(signal, "told to stop");
+                            return Ok(());
+                        }
+                    }
+                    GUARD => self.bury_guard(),
+                    _ => {
+                        if let Some(attached) = attached.take() {
+                            _running = Some(attached()?);
+                            let _ = watchdog::ready();
+                        }
+                    }
+                }
+            }
+            self.feed_watchdog();
+            if self.guard_due.is_some_and(|due| Instant::now() >= due) {
+                if let Err(error) = self.spawn_guard() {
+                    tracing::error!(%error, "the guard cannot be started");
+                    self.guard_due = Some(Instant::now() + GUARD_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let guard = self.guard_due.map(|due| due.saturating_duration_since(Instant::now()));
+        let watchdog = self.watchdog.map(Watchdog::interval);
+        [guard, watchdog].into_iter().flatten().min()
+    }
+
+    fn bury_guard(&mut self) {
+        let Some(guard) = &mut self.guard else { return };
+        match guard.try_reap() {
+            Ok(None) => {}
+            ended => {
+                tracing::warn!(?ended, "the guard is gone: starting another");
+                let fd = guard.fd().as_raw_fd();
+                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+                self.guard = None;
+                self.guard_due = Some(Instant::now() + GUARD_PAUSE);
+            }
+        }
+    }
+
+    fn feed_watchdog(&self) {
+        if let Some(watchdog) = self.watchdog
+            && self.page.longest_silence(monotonic_ns()) < SILENCE
+        {
+            let _ = watchdog.ping();
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The commands that need no privilege, run as a user runs them: what they print where, and how they exit.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use vipa::admin::{self, Admin};
+use vipa::config::Config;
+use vipa::engine::statistics::WorkerStatistics;
+use vipa::forward::route::{NextHop, Route, RouteTable};
+use vipa::forward::source::SourcePolicy;
+use vipa::forward::verdict::DropReason;
+use vipa::forward::view::{NetView, NicId, NicState, NicView};
+use vipa::state::{Kept, Lock, State};
+use vipa::wire::ethernet::MacAddr;
+
+/// A directory of its own for each test, gone with it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let path = std::env::temp_dir().join(format!("vipa-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Place(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn state(&self) -> State {
+        State::locate(Some(&self.0)).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn vipa(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vipa"))
+        .args(arguments)
+        .env_remove("RUNTIME_DIRECTORY")
+        .output()
+        .unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// An adapter name that no other test and no forwarder of this machine has.
+fn adapter(letter: char) -> String {
+    format!("{letter}{}", std::process::id())
+}
+
+fn config(adapter: &str) -> String {
+    format!(
+        "[virtual]\nname = \"{adapter}\"\naddresses = [\"203.0.113.10\"]\n[[nic]]\nname = \"eth1\"\n"
+    )
+}
+
+#[test]
+fn bad_use_exits_2() {
+    for arguments in [&["reboot"][..], &["run"], &["check"], &["status", "--colour"], &[]] {
+        let output = vipa(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(vipa(&["--version"]).status.code(), Some(0));
+    let help = stdout(&vipa(&["--help"]));
+    assert!(help.contains("status") && !help.contains("guard"), "{help}");
+}
+
+#[test]
+fn check_exits_0_or_2_with_every_mistake_on_stderr() {
+    let place = Place::new("check");
+    let good = place.file("good.toml", &config("vipa0"));
+    let output = vipa(&["check", text(&good)]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+
+    let bad = place.file("bad.toml", &config("vipa0").replace("203.0.113.10", "127.0.0.1"));
+    std::fs::write(&bad, std::fs::read_to_string(&bad).unwrap() + "speed = 10\n").unwrap();
+    for command in ["check", "run", "down"] {
+        let output = vipa(&[command, text(&bad)]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+        let told = stderr(&output);
+        assert!(told.contains(&format!("{}:3:14", text(&bad))), "{told}");
+        assert!(told.contains(&format!("{}:6:1", text(&bad))), "{told}");
+    }
+    assert_eq!(vipa(&["check", "/nonexistent"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_warning_is_told_and_stops_nothing() {
+    let place = Place::new("warning");
+    let rule = "[[source.rule]]\nprotocol = \"udp\"\nport = 520\nuse = \"physical\"\n";
+    let path = place.file("rule.toml", &(config("vipa0") + rule));
+    let output = vipa(&["check", text(&path)]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stderr(&output).starts_with("warning: this rule can never match"), "{output:?}");
+}
+
+#[test]
+fn without_a_forwarder_status_fails_in_one_line_and_down_has_nothing_to_do() {
+    let place = Place::new("nothing");
+    let output = vipa(&["status", "--json", "--state", text(&place.0)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    assert_eq!(stderr(&output).lines().count(), 1);
+    let output = vipa(&["status", "--adapter", "vipa7", "--state", text(&place.0)]);
+    assert!(stderr(&output).contains("no forwarder runs on vipa7"), "{output:?}");
+    assert_eq!(vipa(&["down", "--state", text(&place.0)]).status.code(), Some(0));
+}
+
+#[test]
+fn where_an_adapter_must_be_named_all_are_told() {
+    let place = Place::new("several");
+    for adapter in ["vipa0", "vipa1"] {
+        std::fs::write(place.state().path(adapter, Kept::Saved), "{}").unwrap();
+    }
+    for command in ["down", "status"] {
+        let output = vipa(&[command, "--state", text(&place.0)]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains("vipa0, vipa1"), "{output:?}");
+    }
+}
+
+#[test]
+fn down_refuses_while_a_forwarder_runs() {
+    let place = Place::new("refuse");
+    let adapter = adapter('r');
+    let saved = place.state().path(&adapter, Kept::Saved);
+    std::fs::write(&saved, "{}").unwrap();
+    let _lock = Lock::acquire(&adapter).unwrap().unwrap();
+    let output = vipa(&["down", "--state", text(&place.0)]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    assert!(told.contains(&adapter) && told.contains("--stop"), "{told}");
+    assert_eq!(told.lines().count(), 1);
+    assert!(saved.exists());
+}
+
+/// This test is also the process that holds the lock, where the environment says so.
+#[test]
+fn down_stop_ends_the_forwarder() {
+    const HOLD: &str = "VIPA_TEST_HOLDS";
+    if let Ok(adapter) = std::env::var(HOLD) {
+        let _lock = Lock::acquire(&adapter).unwrap().unwrap();
+        println!("held");
+        std::thread::park_timeout(std::time::Duration::from_secs(60));
+        return;
+    }
+    let place = Place::new("stop");
+    let adapter = adapter('s');
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "down_stop_ends_the_forwarder", "--nocapture"])
+        .env(HOLD, &adapter)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("held")));
+    let config = place.file("vipa.toml", &config(&adapter));
+    vipa(&["down", text(&config), "--stop", "--state", text(&place.0)]);
+    assert!(Lock::acquire(&adapter).unwrap().is_some());
+    assert_eq!(holder.wait().unwrap().signal(), Some(15));
+}
+
+fn view() -> NetView {
+    let nic = |name: &str, ifindex, state| NicView {
+        name: name.to_owned(),
+        ifindex,
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        weight: 1,
+        metric: 1,
+        is_live: state == NicState::Live,
+        state,
+        addresses: vec![("10.1.1.2".parse().unwrap(), 24), ("2001:db8:1::2".parse().unwrap(), 64)],
+    };
+    let gateway = "10.1.1.1".parse().unwrap();
+    let hop = NextHop { nic: NicId(0), gateway: Some(gateway) };
+    NetView {
+        generation: 3,
+        nics: [nic("eth1", 2, NicState::Live), nic("eth2", 3, NicState::NoCarrier)].into(),
+        routes: RouteTable::new(vec![
+            Route { prefix: "0.0.0.0/0".parse().unwrap(), next_hops: vec![hop] },
+            Route { prefix: "172.17.0.0/16".parse().unwrap(), next_hops: vec![] },
+        ]),
+        neighbours: [((NicId(0), gateway), MacAddr([2, 0, 0, 0, 0, 9]))].into_iter().collect(),
+        source: SourcePolicy::default(),
+    }
+}
+
+#[test]
+fn status_prints_a_page_or_one_json_object() {
+    let place = Place::new("status");
+    let adapter = adapter('t');
+    let worker = Arc::new(WorkerStatistics::default());
+    worker.from_tun.add(64_000);
+    worker.nic(NicId(0)).sent.add(1_234_567);
+    worker.count_drop(DropReason::NoLiveNic);
+    let _running = admin::start(Admin {
+        config: Arc::new(Config::parse(&config(&adapter), Path::new("vipa.toml")).unwrap().0),
+        cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
+        workers: vec![worker],
+        router: Arc::default(),
+        started: Instant::now(),
+        socket: place.state().path(&adapter, Kept::Socket),
+    })
+    .unwrap();
+
+    let output = vipa(&["status", "--json", "--state", text(&place.0)]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output).lines().count(), 1);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["adapter"], adapter.as_str());
+    assert_eq!(told["nics"][1]["state"], "no_carrier");
+    assert_eq!(told["drops"]["no_live_nic"], 1);
+    assert_eq!(told["drops"]["malformed"], 0);
+
+    let output = vipa(&["status", "--state", text(&place.0)]);
+    let page = stdout(&output);
+    for part in [
+        adapter.as_str(),
+        "eth2  no carrier",
+        "1.2 MB",
+        "10.1.1.2/24  2001:db8:1::2/64",
+        "eth1 via 10.1.1.1",
+        "the kernel's own way",
+        "No NIC that the route allows is live.",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in\n{page}");
+    }
+    assert!(!page.contains("malformed"));
+    assert!(page.lines().all(|line| line == line.trim_end()));
+}
