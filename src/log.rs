@@ -1,6 +1,6 @@
 //! Log lines: to stderr, one line an event, with its cause.
 //!
-//! What a packet or a flapping link can trigger goes through [`limited!`](crate::log::limited), so that a
+//! What a packet or a flapping link can trigger goes through `limited!`, so that a
 //! flood of events is no flood of lines; what was left out is counted in the next line.
 
 use std::io::IsTerminal;

@@ -221,28 +221,52 @@ fn dropping_it_does_not_wait_for_clients() {
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
+/// Numbers of the monitor threads of this process; one that has just been joined may still be among them.
+fn monitors() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.map(|task| task.unwrap().file_name().into_string().unwrap());
+    let is_monitor = |task: &String| {
+        std::fs::read_to_string(format!("/proc/self/task/{task}/comm"))
+            .is_ok_and(|name| name.trim() == "monitor")
+    };
+    names.filter(is_monitor).collect()
+}
+
+/// Is the thread asleep, and how often has it gone to sleep?
+fn sleep(task: &str) -> (bool, u64) {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{task}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    (field("State").starts_with('S'), field("voluntary_ctxt_switches").parse().unwrap())
+}
+
+fn until(mut is_so: impl FnMut() -> bool, otherwise: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{otherwise}");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn it_sleeps_while_nobody_asks() {
     let _alone = TOGETHER.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let others = monitors();
     let (_running, socket) = running("idle");
     status(&socket);
-    let switches = || -> u64 {
-        std::fs::read_dir("/proc/self/task")
-            .unwrap()
-            .filter_map(|task| {
-                let task = task.ok()?.path();
-                let name = std::fs::read_to_string(task.join("comm")).ok()?;
-                let status = std::fs::read_to_string(task.join("status")).ok()?;
-                let line = status.lines().find(|l| l.starts_with("voluntary_ctxt_switches"))?;
-                let count = line.split(':').nth(1)?.trim().parse::<u64>().ok()?;
-                (name.trim() == "monitor").then_some(count)
-            })
-            .sum()
-    };
-    let before = switches();
-    assert!(before > 0, "the thread is there");
+    let all = monitors();
+    let mut ours = all.iter().filter(|task| !others.contains(task));
+    let (Some(task), None) = (ours.next(), ours.next()) else { panic!("one thread: {all:?}") };
+
+    until(|| sleep(task).0, "it never sleeps");
+    let before = sleep(task).1;
     // Half a second in which nothing may happen is what is tested here.
     std::thread::sleep(Duration::from_millis(500));
-    let after = switches();
+    let after = sleep(task).1;
     assert!(after - before <= 2, "{before} → {after}");
+    status(&socket);
+    // Counted as it falls asleep again.
+    until(|| sleep(task).1 > after, "it is not the thread that answers");
 }

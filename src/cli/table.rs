@@ -149,8 +149,8 @@ fn and_more(page: &mut String, total: usize) {
     }
 }
 
-/// A blank line, titles, rows; nothing where there are no rows. Numbers stand to the right, the first and
-/// the last column to the left.
+/// A blank line, titles, rows; nothing where there are no rows. Numbers stand to the right, but not in
+/// the first column.
 fn columns(page: &mut String, titles: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let rows: Vec<Vec<String>> = rows.collect();
     if rows.is_empty() {
@@ -164,7 +164,10 @@ fn columns(page: &mut String, titles: &[&str], rows: impl Iterator<Item = Vec<St
     let is_number =
         |cell: &str| cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains([':', '/']);
     let is_right: Vec<bool> = (0..titles.len())
-        .map(|column| rows.iter().all(|row| is_number(&row[column]) && !row[column].contains("..")))
+        .map(|column| {
+            column > 0
+                && rows.iter().all(|row| is_number(&row[column]) && !row[column].contains(".."))
+        })
         .collect();
     let titles: Vec<String> = titles.iter().map(|title| (*title).to_owned()).collect();
     page.push('\n');

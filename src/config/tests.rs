@@ -401,3 +401,29 @@ proptest! {
         is_told_well(&format!("{}{piece}{}", &FULL[..at], &FULL[end..]));
     }
 }
+
+#[test]
+fn the_configurations_of_the_readme_are_right() {
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<&str> =
+        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in &blocks {
+        let (_, warnings) = parse(block).unwrap();
+        assert!(warnings.is_empty());
+    }
+    let (least, full) = (parse(blocks[0]).unwrap().0, parse(blocks[1]).unwrap().0);
+    assert_eq!(full.adapter.table, least.adapter.table);
+    assert_eq!(full.adapter.preference, least.adapter.preference);
+    assert_eq!(full.source.ports, least.source.ports);
+    assert_eq!(full.source.hold, least.source.hold);
+    assert_eq!(full.nics[0].hold_down, least.nics[0].hold_down);
+}
+
+#[test]
+fn the_readme_explains_every_drop_reason() {
+    let readme = include_str!("../../README.md");
+    for reason in crate::forward::verdict::DropReason::ALL {
+        assert!(readme.contains(&format!("`{}`", reason.name())), "{}", reason.name());
+    }
+}
