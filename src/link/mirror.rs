@@ -17,7 +17,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
@@ -501,10 +501,10 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
             _ => {}
         }
     }
+    // A next hop shown as dead is still there: with `ignore_routes_with_linkdown` that is one without carrier.
     let next_hops = match several {
         Some(hops) => hops
             .iter()
-            .filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))
             .map(|hop| KernelHop {
                 ifindex: hop.interface_index,
                 gateway: hop.attributes.iter().find_map(|a| match a {
