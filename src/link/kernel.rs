@@ -358,3 +358,6 @@ pub fn takedown(mirror: &Mirror, ours: &Ours) -> Vec<Step> {
 pub fn foreign_route(mirror: &Mirror, table: u32) -> Option<Prefix> {
     mirror.routes(table).find(|route| route.protocol != PROTOCOL).map(|route| route.prefix)
 }
+
+#[cfg(test)]
+mod tests;

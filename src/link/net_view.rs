@@ -187,3 +187,6 @@ fn source(config: &Config, around: Surroundings<'_>) -> SourcePolicy {
         is_bound_forwarded: config.source.is_bound_forwarded,
     }
 }
+
+#[cfg(test)]
+mod tests;

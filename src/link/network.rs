@@ -12,7 +12,7 @@ use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Changed, Mirror};
 use super::netlink::{Events, Mode, Netlink, errno};
-use super::plan::{Plan, plan};
+use super::plan::{ManagedNeighbour, Plan, plan};
 use super::saved::Saved;
 use super::{Error, Result, request, sysctl};
 use crate::config::Config;
@@ -281,6 +281,11 @@ impl Network {
                 }
             }
             has_new_address |= matches!(step, Step::AddAddress { .. });
+            if let Step::Manage(ManagedNeighbour { ifindex, address, .. })
+            | Step::Release { ifindex, address } = step
+            {
+                self.read_neighbour(*ifindex, *address);
+            }
             if !self.refused.remove(&name) && self.stood(step) {
                 repaired += 1;
                 if repaired <= LINES as u64 {
@@ -334,6 +339,15 @@ impl Network {
             }
         }
         Ok(())
+    }
+
+    /// The kernel tells of a neighbour only once it is resolved, or cannot be.
+    fn read_neighbour(&mut self, ifindex: u32, address: IpAddr) {
+        // That it is gone again is told as an event.
+        for notice in self.netlink.get(request::get_neighbour(ifindex, address)).unwrap_or_default()
+        {
+            self.mirror.apply(notice);
+        }
     }
 
     fn read_addresses(&mut self) -> Result<()> {

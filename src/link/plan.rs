@@ -186,3 +186,6 @@ fn neighbours(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<Mana
 fn is_ready(states: &[NicState], nic: NicId) -> bool {
     is_live(states, nic) || states.get(nic.index()) == Some(&NicState::HeldDown)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

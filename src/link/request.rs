@@ -105,6 +105,11 @@ pub(super) fn rules(family: Family) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetRule(message)
 }
 
+/// Asks for one neighbour.
+pub(super) fn get_neighbour(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetNeighbour(neighbour(ifindex, address))
+}
+
 /// All neighbours.
 pub(super) fn neighbours() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default())

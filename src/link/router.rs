@@ -179,13 +179,18 @@ impl Router {
         let prepared = &mut self.prepared;
         prepared.network.observe(now);
         let next = prepared.compute();
-        // Rules that keep the kernel from answering stand before a flow can need them.
-        if prepared.tables.gains(&next) {
-            prepared.tables.ensure(&next, &prepared.statistics);
-        }
-        if next != prepared.draft {
+        let is_new = next != prepared.draft;
+        if is_new {
+            // Rules that keep the kernel from answering stand before a flow can need them.
+            if prepared.tables.gains(&next) {
+                prepared.tables.ensure(&next, &prepared.statistics);
+            }
             prepared.draft = next;
             self.publish();
+        }
+        let prepared = &mut self.prepared;
+        if is_new || prepared.tables.is_touched() {
+            prepared.tables.ensure(&prepared.draft, &prepared.statistics);
         }
         if self.settle_at.is_some_and(|at| now < at) {
             return Ok(());
@@ -201,7 +206,6 @@ impl Router {
             self.fight(now);
         }
         let prepared = &mut self.prepared;
-        prepared.tables.ensure(&prepared.draft, &prepared.statistics);
         pending.add(prepared.network.catch_up()?);
         let adapter = &prepared.config.adapter.name;
         let index = prepared.network.mirror().link(adapter).map(|(index, _)| index);

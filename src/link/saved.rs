@@ -136,17 +136,16 @@ impl Saved {
             Wanted::Reserved(ports) => Some((*ports.start(), *ports.end())),
             Wanted::Exactly(_) => None,
         };
-        if let Some(known) = self.sysctls.iter_mut().find(|o| o.path == sysctl.path) {
-            if known.ifindex == ifindex {
-                // The ports may have changed with the configuration; what was there before us has not.
-                let all = reserved.map(|(first, last)| match known.reserved {
-                    Some((f, l)) => (f.min(first), l.max(last)),
-                    None => (first, last),
-                });
-                self.is_changed |= known.reserved != all;
-                known.reserved = all;
-                return;
-            }
+        let is_known = |o: &&mut Original| o.path == sysctl.path && o.ifindex == ifindex;
+        if let Some(known) = self.sysctls.iter_mut().find(is_known) {
+            // The ports may have changed with the configuration; what was there before us has not.
+            let all = reserved.map(|(first, last)| match known.reserved {
+                Some((f, l)) => (f.min(first), l.max(last)),
+                None => (first, last),
+            });
+            self.is_changed |= known.reserved != all;
+            known.reserved = all;
+            return;
         }
         self.sysctls.retain(|o| o.path != sysctl.path);
         self.sysctls.push(Original {

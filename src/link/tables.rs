@@ -68,7 +68,7 @@ impl Tables {
 
     /// For mio: readable when nftables changed.
     pub(super) fn fd(&self) -> Option<RawFd> {
-        self.inner.as_ref().map(|inner| inner.nft.event_fd())
+        self.inner.as_ref().map(|inner| inner.nft.event_fd()).filter(|fd| *fd >= 0)
     }
 
     /// Takes in what happened to nftables.
@@ -76,6 +76,11 @@ impl Tables {
         if let Some(inner) = &mut self.inner {
             inner.is_touched |= inner.nft.drain_events();
         }
+    }
+
+    /// Are they to be checked?
+    pub(super) fn is_touched(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.is_touched)
     }
 
     /// Has them checked with the next [`Tables::ensure`], touched or not.
@@ -166,8 +171,7 @@ impl Tables {
                 statistics.flows_held.add(u64::try_from(add.len()).unwrap_or(u64::MAX));
             }
             Err(error) => {
-                // The set may have gone with its table: look, and fill it anew.
-                inner.is_touched = true;
+                // The set may have gone with its table: it is looked at, and filled anew.
                 inner.trouble(&error, statistics);
             }
         }
@@ -220,6 +224,7 @@ impl Inner {
 
     fn trouble(&mut self, error: &std::io::Error, statistics: &RouterStatistics) {
         statistics.kernel_errors.add(1);
+        self.is_touched = true;
         if !std::mem::replace(&mut self.is_in_trouble, true) {
             tracing::warn!(%error, "nftables refused");
         }

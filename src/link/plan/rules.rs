@@ -78,7 +78,7 @@ impl Rule {
         }
     }
 
-    fn from_host(mut self) -> Rule {
+    fn of_this_host(mut self) -> Rule {
         self.iif = Some("lo".to_owned());
         self
     }
@@ -155,7 +155,7 @@ fn of_family(config: &Config, family: Family, nic_addresses: &[IpAddr]) -> Vec<R
     let first = config.adapter.preference;
     let main = |step| Rule::new(family, first + step, Action::Lookup(MAIN_TABLE));
     let ours =
-        |step| Rule::new(family, first + step, Action::Lookup(config.adapter.table)).from_host();
+        |step| Rule::new(family, first + step, Action::Lookup(config.adapter.table)).of_this_host();
     let mut rules = Vec::new();
     if family == Family::V6 {
         rules.push(Rule::new(family, first + 9, Action::Nop));
@@ -183,7 +183,7 @@ fn of_family(config: &Config, family: Family, nic_addresses: &[IpAddr]) -> Vec<R
     match family {
         Family::V4 => rules.extend(selected(ours(3).from(Prefix::host(family.unspecified())))),
         Family::V6 => {
-            let jump = || Rule::new(family, first + 3, Action::Goto(first + 9)).from_host();
+            let jump = || Rule::new(family, first + 3, Action::Goto(first + 9)).of_this_host();
             rules.extend(halves().map(|half| jump().from(half)));
             rules.extend(selected(ours(4)));
         }

@@ -1,0 +1,317 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Adapter, Forwarder, Nic, Source};
+use crate::forward::source::Target;
+use crate::link::mirror::{Link, fixture};
+use crate::wire::ip::Prefix;
+
+use NicState::{HeldDown, Live, NoCarrier};
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().expect("a prefix")
+}
+
+/// eth1 and eth2 with gateways of both families, one VIPA of each.
+pub(crate) fn config() -> Config {
+    let nic = |name: &str, gateways: &[&str]| Nic {
+        name: name.into(),
+        gateways: gateways.iter().map(|a| address(a)).collect(),
+        weight: 1,
+        metric: 1,
+        hold_down: Duration::from_secs(3),
+    };
+    Config {
+        path: PathBuf::from("vipa.toml"),
+        adapter: Adapter {
+            name: "vipa0".into(),
+            addresses: vec![address("203.0.113.10"), address("2001:db8::10")],
+            table: 923,
+            preference: 9230,
+            is_protected: true,
+        },
+        forwarder: Forwarder { workers: 1, flows: 1024 },
+        nics: vec![nic("eth1", &["10.1.1.1", "fe80::1"]), nic("eth2", &["10.1.2.1"])],
+        source: Source {
+            sourcevipa: true,
+            ports: 61000..=65535,
+            hold: Duration::from_secs(60),
+            is_bound_forwarded: false,
+            rules: Vec::new(),
+        },
+    }
+}
+
+/// vipa0 is 9, eth1 is 1, eth2 is 2, mgmt is 3; connected routes on the NICs, the default over mgmt.
+pub(crate) fn mirror() -> Mirror {
+    let mut mirror = Mirror::new([923]);
+    for (index, name) in [(9, "vipa0"), (1, "eth1"), (2, "eth2"), (3, "mgmt")] {
+        mirror.links.insert(index, link(name));
+    }
+    fixture::route(&mut mirror, "10.1.1.0/24", 0, &[(1, None)]);
+    fixture::route(&mut mirror, "10.1.2.0/24", 0, &[(2, None)]);
+    fixture::route(&mut mirror, "192.168.9.0/24", 0, &[(3, None)]);
+    fixture::route(&mut mirror, "0.0.0.0/0", 0, &[(3, Some("192.168.9.1"))]);
+    mirror
+}
+
+fn link(name: &str) -> Link {
+    Link {
+        name: name.into(),
+        is_up: true,
+        has_carrier: true,
+        is_tun: name == "vipa0",
+        is_without_neighbours: name == "vipa0",
+        mtu: 1500,
+        mac: None,
+    }
+}
+
+/// The lines of the plan that speak of this prefix.
+fn lines(plan: &Plan, of: &str) -> Vec<String> {
+    let of = prefix(of);
+    plan.routes.iter().filter(|r| r.prefix == of).map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_prefix_behind_a_nic_is_a_pair() {
+    let plan = plan(&config(), &mirror(), &[Live, Live]);
+    assert_eq!(
+        lines(&plan, "10.1.1.0/24"),
+        [
+            "route 10.1.1.0/24 dev vipa0 table 923 src 203.0.113.10 metric 10",
+            "route 10.1.1.0/24 dev eth1 table 923 src 203.0.113.10 metric 100",
+        ]
+    );
+}
+
+#[test]
+fn the_default_goes_over_our_nics_though_another_holds_mains() {
+    let plan = plan(&config(), &mirror(), &[Live, Live]);
+    assert_eq!(
+        lines(&plan, "0.0.0.0/0"),
+        [
+            "route default dev vipa0 table 923 src 203.0.113.10 metric 10",
+            "route default nexthop via 10.1.1.1 dev eth1 weight 1 nexthop via 10.1.2.1 dev eth2 \
+             weight 1 table 923 src 203.0.113.10 metric 100",
+        ]
+    );
+    assert_eq!(lines(&plan, "192.168.9.0/24"), ["route throw 192.168.9.0/24 table 923 metric 10"]);
+}
+
+#[test]
+fn what_is_no_way_is_the_kernels() {
+    let mut mirror = mirror();
+    fixture::unreachable(&mut mirror, "10.66.0.0/16");
+    fixture::route(&mut mirror, "2001:db8:f::/48", 256, &[(3, None)]);
+    let plan = plan(&config(), &mirror, &[Live, Live]);
+    assert_eq!(lines(&plan, "10.66.0.0/16"), ["route throw 10.66.0.0/16 table 923 metric 10"]);
+    assert_eq!(
+        lines(&plan, "2001:db8:f::/48"),
+        ["-6 route throw 2001:db8:f::/48 table 923 metric 10"]
+    );
+}
+
+#[test]
+fn weights_are_shares_and_only_the_lowest_metric_is_used() {
+    let mut config = config();
+    config.nics[1].weight = 3;
+    let plan_of = |config: &Config, states| plan(config, &mirror(), states);
+    let default = |plan: &Plan| lines(plan, "0.0.0.0/0")[1].clone();
+    assert!(default(&plan_of(&config, &[Live, Live])).contains("eth2 weight 3"));
+    config.nics[1].metric = 2;
+    let only_first = default(&plan_of(&config, &[Live, Live]));
+    assert!(only_first.contains("via 10.1.1.1 dev eth1 table") && !only_first.contains("eth2"));
+    let only_second = default(&plan_of(&config, &[NoCarrier, Live]));
+    assert!(only_second.contains("via 10.1.2.1 dev eth2 table") && !only_second.contains("eth1"));
+}
+
+#[test]
+fn without_a_live_nic_the_fallback_lists_all_that_are_up() {
+    let mut mirror = mirror();
+    let default = |mirror: &Mirror, states: &[NicState]| {
+        lines(&plan(&config(), mirror, states), "0.0.0.0/0").get(1).cloned().unwrap_or_default()
+    };
+    let both = default(&mirror, &[NoCarrier, NoCarrier]);
+    assert!(both.contains("eth1") && both.contains("eth2"), "{both}");
+    // One that is held down is better than none.
+    let held = default(&mirror, &[HeldDown, NoCarrier]);
+    assert!(held.contains("eth1") && !held.contains("eth2"), "{held}");
+    mirror.links.remove(&1);
+    let one = default(&mirror, &[NicState::Missing, NoCarrier]);
+    assert!(!one.contains("eth1") && one.contains("eth2"), "{one}");
+    mirror.links.remove(&2);
+    assert_eq!(default(&mirror, &[NicState::Missing; 2]), "");
+}
+
+#[test]
+fn a_gateway_serves_its_own_family() {
+    let plan = plan(&config(), &mirror(), &[Live, Live]);
+    assert_eq!(
+        lines(&plan, "::/0"),
+        [
+            "-6 route default dev vipa0 table 923 src 2001:db8::10 metric 10",
+            "-6 route default via fe80::1 dev eth1 table 923 src 2001:db8::10 metric 100",
+        ]
+    );
+}
+
+#[test]
+fn without_a_gateway_the_kernels_default_over_the_nic_decides() {
+    let mut config = config();
+    config.nics[0].gateways.clear();
+    config.nics[1].gateways.clear();
+    let mut mirror = mirror();
+    assert!(lines(&plan(&config, &mirror, &[Live, Live]), "0.0.0.0/0").is_empty());
+    fixture::route(&mut mirror, "0.0.0.0/0", 200, &[(2, Some("10.1.2.254"))]);
+    fixture::route(&mut mirror, "0.0.0.0/0", 300, &[(2, Some("10.1.2.253"))]);
+    let default = lines(&plan(&config, &mirror, &[Live, Live]), "0.0.0.0/0");
+    assert!(default[1].contains("default via 10.1.2.254 dev eth2 table"), "{default:?}");
+}
+
+#[test]
+fn a_gateway_that_no_route_covers_is_taken_at_our_word() {
+    let mut config = config();
+    config.nics[0].gateways = vec![address("172.31.1.1")];
+    let default = lines(&plan(&config, &mirror(), &[Live, NoCarrier]), "0.0.0.0/0");
+    assert!(default[1].contains("via 172.31.1.1 dev eth1 onlink"), "{default:?}");
+}
+
+#[test]
+fn a_family_without_a_vipa_is_left_alone() {
+    let mut config = config();
+    config.adapter.addresses.truncate(1);
+    let plan = plan(&config, &mirror(), &[Live, Live]);
+    assert!(plan.routes.iter().all(|r| r.prefix.family() == Family::V4));
+    assert!(plan.rules.iter().all(|r| r.family == Family::V4));
+}
+
+#[test]
+fn link_local_and_multicast_stay_out() {
+    let mut mirror = mirror();
+    fixture::route(&mut mirror, "fe80::/64", 256, &[(1, None)]);
+    fixture::route(&mut mirror, "ff00::/8", 256, &[(1, None)]);
+    fixture::route(&mut mirror, "224.0.0.0/4", 0, &[(1, None)]);
+    let plan = plan(&config(), &mirror, &[Live, Live]);
+    for none in ["fe80::/64", "ff00::/8", "224.0.0.0/4"] {
+        assert!(lines(&plan, none).is_empty(), "{none}");
+    }
+}
+
+#[test]
+fn the_best_route_decides_whose_a_prefix_is_and_all_our_nics_share_it() {
+    let mut mirror = mirror();
+    fixture::route(&mut mirror, "10.9.0.0/16", 50, &[(3, None)]);
+    fixture::route(&mut mirror, "10.9.0.0/16", 100, &[(1, None)]);
+    fixture::route(&mut mirror, "10.8.0.0/16", 100, &[(1, Some("10.1.1.1"))]);
+    fixture::route(&mut mirror, "10.8.0.0/16", 101, &[(2, Some("10.1.2.1"))]);
+    let plan = plan(&config(), &mirror, &[Live, Live]);
+    assert_eq!(lines(&plan, "10.9.0.0/16").len(), 1);
+    let shared = lines(&plan, "10.8.0.0/16");
+    assert!(shared[1].contains("dev eth1") && shared[1].contains("dev eth2"), "{shared:?}");
+}
+
+#[test]
+fn rules_let_in_what_has_no_source_or_a_vipa() {
+    let shown: Vec<String> =
+        plan(&config(), &mirror(), &[Live, Live]).rules.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "rule 9230: from all to 224.0.0.0/4 lookup main",
+            "rule 9230: from all to 255.255.255.255/32 lookup main",
+            "rule 9231: from all oif eth1 lookup main",
+            "rule 9231: from all oif eth2 lookup main",
+            "rule 9232: from 203.0.113.10/32 iif lo lookup 923",
+            "rule 9233: from 0.0.0.0/32 iif lo lookup 923",
+            "-6 rule 9239: from all nop",
+            "-6 rule 9230: from all to fe80::/10 lookup main",
+            "-6 rule 9230: from all to ff00::/8 lookup main",
+            "-6 rule 9231: from all oif eth1 lookup main",
+            "-6 rule 9231: from all oif eth2 lookup main",
+            "-6 rule 9232: from 2001:db8::10/128 iif lo lookup 923",
+            "-6 rule 9233: from ::/1 iif lo goto 9239",
+            "-6 rule 9233: from 8000::/1 iif lo goto 9239",
+            "-6 rule 9234: from all iif lo lookup 923",
+        ]
+    );
+}
+
+#[test]
+fn without_sourcevipa_only_what_a_rule_names_comes_in() {
+    let mut config = config();
+    config.source.sourcevipa = false;
+    let leads_in = |config: &Config| -> Vec<String> {
+        let rules = rules::rules(config, &[]);
+        let ours = rules.iter().filter(|r| r.action == rules::Action::Lookup(923));
+        ours.map(ToString::to_string).collect()
+    };
+    assert!(leads_in(&config).is_empty());
+    config.source.rules = vec![crate::forward::source::Rule {
+        protocol: Some(6),
+        destination: Some(prefix("10.20.0.0/16")),
+        ports: Some(443..=443),
+        local_ports: None,
+        target: Target::Vipa(address("203.0.113.10")),
+        line: 9,
+    }];
+    assert_eq!(
+        leads_in(&config),
+        [
+            "rule 9232: from 203.0.113.10/32 to 10.20.0.0/16 iif lo ipproto 6 dport 443-443 lookup 923",
+            "rule 9233: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 6 dport 443-443 lookup 923",
+        ]
+    );
+}
+
+#[test]
+fn bound_forward_lets_in_the_nics_own_addresses() {
+    let mut config = config();
+    config.source.is_bound_forwarded = true;
+    let shown: Vec<String> =
+        rules::rules(&config, &[address("10.1.1.2")]).iter().map(ToString::to_string).collect();
+    assert!(shown.contains(&"rule 9232: from 10.1.1.2/32 iif lo lookup 923".to_owned()));
+}
+
+#[test]
+fn gateways_are_kept_resolved_unless_fixed_by_hand_or_out_of_reach() {
+    let shown = |mirror: &Mirror, states: &[NicState]| -> Vec<String> {
+        let plan = plan(&config(), mirror, states);
+        plan.neighbours.iter().map(|n| format!("{} {}", n.nic, n.address)).collect()
+    };
+    let mut mirror = mirror();
+    assert_eq!(shown(&mirror, &[Live, Live]), ["eth1 10.1.1.1", "eth2 10.1.2.1", "eth1 fe80::1"]);
+    assert_eq!(shown(&mirror, &[NoCarrier, HeldDown]), ["eth2 10.1.2.1"]);
+    fixture::neighbour(&mut mirror, 2, "10.1.2.1", 0x80);
+    assert_eq!(shown(&mirror, &[NoCarrier, Live]), Vec::<String>::new());
+}
+
+#[test]
+fn the_adapter_is_as_narrow_as_the_narrowest_nic() {
+    let mut mirror = mirror();
+    mirror.links.get_mut(&2).expect("eth2").mtu = 1400;
+    assert_eq!(plan(&config(), &mirror, &[Live, Live]).adapter.mtu, 1400);
+    mirror.links.get_mut(&2).expect("eth2").mtu = 576;
+    assert_eq!(plan(&config(), &mirror, &[Live, Live]).adapter.mtu, 1280, "IPv6 needs that");
+    assert_eq!(plan(&config(), &Mirror::new([923]), &[]).adapter.mtu, 1500);
+}
+
+#[test]
+fn the_plan_can_be_read() {
+    let text = plan(&config(), &mirror(), &[Live, Live]).to_string();
+    for line in [
+        "link vipa0 type tun mtu 1500 up",
+        "address 2001:db8::10/128 dev vipa0",
+        "sysctl net/ipv4/conf/eth1/rp_filter = 2",
+        "route default dev vipa0 table 923 src 203.0.113.10 metric 10",
+        "neighbour 10.1.1.1 dev eth1 managed",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("reserved"), "no rule can rewrite");
+}
