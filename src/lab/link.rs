@@ -34,8 +34,6 @@ impl<'a> End<'a> {
 
     fn message(&self) -> LinkMessage {
         let mut message = LinkMessage::default();
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
         message.attributes.push(LinkAttribute::IfName(self.name.to_owned()));
         message.attributes.extend(self.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
         message

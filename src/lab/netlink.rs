@@ -6,7 +6,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// A socket in the network namespace of the thread that made it, wherever it is used from.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ impl Netlink {
     pub(super) fn new() -> io::Result<Netlink> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?; // the kernel
         Ok(Netlink { socket, sequence: 0 })
     }
 

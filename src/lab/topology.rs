@@ -95,6 +95,11 @@ impl Network {
         Ok(network)
     }
 
+    /// Where the cables lie; for counters on the way.
+    pub fn cables(&self) -> &Namespace {
+        &self.cables
+    }
+
     /// All NICs of the host.
     pub fn nics(&self) -> impl Iterator<Item = u8> + use<> {
         1..=self.nics
