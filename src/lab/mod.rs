@@ -23,6 +23,7 @@
 
 mod enter;
 mod error;
+mod frame_meter;
 mod link;
 mod namespace;
 mod netlink;
@@ -38,6 +39,7 @@ pub mod traffic;
 
 pub use enter::enter;
 pub use error::Error;
+pub use frame_meter::FrameMeter;
 pub use link::{Counters, End, veth};
 pub use namespace::Namespace;
 pub use process::{Forwarder, Process};
