@@ -3,10 +3,12 @@
 //! Unsafe for one packet socket with a vnet header, which is how a wrong checksum gets past a sender.
 #![allow(unsafe_code)]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use vipa::lab::topology::{Network, client_address, vipas};
@@ -209,79 +211,93 @@ fn folded(bytes: &[u8]) -> u16 {
 }
 
 #[test]
-fn nothing_is_left_of_a_network_whose_owner_was_killed() {
-    // This test binary again, as a child that enters a world of its own and waits to be killed.
-    let me = std::env::current_exe().unwrap();
-    let before = run_entries();
-    let mut owner = std::process::Command::new(me)
-        .env("VIPA_LAB_OWNER", "1")
-        .args(["--exact", "owner_of_a_network_to_be_killed", "--nocapture", "--test-threads=1"])
-        .stdout(std::process::Stdio::piped())
+fn nothing_is_left_of_a_killed_demo() {
+    leaves_nothing(libc::SIGKILL);
+}
+
+#[test]
+fn nothing_is_left_of_a_demo_after_ctrl_c() {
+    leaves_nothing(libc::SIGINT);
+}
+
+/// Starts the demo, which enters a world of its own, sends it `signal` while its traffic runs, and looks for
+/// its processes, networks and files.
+fn leaves_nothing(signal: libc::c_int) {
+    let before = files();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_vipa"))
+        .arg("demo")
+        .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut output = std::io::BufReader::new(owner.stdout.take().unwrap());
-    while !line.contains("made ") {
-        line.clear();
-        let length = std::io::BufRead::read_line(&mut output, &mut line).unwrap();
-        assert!(length > 0, "the owner ended before it was ready");
-    }
-    let mut words = line.split("made ").nth(1).unwrap().split_whitespace();
-    let child: u32 = words.next().unwrap().parse().unwrap();
-    let networks: Vec<u64> = words.map(|inode| inode.parse().unwrap()).collect();
-    assert_eq!(networks.len(), 4);
-    assert!(networks.iter().any(|n| networks_in_use().contains(n)));
-    owner.kill().unwrap();
-    owner.wait().unwrap();
+        .expect("vipa demo");
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let is_running = |line: std::io::Result<String>| line.unwrap().contains("half of what");
+    assert!(lines.by_ref().any(is_running), "the demo ended before its traffic ran");
+    let processes = descendants(demo.id());
+    let networks = networks_of(demo.id());
+    assert!(networks.len() >= 4, "client, router, host and cables, found {networks:?}");
+    // SAFETY: takes numbers alone; the process is our child and not yet waited for.
+    assert_eq!(unsafe { libc::kill(demo.id() as i32, signal) }, 0);
+    demo.wait().unwrap();
     let deadline = Instant::now() + WAIT;
-    let is_alive = || std::path::Path::new(&format!("/proc/{child}")).exists();
-    while is_alive() || networks.iter().any(|n| networks_in_use().contains(n)) {
-        assert!(Instant::now() < deadline, "process or network still there");
+    loop {
+        let alive: Vec<_> =
+            processes.iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect();
+        let in_use = networks_in_use();
+        let held: Vec<_> = networks.iter().filter(|network| in_use.contains(network)).collect();
+        if alive.is_empty() && held.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "processes {alive:?} and networks {held:?} are left");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(run_entries(), before);
+    assert_eq!(files(), before);
 }
 
-/// Not a test of its own: it does its part for the one above.
-#[test]
-fn owner_of_a_network_to_be_killed() {
-    if std::env::var_os("VIPA_LAB_OWNER").is_none() {
-        return;
+/// Children, their children and so on.
+fn descendants(of: u32) -> Vec<u32> {
+    let mut found: Vec<u32> = Vec::new();
+    let mut parents = vec![of];
+    while let Some(parent) = parents.pop() {
+        for task in std::fs::read_dir(format!("/proc/{parent}/task")).unwrap().flatten() {
+            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            let children = text.split_whitespace().map(|pid| pid.parse::<u32>().unwrap());
+            parents.extend(children.clone());
+            found.extend(children);
+        }
     }
-    // The harness has threads, so that `enter` refuses; it is the thread's namespaces that count here.
-    let network = Network::new(1).unwrap();
-    let child = network.host.command("sleep").arg("1000").spawn().unwrap();
-    let all = [&network.client, &network.router, &network.host, &network.cables()];
-    let inodes: Vec<String> = all.iter().map(|n| n.inode().unwrap().to_string()).collect();
-    println!("made {} {}", child.id(), inodes.join(" "));
-    std::thread::sleep(Duration::from_secs(30));
+    found
 }
 
-fn run_entries() -> Vec<std::ffi::OsString> {
-    let mut names: Vec<_> = ["/run", "/tmp"]
-        .iter()
-        .flat_map(|d| std::fs::read_dir(d).unwrap())
-        .map(|e| e.unwrap().file_name())
-        .collect();
-    names.retain(|name| {
-        name.to_string_lossy().contains("vipa-lab") || name.to_string_lossy().contains("netns")
-    });
+/// Networks that a process holds open.
+fn networks_of(process: u32) -> Vec<u64> {
+    let mut inodes = Vec::new();
+    for file in std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten() {
+        let is_network = std::fs::read_link(file.path())
+            .is_ok_and(|target| target.to_string_lossy().starts_with("net:["));
+        if is_network {
+            inodes.extend(std::fs::metadata(file.path()).map(|m| m.ino()));
+        }
+    }
+    inodes
+}
+
+/// What lies where a demo might leave something.
+fn files() -> Vec<String> {
+    let directories = ["/run", "/run/vipa", "/run/netns"].into_iter();
+    let names = directories.filter_map(|d| std::fs::read_dir(d).ok()).flatten().flatten();
+    let mut names: Vec<String> = names.map(|e| e.path().display().to_string()).collect();
     names.sort();
     names
 }
 
-/// Inodes of all networks that some process is in or holds open.
+/// Networks that some process is in or holds open.
 fn networks_in_use() -> Vec<u64> {
     let mut inodes = Vec::new();
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let path = process.path();
-        inodes.extend(std::fs::metadata(path.join("ns/net")).map(|m| m.ino()));
-        for file in std::fs::read_dir(path.join("fd")).into_iter().flatten().flatten() {
-            let is_network = std::fs::read_link(file.path())
-                .is_ok_and(|target| target.to_string_lossy().starts_with("net:["));
-            if is_network {
-                inodes.extend(std::fs::metadata(file.path()).map(|m| m.ino()));
-            }
+        let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
+        inodes.extend(networks_of(pid));
+        for task in std::fs::read_dir(process.path().join("task")).into_iter().flatten().flatten() {
+            inodes.extend(std::fs::metadata(task.path().join("ns/net")).map(|m| m.ino()));
         }
     }
     inodes
