@@ -1,7 +1,7 @@
 //! The lab itself: what it promises, the tests of everything else stand on. Needs root.
 //!
 //! Unsafe for one packet socket with a vnet header, which is how a wrong checksum gets past a sender.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
