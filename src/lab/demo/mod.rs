@@ -60,6 +60,7 @@ pub fn demo(json: bool) -> Result<bool, Error> {
     } else {
         display.line(format_args!("\n{report}"));
     }
+    report.last_words.lines().for_each(|line| eprintln!("forwarder: {line}"));
     Ok(report.ok)
 }
 

@@ -28,6 +28,9 @@ pub(super) struct Report {
     /// Why it is not ok.
     #[serde(skip)]
     pub(super) complaints: Vec<String>,
+    /// All that the forwarders said, if it is not ok.
+    #[serde(skip)]
+    pub(super) last_words: String,
 }
 
 /// One event and what it cost.
@@ -116,6 +119,7 @@ impl Report {
             mean_frame_bytes: rounded(bulk.bytes as f64 / (bulk.frames.max(1)) as f64, 0),
             events,
             complaints,
+            last_words: String::new(),
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) struct Played {
     seconds: f64,
     complaints: Vec<String>,
     /// Goes on until the last byte has arrived.
-    _forwarder: Option<Forwarder>,
+    forwarder: Option<Forwarder>,
 }
 
 impl<'a> Stage<'a> {
@@ -126,17 +126,17 @@ impl<'a> Stage<'a> {
                 complaints.push("the killed forwarder was not ready again".to_owned());
             }
         }
-        if let Some(forwarder) = &self.forwarder
-            && carried_frames(forwarder) == Some(0)
-        {
-            complaints.push("the forwarder carried nothing".to_owned());
+        match self.forwarder.as_ref().map(carried_frames) {
+            None | Some(Ok(1..)) => {}
+            Some(Ok(0)) => complaints.push("the forwarder carried nothing".to_owned()),
+            Some(Err(e)) => complaints.push(e.to_string()),
         }
         Played {
             happened: self.happened,
             bulk: self.bulk,
             seconds: (self.traffic.now() - self.began) as f64 / 1e6,
             complaints,
-            _forwarder: self.forwarder,
+            forwarder: self.forwarder,
         }
     }
 
@@ -210,13 +210,16 @@ impl Played {
         let events = (0..self.happened.len()).map(|n| judge(traffic, &self.happened, n)).collect();
         let mut report = Report::new(outcome, events, self.bulk, self.seconds);
         self.complaints.into_iter().for_each(|complaint| report.complain(complaint));
+        if !report.ok {
+            report.last_words = self.forwarder.map(|f| f.log()).unwrap_or_default();
+        }
         report
     }
 }
 
-/// Frames that the forwarder took from the adapter, if its status tells.
-fn carried_frames(forwarder: &Forwarder) -> Option<u64> {
-    let status = forwarder.status().ok()?;
-    let workers = status.get("workers")?.as_array()?;
-    Some(workers.iter().filter_map(|worker| worker.get("tun_frames_in")?.as_u64()).sum())
+/// Frames that the forwarder took from the adapter since it was started.
+fn carried_frames(forwarder: &Forwarder) -> Result<u64, Error> {
+    let status = forwarder.status()?;
+    let workers = status["workers"].as_array().into_iter().flatten();
+    Ok(workers.filter_map(|worker| worker["from_tun"]["frames"].as_u64()).sum())
 }
