@@ -1,13 +1,10 @@
-//! Where a forwarder leaves what outlives it, and the lock that makes it the only one of its adapter.
+//! Where a forwarder leaves what outlives it.
 //!
 //! Names hold the adapter and the inode of the network namespace: forwarders of several namespaces share
 //! one directory.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Where state is kept if neither `--state` nor `$RUNTIME_DIRECTORY` says so.
@@ -117,53 +114,6 @@ fn runtime_directory() -> Option<PathBuf> {
     listed.split(':').find(|directory| !directory.is_empty()).map(PathBuf::from)
 }
 
-/// Held by the only forwarder of an adapter: an abstract socket, which is scoped by network namespace and
-/// gone with its process. (A multi-queue TUN would let a second forwarder attach silently.)
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its name")] UnixListener);
-
-impl Lock {
-    /// Takes the lock of `adapter`, or `None` where another process holds it.
-    ///
-    /// # Errors
-    /// Those of socket(2) and bind(2).
-    pub fn acquire(adapter: &str) -> io::Result<Option<Lock>> {
-        match UnixListener::bind_addr(&lock_address(adapter)?) {
-            Ok(listener) => Ok(Some(Lock(listener))),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// A connection to the lock that another process holds: the kernel tells whose it is.
-#[derive(Debug)]
-pub struct Holder(UnixStream);
-
-impl Holder {
-    /// Who holds the lock of `adapter`; `None`: nobody.
-    ///
-    /// # Errors
-    /// Those of connect(2).
-    pub fn of(adapter: &str) -> io::Result<Option<Holder>> {
-        match UnixStream::connect_addr(&lock_address(adapter)?) {
-            Ok(stream) => Ok(Some(Holder(stream))),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-impl AsFd for Holder {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-fn lock_address(adapter: &str) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("vipa/{adapter}"))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -188,16 +138,5 @@ mod tests {
         }
         assert_eq!(state.adapters().unwrap(), ["a.b", "vipa0"]);
         std::fs::remove_dir_all(&directory).unwrap();
-    }
-
-    #[test]
-    fn a_lock_has_one_holder_and_goes_with_it() {
-        let name = format!("t{}", std::process::id());
-        assert!(Holder::of(&name).unwrap().is_none());
-        let lock = Lock::acquire(&name).unwrap().unwrap();
-        assert!(Lock::acquire(&name).unwrap().is_none());
-        assert!(Holder::of(&name).unwrap().is_some());
-        drop(lock);
-        assert!(Lock::acquire(&name).unwrap().is_some());
     }
 }

@@ -11,12 +11,13 @@ use std::time::Instant;
 
 use vipa::admin::{self, Admin};
 use vipa::config::Config;
+use vipa::engine::lock::Lock;
 use vipa::engine::statistics::WorkerStatistics;
 use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::source::SourcePolicy;
 use vipa::forward::verdict::DropReason;
 use vipa::forward::view::{NetView, NicId, NicState, NicView};
-use vipa::state::{Kept, Lock, State};
+use vipa::state::{Kept, State};
 use vipa::wire::ethernet::MacAddr;
 
 /// A directory of its own for each test, gone with it.
@@ -150,7 +151,7 @@ fn down_refuses_while_a_forwarder_runs() {
     let adapter = adapter('r');
     let saved = place.state().path(&adapter, Kept::Saved);
     std::fs::write(&saved, "{}").unwrap();
-    let _lock = Lock::acquire(&adapter).unwrap().unwrap();
+    let _lock = Lock::take(&adapter).unwrap();
     let output = vipa(&["down", "--state", text(&place.0)]);
     assert_eq!(output.status.code(), Some(1));
     let told = stderr(&output);
@@ -164,7 +165,7 @@ fn down_refuses_while_a_forwarder_runs() {
 fn down_stop_ends_the_forwarder() {
     const HOLD: &str = "VIPA_TEST_HOLDS";
     if let Ok(adapter) = std::env::var(HOLD) {
-        let _lock = Lock::acquire(&adapter).unwrap().unwrap();
+        let _lock = Lock::take(&adapter).unwrap();
         println!("held");
         std::thread::park_timeout(std::time::Duration::from_secs(60));
         return;
@@ -181,7 +182,7 @@ fn down_stop_ends_the_forwarder() {
     assert!(lines.any(|line| line.unwrap().contains("held")));
     let config = place.file("vipa.toml", &config(&adapter));
     vipa(&["down", text(&config), "--stop", "--state", text(&place.0)]);
-    assert!(Lock::acquire(&adapter).unwrap().is_some());
+    assert!(Lock::take(&adapter).is_ok());
     assert_eq!(holder.wait().unwrap().signal(), Some(15));
 }
 

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::{Down, Failure, failure, output, plan, process, target};
-use crate::state::{Holder, Kept, Lock, State};
+use crate::engine::lock::{self, Lock};
+use crate::state::{Kept, State};
 
 /// How long a forwarder may take to end once it is told to.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,7 +27,7 @@ pub(super) fn run(arguments: &Down) -> Result<ExitCode, Failure> {
 "
         ));
     };
-    let lock = if arguments.stop { stop(&adapter)? } else { Lock::acquire(&adapter)? };
+    let lock = if arguments.stop { stop(&adapter)? } else { acquire(&adapter)? };
     let Some(_lock) = lock else {
         return Err(Failure::failed(format!(
             "a forwarder runs on {adapter}: stop it first, or say `vipa down --stop`"
@@ -40,7 +41,7 @@ pub(super) fn run(arguments: &Down) -> Result<ExitCode, Failure> {
 fn stop(adapter: &str) -> Result<Option<Lock>, Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(lock) = Lock::acquire(adapter)? {
+        if let Some(lock) = acquire(adapter)? {
             return Ok(Some(lock));
         }
         if Instant::now() >= deadline {
@@ -65,13 +66,26 @@ fn stop(adapter: &str) -> Result<Option<Lock>, Failure> {
     }
 }
 
+/// Takes the lock; `None`: another process has it.
+fn acquire(adapter: &str) -> Result<Option<Lock>, Failure> {
+    match Lock::take(adapter) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(lock::Error::Held { .. }) => Ok(None),
+        Err(error) => Err(Failure::failed(error.to_string())),
+    }
+}
+
 /// The process that holds the lock of `adapter`. That the lock is still its own once the descriptor of the
 /// process is open proves that the pid was not given to another in between.
 fn holder(adapter: &str) -> Result<Option<process::Process>, Failure> {
-    let Some(pid) = Holder::of(adapter)?.as_ref().map(process::peer).transpose()? else {
-        return Ok(None);
+    let pid = || -> Result<Option<libc::pid_t>, Failure> {
+        let Some(holder) = lock::holder(adapter)? else { return Ok(None) };
+        let pid = holder.pid.and_then(|pid| libc::pid_t::try_from(pid).ok());
+        let elsewhere =
+            || Failure::failed(format!("the forwarder of {adapter} is in another PID namespace"));
+        pid.map(Some).ok_or_else(elsewhere)
     };
-    let Some(process) = process::Process::open(pid)? else { return Ok(None) };
-    let again = Holder::of(adapter)?.as_ref().map(process::peer).transpose()?;
-    Ok((again == Some(pid)).then_some(process))
+    let Some(first) = pid()? else { return Ok(None) };
+    let Some(process) = process::Process::open(first)? else { return Ok(None) };
+    Ok((pid()? == Some(first)).then_some(process))
 }

@@ -1,12 +1,11 @@
 //! Another process, held by a pidfd: no signal goes to one that got its number later.
 //!
-//! Unsafe for four system calls that std does not have: getsockopt(SO_PEERCRED), pidfd_open,
-//! pidfd_send_signal and poll.
+//! Unsafe for three system calls that std does not have: pidfd_open, pidfd_send_signal and poll.
 
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// A process of this PID namespace.
@@ -70,33 +69,6 @@ impl Process {
     }
 }
 
-/// Who listens at the other end of a connected Unix socket.
-///
-/// # Errors
-/// Those of getsockopt(2); `NotFound` where that process is of another PID namespace.
-pub(super) fn peer(socket: &impl AsFd) -> io::Result<libc::pid_t> {
-    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, a whole ucred, into `credentials`.
-    let got = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut credentials).cast(),
-            &raw mut length,
-        )
-    };
-    checked(got.into())?;
-    match credentials.pid {
-        0 => Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the forwarder runs in another PID namespace",
-        )),
-        pid => Ok(pid),
-    }
-}
-
 fn checked(returned: libc::c_long) -> io::Result<libc::c_long> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
@@ -109,7 +81,6 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::state::{Holder, Lock};
 
     #[test]
     fn a_process_is_told_to_end_and_waited_for() {
@@ -121,13 +92,5 @@ mod tests {
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
         process.terminate().unwrap();
         assert!(Process::open(child.id() as libc::pid_t).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_kernel_tells_who_holds_a_lock() {
-        let name = format!("p{}", std::process::id());
-        let _lock = Lock::acquire(&name).unwrap().unwrap();
-        let holder = Holder::of(&name).unwrap().unwrap();
-        assert_eq!(peer(&holder).unwrap(), std::process::id() as libc::pid_t);
     }
 }

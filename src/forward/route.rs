@@ -108,9 +108,4 @@ mod tests {
         assert_eq!(nic("2001:db8::1"), Some(4));
         assert_eq!(nic("2001:db9::1"), None);
     }
-
-    /// All routes, for status.
-    pub fn routes(&self) -> &[Route] {
-        &self.routes
-    }
 }

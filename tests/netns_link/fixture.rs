@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use vipa::config::{Adapter, Config, Forwarder, Nic, Source};
+use vipa::device::tun::TunQueue;
 use vipa::engine::message::{Command as Told, Plane, Request};
 use vipa::engine::statistics::RouterStatistics;
 use vipa::forward::view::{NetCell, NetView, NicId, NicState, WorkerId};
@@ -210,16 +210,14 @@ impl Fixture {
 pub(crate) struct TestPlane {
     pub(crate) attachments: Arc<AtomicU32>,
     pub(crate) told: Arc<Mutex<Vec<(WorkerId, Told)>>>,
-    queue: Option<tun_rs::SyncDevice>,
+    queue: Option<TunQueue>,
 }
 
 impl Plane for TestPlane {
     fn follow(&mut self, _view: &NetView) {}
     fn attach(&mut self) -> std::io::Result<()> {
         self.queue = None;
-        let queue = vipa::device::tun::open_queue("vipa0")?;
-        assert!(queue.as_raw_fd() >= 0);
-        self.queue = Some(queue);
+        self.queue = Some(TunQueue::attach("vipa0")?);
         self.attachments.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
