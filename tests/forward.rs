@@ -387,8 +387,8 @@ proptest! {
                 let wire = Endpoint { address: SECOND.into(), port: 61000 + n };
                 let flow = Flow { rewritten: Some(wire), has_reply_key: true };
                 model.insert(n, flows.insert(&key(n), flow, NOW).expect("room").0);
-            } else if !insert {
-                if let Some(id) = model.remove(&n) { flows.remove(id); }
+            } else if !insert && let Some(id) = model.remove(&n) {
+                flows.remove(id);
             }
             for n in 0..40 {
                 prop_assert_eq!(flows.find(&key(n)), model.get(&n).copied());

@@ -248,8 +248,8 @@ impl Desk {
 
     fn spawn_guard(&mut self) -> io::Result<()> {
         let guard = Guard::spawn(&self.adapter, &self.page)?;
-        let mut source = guard.fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&mut source), GUARD, Interest::READABLE)?;
+        let fd = guard.fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&fd), GUARD, Interest::READABLE)?;
         self.guard = Some(guard);
         self.guard_due = None;
         Ok(())
@@ -292,11 +292,11 @@ impl Desk {
                 }
             }
             self.feed_watchdog();
-            if self.guard_due.is_some_and(|due| Instant::now() >= due) {
-                if let Err(error) = self.spawn_guard() {
-                    tracing::error!(%error, "the guard cannot be started");
-                    self.guard_due = Some(Instant::now() + GUARD_PAUSE);
-                }
+            if self.guard_due.is_some_and(|due| Instant::now() >= due)
+                && let Err(error) = self.spawn_guard()
+            {
+                tracing::error!(%error, "the guard cannot be started");
+                self.guard_due = Some(Instant::now() + GUARD_PAUSE);
             }
         }
     }

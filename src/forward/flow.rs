@@ -407,10 +407,11 @@ impl FlowTable {
     pub fn sweep(&mut self, count: u32, now: Millis, mut released: impl FnMut(Key)) {
         for _ in 0..count.min(self.capacity) {
             let at = self.advance();
-            if self.flags(FlowId(at)) & LIVE != 0 && self.idle(at, now) > self.timeout(at) {
-                if let Some(key) = self.remove(FlowId(at)) {
-                    released(key);
-                }
+            if self.flags(FlowId(at)) & LIVE != 0
+                && self.idle(at, now) > self.timeout(at)
+                && let Some(key) = self.remove(FlowId(at))
+            {
+                released(key);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::inspect::ports_in_use;
+use super::inspect::{ports_in_use, ports_of_connections};
 use super::plan::can_rewrite;
 use super::sysctl;
 use crate::config::Config;
@@ -37,7 +37,11 @@ impl Ports {
             self.ephemeral = range;
         }
         let Some(reserved) = &self.reserved else { return };
-        let mut listening = match ports_in_use(reserved.clone()) {
+        // Connections older than vipa keep their ports too.
+        let both = |range: &RangeInclusive<u16>| -> std::io::Result<Vec<u16>> {
+            Ok([ports_in_use(range.clone())?, ports_of_connections(range.clone())?].concat())
+        };
+        let mut listening = match both(reserved) {
             Ok(listening) => listening,
             Err(error) => {
                 tracing::debug!(%error, "cannot list this host's sockets");

@@ -29,7 +29,7 @@ struct Inner {
     nft: Nft,
     config: Config,
     /// What was last asked for, with the indices of the NICs: a NIC made anew has lost its chain.
-    stands: Option<(NftRules, Vec<u32>)>,
+    stands: Option<Wanted>,
     /// Others may have touched them.
     is_touched: bool,
     next_renewal: Instant,
@@ -37,6 +37,16 @@ struct Inner {
     add: HashSet<HeldFlow>,
     remove: HashSet<HeldFlow>,
     is_in_trouble: bool,
+}
+
+/// What the rules should say.
+#[derive(Debug, PartialEq)]
+struct Wanted {
+    rules: NftRules,
+    /// Indices of the NICs: one made anew has lost its chain.
+    indices: Vec<u32>,
+    /// Reserved ports on which a socket of this host is bound: they stay the kernel's.
+    spared: Vec<u16>,
 }
 
 impl Tables {
@@ -61,7 +71,14 @@ impl Tables {
             is_in_trouble: false,
         };
         let wanted = inner.wanted(draft);
-        inner.nft.ensure(&wanted.0).map_err(Error::Nftables)?;
+        inner.nft.spare_ports(wanted.spared.iter().copied());
+        match inner.nft.ensure(&wanted.rules) {
+            // Said once: there is no hold on this kernel, and the forwarder works without.
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
+                tracing::warn!(%error, "rewritten flows are not held while the forwarder is dead");
+            }
+            other => other.map(drop).map_err(Error::Nftables)?,
+        }
         inner.stands = Some(wanted);
         Ok(Tables { inner: Some(inner) })
     }
@@ -93,11 +110,12 @@ impl Tables {
     /// Would they have to say more than they do?
     pub(super) fn gains(&self, draft: &Draft) -> bool {
         let Some(inner) = &self.inner else { return false };
-        let Some((stands, indices)) = &inner.stands else { return true };
-        let (wanted, now) = inner.wanted(draft);
-        wanted.owned.iter().any(|a| !stands.owned.contains(a))
-            || wanted.nics.iter().any(|nic| !stands.nics.contains(nic))
-            || now.iter().any(|index| !indices.contains(index))
+        let Some(stands) = &inner.stands else { return true };
+        let wanted = inner.wanted(draft);
+        wanted.rules.owned.iter().any(|a| !stands.rules.owned.contains(a))
+            || wanted.rules.nics.iter().any(|nic| !stands.rules.nics.contains(nic))
+            || wanted.indices.iter().any(|index| !stands.indices.contains(index))
+            || wanted.spared != stands.spared
     }
 
     /// Makes them say what they should, if that changed or others touched them.
@@ -108,7 +126,8 @@ impl Tables {
         if !is_new && !inner.is_touched {
             return;
         }
-        match inner.nft.ensure(&wanted.0) {
+        inner.nft.spare_ports(wanted.spared.iter().copied());
+        match inner.nft.ensure(&wanted.rules) {
             Ok(is_changed) => {
                 inner.is_in_trouble = false;
                 inner.is_touched = false;
@@ -179,7 +198,7 @@ impl Tables {
 }
 
 impl Inner {
-    fn wanted(&self, draft: &Draft) -> (NftRules, Vec<u32>) {
+    fn wanted(&self, draft: &Draft) -> Wanted {
         let config = &self.config;
         let view = draft.view(1);
         let there = || draft.nics().iter().filter(|nic| nic.ifindex != 0);
@@ -200,7 +219,12 @@ impl Inner {
             rules: config.source.rules.clone(),
             hold: config.source.hold,
         };
-        (rules, there().map(|nic| nic.ifindex).collect())
+        let given_out = &view.source.ports;
+        Wanted {
+            indices: there().map(|nic| nic.ifindex).collect(),
+            spared: rules.ports.clone().filter(|p| given_out.binary_search(p).is_err()).collect(),
+            rules,
+        }
     }
 
     fn hold_all(&mut self, statistics: &RouterStatistics) {

@@ -28,7 +28,7 @@ enum Carrier {
 }
 
 /// Change it to compare.
-const CARRIER: Carrier = Carrier::Kernel;
+const CARRIER: Carrier = Carrier::Vipa;
 const START_LIMIT: Duration = Duration::from_secs(8);
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
 
