@@ -40,6 +40,8 @@ impl Nft {
     pub fn ensure(&mut self, _rules: &NftRules) -> io::Result<bool> {
         Ok(false)
     }
+    /// Ports on which a socket of this host listens.
+    pub fn spare_ports(&mut self, _ports: impl IntoIterator<Item = u16>) {}
     /// Renews the lease.
     pub fn renew_lease(&mut self) -> io::Result<()> {
         Ok(())

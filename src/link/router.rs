@@ -300,6 +300,7 @@ impl Router {
         let prepared = &mut self.prepared;
         prepared.network.read_routes()?;
         prepared.ports.read();
+        prepared.tables.spare(&prepared.ports.listening);
         pending.settings = true;
         pending.network = true;
         prepared.tables.suspect();
@@ -417,7 +418,7 @@ fn set_up(
         listening: &ports.listening,
     };
     let draft = draft(&config, network.mirror(), around, |hop| requested.contains(hop));
-    let tables = Tables::open(&config, &draft)?;
+    let tables = Tables::open(&config, &draft, &ports.listening)?;
     if let Some(fd) = tables.fd() {
         listen(fd, NFTABLES)?;
     }
