@@ -180,6 +180,14 @@ impl Changed {
         self.routes_uncertain |= other.routes_uncertain;
     }
 
+    /// All of it: the mirror was filled anew.
+    pub const EVERYTHING: Changed = Changed {
+        links: true,
+        network: true,
+        neighbours: true,
+        settings: true,
+        routes_uncertain: false,
+    };
     const LINKS: Changed = Changed { links: true, ..Changed::NOTHING };
     const NETWORK: Changed = Changed { network: true, ..Changed::NOTHING };
     const NOTHING: Changed = Changed {
@@ -211,6 +219,8 @@ pub struct Mirror {
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
     routes: BTreeMap<RouteKey, Vec<KernelRoute>>,
     tables: BTreeSet<u32>,
+    /// Devices whose neighbours are held; empty: all.
+    watched: BTreeSet<String>,
 }
 
 impl Mirror {
@@ -218,6 +228,11 @@ impl Mirror {
     pub fn new(tables: impl IntoIterator<Item = u32>) -> Mirror {
         let tables = tables.into_iter().chain([MAIN_TABLE]).collect();
         Mirror { tables, ..Mirror::default() }
+    }
+
+    /// Holds neighbours of these devices alone: others' come and go by the thousand.
+    pub fn watch<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        self.watched = names.into_iter().map(str::to_owned).collect();
     }
 
     /// The tables whose routes are held.
@@ -249,7 +264,11 @@ impl Mirror {
 
     /// Forgets everything, before a full dump.
     pub fn clear(&mut self) {
-        *self = Mirror { tables: std::mem::take(&mut self.tables), ..Mirror::default() };
+        *self = Mirror {
+            tables: std::mem::take(&mut self.tables),
+            watched: std::mem::take(&mut self.watched),
+            ..Mirror::default()
+        };
     }
 
     /// Forgets the routes of a table and family, before they are dumped anew.
@@ -419,6 +438,10 @@ impl Mirror {
 
     fn new_neighbour(&mut self, message: &NeighbourMessage) -> Changed {
         let Some((key, neighbour)) = neighbour(message) else { return Changed::NOTHING };
+        let is_watched = |link: &Link| self.watched.contains(&link.name);
+        if !self.watched.is_empty() && !self.links.get(&key.0).is_some_and(is_watched) {
+            return Changed::NOTHING;
+        }
         let before = self.neighbours.insert(key, neighbour.clone());
         Changed { neighbours: before != Some(neighbour), ..Changed::NOTHING }
     }

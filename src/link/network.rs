@@ -40,6 +40,8 @@ pub struct Network {
     saved: Saved,
     /// What stood when we last looked: what is missing of it, others have removed.
     stands: Option<Plan>,
+    /// What changed in the mirror and was not told yet.
+    news: Changed,
     /// Steps and settings that the kernel refused, told once.
     refused: HashSet<String>,
     statistics: Arc<RouterStatistics>,
@@ -69,11 +71,16 @@ impl Network {
             // The listener before the first dump: nothing falls between them.
             events: Events::open().map_err(open)?,
             netlink: Netlink::open().map_err(open)?,
-            mirror: Mirror::new(saved.tables.iter().copied()),
+            mirror: {
+                let mut mirror = Mirror::new(saved.tables.iter().copied());
+                mirror.watch(config.nics.iter().map(|nic| nic.name.as_str()));
+                mirror
+            },
             hold_down: HoldDown::new(&config),
             states: Vec::new(),
             saved,
             stands: None,
+            news: Changed::default(),
             refused: HashSet::new(),
             statistics,
             config,
@@ -108,45 +115,46 @@ impl Network {
         self.hold_down.next_end()
     }
 
-    /// Takes in all that has happened since.
+    /// Takes in all that has happened since the last call.
     pub fn catch_up(&mut self) -> Result<Changed> {
-        let mut changed = Changed::default();
+        self.absorb()?;
+        Ok(std::mem::take(&mut self.news))
+    }
+
+    /// Takes in what has happened; what changed by it stays to be told by [`Network::catch_up`].
+    fn absorb(&mut self) -> Result<()> {
         loop {
             let drained = self
                 .events
                 .drain(DRAIN)
                 .map_err(|source| Error::Netlink { what: "events", source })?;
             for notice in drained.notices {
-                changed.add(self.mirror.apply(notice));
+                self.news.add(self.mirror.apply(notice));
             }
             if drained.is_overrun {
                 tracing::warn!("netlink events were lost: reading the kernel's state anew");
                 self.statistics.resyncs.add(1);
                 dump(&mut self.netlink, &mut self.mirror)?;
-                changed = Changed { links: true, network: true, neighbours: true, ..changed };
-                changed.settings = true;
-                changed.routes_uncertain = false;
-            } else if std::mem::take(&mut changed.routes_uncertain) {
+                self.news = Changed::EVERYTHING;
+            } else if std::mem::take(&mut self.news.routes_uncertain) {
                 self.read_routes()?;
-                changed.network = true;
+                self.news.network = true;
             }
             if !drained.is_unfinished {
-                return Ok(changed);
+                return Ok(());
             }
         }
     }
 
     /// Asks for the link of each NIC and of the adapter: carrier news that the kernel holds back arrive now.
-    pub fn probe_links(&mut self) -> Changed {
-        let mut changed = Changed::default();
+    pub fn probe_links(&mut self) {
         let names = self.config.nics.iter().map(|nic| &nic.name);
         for name in names.chain([&self.config.adapter.name]) {
             // A device that does not exist is no news.
             for notice in self.netlink.get(request::get_link(name)).unwrap_or_default() {
-                changed.add(self.mirror.apply(notice));
+                self.news.add(self.mirror.apply(notice));
             }
         }
-        changed
     }
 
     /// Looks at the NICs, and tells of each that changed its state.
@@ -185,7 +193,7 @@ impl Network {
         self.store()?;
         device::tun::create(&name).map_err(fail)?;
         self.probe_links();
-        self.catch_up()?;
+        self.absorb()?;
         Ok(true)
     }
 
@@ -238,7 +246,7 @@ impl Network {
             }
             is_repair |= self.apply(&steps, is_start)?;
             self.stands = Some(plan);
-            self.catch_up()?;
+            self.absorb()?;
         }
         if is_start {
             return self.check().map(|()| is_repair);
@@ -329,6 +337,7 @@ impl Network {
             self.statistics.kernel_errors.add(1);
             tracing::debug!(%address, %error, "the kernel would not resolve");
         }
+        self.read_neighbour(ifindex, address);
     }
 
     /// Reads our routes again: the kernel changes some without a word.
@@ -346,7 +355,7 @@ impl Network {
         // That it is gone again is told as an event.
         for notice in self.netlink.get(request::get_neighbour(ifindex, address)).unwrap_or_default()
         {
-            self.mirror.apply(notice);
+            self.news.add(self.mirror.apply(notice));
         }
     }
 

@@ -126,20 +126,19 @@ fn nic_addresses(config: &Config, mirror: &Mirror) -> Vec<IpAddr> {
 
 fn sysctls(config: &Config, mirror: &Mirror) -> Vec<Sysctl> {
     let mut wanted = Vec::new();
-    if let Some((ifindex, _)) = mirror.link(&config.adapter.name) {
-        let name = &config.adapter.name;
-        let mut set = |family, key, value| {
-            wanted.push(Sysctl::of_device(family, name, ifindex, key, value));
-        };
-        set("ipv4", "ignore_routes_with_linkdown", "1");
-        set("ipv4", "rp_filter", "2");
-        if default_vipa(config, Family::V6).is_some() {
-            set("ipv6", "disable_ipv6", "0");
-        }
-        set("ipv6", "ignore_routes_with_linkdown", "1");
-        set("ipv6", "accept_ra", "0");
-        set("ipv6", "addr_gen_mode", "1");
+    let name = &config.adapter.name;
+    let ifindex = mirror.link(name).map_or(0, |(index, _)| index);
+    let mut set = |family, key, value| {
+        wanted.push(Sysctl::of_device(family, name, ifindex, key, value));
+    };
+    set("ipv4", "ignore_routes_with_linkdown", "1");
+    set("ipv4", "rp_filter", "2");
+    if default_vipa(config, Family::V6).is_some() {
+        set("ipv6", "disable_ipv6", "0");
     }
+    set("ipv6", "ignore_routes_with_linkdown", "1");
+    set("ipv6", "accept_ra", "0");
+    set("ipv6", "addr_gen_mode", "1");
     for nic in &config.nics {
         if let Some((ifindex, _)) = mirror.link(&nic.name) {
             for (family, key, value) in [

@@ -71,6 +71,8 @@ pub struct Router {
     fights: Vec<Instant>,
     /// Putting right waits until then.
     settle_at: Option<Instant>,
+    /// What went wrong last.
+    trouble: Option<(String, Instant)>,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -122,12 +124,25 @@ impl Router {
             if let Err(error) = self.turn(&mut pending) {
                 // Nothing here is worth dying for: the workers go on with the view that they have.
                 self.prepared.statistics.kernel_errors.add(1);
-                tracing::error!(%error, "could not follow the network; trying again");
+                self.complain(&error);
                 self.settle_at = Some(Instant::now() + PATIENCE);
                 pending = Changed { links: true, network: true, ..pending };
             }
         }
         Ok(())
+    }
+
+    /// The same trouble is told once in a tick.
+    fn complain(&mut self, error: &Error) {
+        let (error, now) = (error.to_string(), Instant::now());
+        let is_told = self
+            .trouble
+            .as_ref()
+            .is_some_and(|(told, at)| *told == error && now.duration_since(*at) < TICK);
+        if !is_told {
+            tracing::error!(error, "could not follow the network; trying again");
+            self.trouble = Some((error, now));
+        }
     }
 
     fn attach(&mut self) -> Result<()> {
@@ -155,7 +170,8 @@ impl Router {
         pending.add(self.prepared.network.catch_up()?);
         let is_suspect = self.take_requests(pending, now);
         if is_suspect || pending.links {
-            pending.add(self.prepared.network.probe_links());
+            self.prepared.network.probe_links();
+            pending.add(self.prepared.network.catch_up()?);
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -165,13 +181,23 @@ impl Router {
         if self.prepared.tables.next_renewal().is_some_and(|at| at <= now) {
             self.prepared.tables.renew_lease();
         }
+        if pending.is_nothing() && !self.is_due(now) {
+            return Ok(());
+        }
         for _ in 0..ROUNDS {
             self.react(pending, now)?;
             if pending.is_nothing() || self.settle_at.is_some() {
-                break;
+                return Ok(());
             }
         }
+        self.settle_at = Some(now + PATIENCE);
         Ok(())
+    }
+
+    /// Is there something to do without any news?
+    fn is_due(&self, now: Instant) -> bool {
+        let ends = [self.settle_at, self.prepared.network.next_hold_down_end()];
+        ends.into_iter().flatten().any(|at| at <= now) || self.prepared.tables.is_touched()
     }
 
     /// Workers first, then the kernel.
@@ -274,6 +300,7 @@ impl Router {
         let prepared = &mut self.prepared;
         prepared.network.read_routes()?;
         prepared.ports.read();
+        prepared.tables.spare(&prepared.ports.listening);
         pending.settings = true;
         pending.network = true;
         prepared.tables.suspect();
@@ -316,6 +343,7 @@ impl Prepared {
             next_tick: Instant::now() + TICK,
             fights: Vec::new(),
             settle_at: None,
+            trouble: None,
         }
     }
 
@@ -390,7 +418,7 @@ fn set_up(
         listening: &ports.listening,
     };
     let draft = draft(&config, network.mirror(), around, |hop| requested.contains(hop));
-    let tables = Tables::open(&config, &draft)?;
+    let tables = Tables::open(&config, &draft, &ports.listening)?;
     if let Some(fd) = tables.fd() {
         listen(fd, NFTABLES)?;
     }

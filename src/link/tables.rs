@@ -1,7 +1,8 @@
-//! The nftables rules as the router keeps them: what they should say, which flows they hold, and when the
-//! lease is due. Where no rule of the configuration can rewrite anything there are none.
+//! The nftables rules as the router keeps them: what they should say, which flows are to be held next, and
+//! when the lease is due. Where no rule of the configuration can rewrite anything there are none.
 
 use std::collections::HashSet;
+use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,6 @@ use crate::config::Config;
 use crate::engine::message::HeldFlow;
 use crate::engine::statistics::RouterStatistics;
 
-/// Flows put into the set with one transaction.
-const BATCH: usize = 512;
 /// The lease is renewed no more often.
 const SHORTEST: Duration = Duration::from_millis(250);
 
@@ -29,29 +28,19 @@ struct Inner {
     nft: Nft,
     config: Config,
     /// What was last asked for, with the indices of the NICs: a NIC made anew has lost its chain.
-    stands: Option<Wanted>,
+    stands: Option<(NftRules, Vec<u32>)>,
     /// Others may have touched them.
     is_touched: bool,
     next_renewal: Instant,
-    held: HashSet<HeldFlow>,
     add: HashSet<HeldFlow>,
     remove: HashSet<HeldFlow>,
     is_in_trouble: bool,
 }
 
-/// What the rules should say.
-#[derive(Debug, PartialEq)]
-struct Wanted {
-    rules: NftRules,
-    /// Indices of the NICs: one made anew has lost its chain.
-    indices: Vec<u32>,
-    /// Reserved ports on which a socket of this host is bound: they stay the kernel's.
-    spared: Vec<u16>,
-}
-
 impl Tables {
-    /// Sets them up for `draft`; takes away what an earlier run with other rules left.
-    pub(super) fn open(config: &Config, draft: &Draft) -> Result<Tables> {
+    /// Sets them up for `draft`, all but the ports that are `listening`; takes away what an earlier run with
+    /// other rules left.
+    pub(super) fn open(config: &Config, draft: &Draft, listening: &[u16]) -> Result<Tables> {
         if !can_rewrite(config) {
             if let Err(error) = Nft::remove(&config.adapter.name) {
                 tracing::debug!(%error, "no nftables here");
@@ -65,19 +54,16 @@ impl Tables {
             stands: None,
             is_touched: false,
             next_renewal: Instant::now(),
-            held: HashSet::new(),
             add: HashSet::new(),
             remove: HashSet::new(),
             is_in_trouble: false,
         };
         let wanted = inner.wanted(draft);
-        inner.nft.spare_ports(wanted.spared.iter().copied());
-        match inner.nft.ensure(&wanted.rules) {
-            // Said once: there is no hold on this kernel, and the forwarder works without.
-            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
-                tracing::warn!(%error, "rewritten flows are not held while the forwarder is dead");
-            }
-            other => other.map(drop).map_err(Error::Nftables)?,
+        inner.nft.spare_ports(listening.iter().copied());
+        match inner.nft.ensure(&wanted.0) {
+            // A kernel without the egress hook: all but the hold works.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => tracing::warn!("{e}"),
+            other => other.map(|_| ()).map_err(Error::Nftables)?,
         }
         inner.stands = Some(wanted);
         Ok(Tables { inner: Some(inner) })
@@ -110,12 +96,11 @@ impl Tables {
     /// Would they have to say more than they do?
     pub(super) fn gains(&self, draft: &Draft) -> bool {
         let Some(inner) = &self.inner else { return false };
-        let Some(stands) = &inner.stands else { return true };
-        let wanted = inner.wanted(draft);
-        wanted.rules.owned.iter().any(|a| !stands.rules.owned.contains(a))
-            || wanted.rules.nics.iter().any(|nic| !stands.rules.nics.contains(nic))
-            || wanted.indices.iter().any(|index| !stands.indices.contains(index))
-            || wanted.spared != stands.spared
+        let Some((stands, indices)) = &inner.stands else { return true };
+        let (wanted, now) = inner.wanted(draft);
+        wanted.owned.iter().any(|a| !stands.owned.contains(a))
+            || wanted.nics.iter().any(|nic| !stands.nics.contains(nic))
+            || now.iter().any(|index| !indices.contains(index))
     }
 
     /// Makes them say what they should, if that changed or others touched them.
@@ -126,19 +111,14 @@ impl Tables {
         if !is_new && !inner.is_touched {
             return;
         }
-        inner.nft.spare_ports(wanted.spared.iter().copied());
-        match inner.nft.ensure(&wanted.rules) {
+        match inner.nft.ensure(&wanted.0) {
             Ok(is_changed) => {
                 inner.is_in_trouble = false;
                 inner.is_touched = false;
                 inner.stands = Some(wanted);
-                if is_changed {
-                    if !is_new {
-                        statistics.repaired.add(1);
-                        tracing::info!("nftables rules put back");
-                    }
-                    inner.hold_all(statistics);
-                    inner.renew_lease();
+                if is_changed && !is_new {
+                    statistics.repaired.add(1);
+                    tracing::info!("nftables rules put back");
                 }
             }
             Err(error) => inner.trouble(&error, statistics),
@@ -157,22 +137,25 @@ impl Tables {
         }
     }
 
+    /// Ports on which a socket listens by now: the kernel's again with the next [`Tables::ensure`].
+    pub(super) fn spare(&mut self, listening: &[u16]) {
+        if let Some(inner) = &mut self.inner {
+            inner.nft.spare_ports(listening.iter().copied());
+        }
+    }
+
     /// The flow is to be held; the kernel learns of it with [`Tables::commit`].
     pub(super) fn hold(&mut self, flow: HeldFlow) {
-        if let Some(inner) = &mut self.inner
-            && inner.held.insert(flow)
-            && !inner.remove.remove(&flow)
-        {
+        if let Some(inner) = &mut self.inner {
+            inner.remove.remove(&flow);
             inner.add.insert(flow);
         }
     }
 
     /// The flow need not be held any more.
     pub(super) fn release(&mut self, flow: HeldFlow) {
-        if let Some(inner) = &mut self.inner
-            && inner.held.remove(&flow)
-            && !inner.add.remove(&flow)
-        {
+        if let Some(inner) = &mut self.inner {
+            inner.add.remove(&flow);
             inner.remove.insert(flow);
         }
     }
@@ -190,7 +173,6 @@ impl Tables {
                 statistics.flows_held.add(u64::try_from(add.len()).unwrap_or(u64::MAX));
             }
             Err(error) => {
-                // The set may have gone with its table: it is looked at, and filled anew.
                 inner.trouble(&error, statistics);
             }
         }
@@ -198,7 +180,7 @@ impl Tables {
 }
 
 impl Inner {
-    fn wanted(&self, draft: &Draft) -> Wanted {
+    fn wanted(&self, draft: &Draft) -> (NftRules, Vec<u32>) {
         let config = &self.config;
         let view = draft.view(1);
         let there = || draft.nics().iter().filter(|nic| nic.ifindex != 0);
@@ -219,22 +201,7 @@ impl Inner {
             rules: config.source.rules.clone(),
             hold: config.source.hold,
         };
-        let given_out = &view.source.ports;
-        Wanted {
-            indices: there().map(|nic| nic.ifindex).collect(),
-            spared: rules.ports.clone().filter(|p| given_out.binary_search(p).is_err()).collect(),
-            rules,
-        }
-    }
-
-    fn hold_all(&mut self, statistics: &RouterStatistics) {
-        let all: Vec<HeldFlow> = self.held.iter().copied().collect();
-        for batch in all.chunks(BATCH) {
-            if let Err(error) = self.nft.hold(batch, &[]) {
-                self.trouble(&error, statistics);
-                return;
-            }
-        }
+        (rules, there().map(|nic| nic.ifindex).collect())
     }
 
     fn renew_lease(&mut self) {

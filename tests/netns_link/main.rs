@@ -257,6 +257,56 @@ fn workers_get_what_they_ask_for() {
 }
 
 #[test]
+fn flushed_nftables_rules_come_back_with_the_flows_held() {
+    in_namespace("nft", |fixture| {
+        let ruleset = || {
+            let output = Command::new("nft").args(["list", "ruleset"]).output();
+            let text = String::from_utf8(output.expect("nft is installed").stdout);
+            // The lease runs out a little every moment.
+            let text = text.expect("nft speaks UTF-8");
+            text.lines().filter(|l| !l.contains("expires")).collect::<Vec<_>>().join("\n")
+        };
+        let mut config = fixture.config();
+        config.source.rules = vec![Rule {
+            protocol: Some(6),
+            destination: None,
+            ports: None,
+            local_ports: None,
+            target: Target::Physical,
+            line: 1,
+        }];
+        let running = fixture.run(config);
+        let flow = HeldFlow {
+            protocol: 6,
+            source: "203.0.113.10".parse().expect("an address"),
+            source_port: 40000,
+            destination: "198.51.100.1".parse().expect("an address"),
+            destination_port: 80,
+        };
+        running.ask(Request::Hold { worker: WorkerId(0), flow });
+        eventually("held", PROMPT, || ruleset().contains("40000"));
+        let before = ruleset();
+        assert!(before.contains("vipa-vipa0") && before.contains("10.1.2.2"), "{before}");
+        let repaired = running.statistics.repaired.get();
+        let flush = Command::new("nft").args(["flush", "ruleset"]).status();
+        assert!(flush.expect("nft is installed").success());
+        eventually("put back", PROMPT, || ruleset() == before);
+        eventually("counted", PROMPT, || running.statistics.repaired.get() > repaired);
+        // A NIC made anew has lost its chain, and gets another one.
+        ip("link del eth2");
+        ip("link add eth2 type veth peer name p2");
+        ip("link set eth2 up");
+        ip("addr add 10.1.2.2/24 dev eth2");
+        ip("-6 addr add 2001:db8:2::2/64 dev eth2 nodad");
+        eventually("the chain of the new NIC", PROMPT, || ruleset() == before);
+        drop(running);
+        assert_eq!(ruleset(), before, "it stays while no forwarder runs");
+        fixture.down();
+        assert_eq!(ruleset(), "");
+    });
+}
+
+#[test]
 fn a_connection_to_a_physical_address_lives_through_it_all() {
     in_namespace("operator", |fixture| {
         // The operator sits behind eth1, in a namespace of its own.
@@ -357,6 +407,11 @@ fn a_nic_comes_and_goes() {
         eventually("the adapter is as narrow", PROMPT, || {
             ip("link show vipa0").contains("mtu 1400")
         });
+        // The kernel drops a whole IPv4 multipath route with one of its devices, and says nothing.
+        ip("link set p2 up");
+        eventually("whole again", PATIENCE, || fallback() == (true, true));
+        ip("link del eth2");
+        eventually("the other one stays", PROMPT, || fallback() == (true, false));
         eventually("its address is known", PROMPT, || {
             let view = running.cell.load();
             view.nic(NicId(0)).addresses == [("10.1.1.2".parse().expect("an address"), 24)]

@@ -1,3 +1,5 @@
+use netlink_packet_route::neighbour::NeighbourAttribute;
+
 use super::*;
 
 fn hop(ifindex: u32, gateway: &str) -> KernelHop {
@@ -99,4 +101,26 @@ fn only_what_was_resolved_is_usable() {
     for unusable in [0x00, 0x01, 0x20] {
         assert_eq!(neighbour(unusable, mac).usable(), None);
     }
+}
+
+#[test]
+fn neighbours_of_other_devices_are_no_news() {
+    let mut mirror = Mirror::new([923]);
+    mirror.watch(["eth1"]);
+    for (index, name) in [(1, "eth1"), (2, "docker0")] {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        mirror.new_link(&message);
+    }
+    let of = |index| {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = index;
+        let address = std::net::Ipv4Addr::new(10, 0, 0, 1);
+        message.attributes.push(NeighbourAttribute::Destination(address.into()));
+        message
+    };
+    assert!(mirror.new_neighbour(&of(1)).neighbours);
+    assert!(mirror.new_neighbour(&of(2)).is_nothing());
 }
