@@ -11,13 +11,14 @@
 //!   what is sent is queued until it is dropped: worse than death.
 //!
 //! So each forwarder has one child. It holds a *pidfd* of its parent (readable once the whole process is
-//! gone, and immune to reuse of the number), the *heartbeat page* ([`HeartbeatPage`]), a netlink socket in
-//! the same network namespace, and nothing else. It sleeps on the pidfd, and looks up five times a second:
+//! gone, and immune to reuse of the number), the reading end of a *pipe* whose writing end the parent never
+//! uses, the *heartbeat page* ([`HeartbeatPage`]), a netlink socket in the same network namespace, and
+//! nothing else. It sleeps on pidfd and pipe, and looks up five times a second:
 //!
 //! ```text
 //!            ┌────────── 200 ms, or when a busy worker's stamp gets 200 ms old ──────────┐
 //!            ▼                                                                            │
-//!      poll(pidfd) ── readable ─► the parent is gone ─────────────────┐                   │
+//!  poll(pidfd, pipe) ── readable, closed ─► the parent is gone ───────┐                   │
 //!            │ time is up                                             │                   │
 //!      page, /proc/PARENT/task/* ─── nothing wrong ───────────────────┼───────────────────┘
 //!            │ a symptom                                              │
@@ -34,6 +35,9 @@
 //!
 //! Traps, each of which has a line below:
 //!
+//! * A process that is killed closes its descriptors in the order of their numbers, and each packet socket
+//!   takes the kernel tens of milliseconds. So the TUN has the lowest numbers ([`super::reserve`]), the pipe
+//!   is older than those sockets, and the guard knows of the death long before the pidfd does.
 //! * A killed process of which a debugger traces a thread stays a zombie until the debugger waits for it,
 //!   and its pidfd is not readable for as long; its descriptors are closed all the same. So the guard asks
 //!   for the link after its kill without waiting for the pidfd, and takes a process of zombies for gone.
@@ -56,7 +60,7 @@ pub mod symptom;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -78,12 +82,13 @@ const ASKING: Duration = Duration::from_millis(500);
 /// Between two questions.
 const BETWEEN_QUESTIONS: Duration = Duration::from_millis(2);
 
-/// The parent's end: a guard that runs. Dropping it leaves the child on watch; it goes when this
-/// process does.
+/// The parent's end: a guard that runs. Dropping it ends the watch, as the end of this process does.
 #[derive(Debug)]
 pub struct Guard {
     child: Child,
     pidfd: OwnedFd,
+    /// Closed by the death of this process.
+    _lifeline: PipeWriter,
 }
 
 impl Guard {
@@ -95,11 +100,13 @@ impl Guard {
 
     /// Like [`spawn`](Self::spawn), from the `vipa` binary at `program`: for a process that is no `vipa`.
     pub fn spawn_program(program: &Path, adapter: &str, page: &HeartbeatPage) -> io::Result<Guard> {
+        let (end_of_parent, lifeline) = std::io::pipe()?;
         let parent = pidfd_open(std::process::id())?;
-        let inherited = [parent.as_raw_fd(), page.as_fd().as_raw_fd()];
+        let inherited = [parent.as_raw_fd(), page.as_fd().as_raw_fd(), end_of_parent.as_raw_fd()];
         let mut command = Command::new(program);
         command
-            .args([SUBCOMMAND, adapter, &inherited[0].to_string(), &inherited[1].to_string()])
+            .args([SUBCOMMAND, adapter])
+            .args(inherited.map(|fd| fd.to_string()))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
@@ -108,7 +115,7 @@ impl Guard {
         unsafe { command.pre_exec(move || become_guard(inherited)) };
         let child = command.spawn()?;
         let pidfd = pidfd_open(child.id())?; // its number is not reused before it is reaped
-        Ok(Guard { child, pidfd })
+        Ok(Guard { child, pidfd, _lifeline: lifeline })
     }
 
     /// Becomes readable when the guard is gone: reap it, and spawn another.
@@ -128,7 +135,7 @@ impl Guard {
 }
 
 /// In the forked child, before exec.
-fn become_guard(inherited: [RawFd; 2]) -> io::Result<()> {
+fn become_guard(inherited: [RawFd; 3]) -> io::Result<()> {
     // SAFETY: plain system calls. The child is no group leader, so that setsid cannot fail.
     unsafe {
         libc::setsid();
@@ -144,24 +151,25 @@ fn become_guard(inherited: [RawFd; 2]) -> io::Result<()> {
     Ok(())
 }
 
-/// The child's end: `guard ADAPTER PIDFD MEMFD`, only ever called by [`Guard::spawn`]. Returns when the
+/// The child's end: `guard ADAPTER PIDFD MEMFD PIPE`, only ever called by [`Guard::spawn`]. Returns when the
 /// parent is gone.
 pub fn guard_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let number = |arg: &OsStr| arg.to_str()?.parse::<RawFd>().ok().filter(|fd| *fd > 2);
     let parsed = match args.as_slice() {
-        [adapter, pidfd, memfd] => adapter.to_str().zip(number(pidfd)).zip(number(memfd)),
+        [adapter, rest @ ..] => adapter
+            .to_str()
+            .zip(rest.iter().map(|arg| number(arg)).collect::<Option<Vec<_>>>().and_then(distinct)),
         _ => None,
     };
-    let Some(((adapter, pidfd), memfd)) = parsed.filter(|((_, pidfd), memfd)| pidfd != memfd)
-    else {
+    let Some((adapter, inherited)) = parsed else {
         say("vipa guard is started by vipa run, not by hand");
         return ExitCode::from(2);
     };
-    close_all_but(pidfd, memfd);
+    close_all_but(inherited);
     // SAFETY: inherited for us, and nobody else in this process knows them.
-    let (pidfd, memfd) = unsafe { (OwnedFd::from_raw_fd(pidfd), OwnedFd::from_raw_fd(memfd)) };
-    match stand_guard(adapter, &pidfd, memfd) {
+    let [pidfd, memfd, pipe] = inherited.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    match stand_guard(adapter, &Parent { pidfd, pipe }, memfd) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("guard of {adapter}: {error}"));
@@ -170,17 +178,29 @@ pub fn guard_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn stand_guard(adapter: &str, parent: &OwnedFd, memfd: OwnedFd) -> io::Result<()> {
+fn distinct(fds: Vec<RawFd>) -> Option<[RawFd; 3]> {
+    let fds: [RawFd; 3] = fds.try_into().ok()?;
+    let [a, b, c] = fds;
+    (a != b && b != c && a != c).then_some(fds)
+}
+
+/// What the guard holds of its parent.
+struct Parent {
+    pidfd: OwnedFd,
+    pipe: OwnedFd,
+}
+
+fn stand_guard(adapter: &str, parent: &Parent, memfd: OwnedFd) -> io::Result<()> {
     // SAFETY: a constant C string; only what `ps` shows.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"vipa-guard".as_ptr()) };
     let mut link = Link::open(adapter)?;
     let page = HeartbeatPage::inherited(File::from(memfd))?;
-    let Some(pid) = pid_of(parent)? else {
+    let Some(pid) = pid_of(&parent.pidfd)? else {
         return hand_over(&mut link); // gone before we came to look
     };
     let verdict = watch(parent, pid, &page)?;
     if let Verdict::Kill(_) = verdict {
-        pidfd_kill(parent)?;
+        pidfd_kill(&parent.pidfd)?;
     }
     let outcome = hand_over(&mut link);
     // Last of all: stderr may be a pipe that nobody empties.
@@ -191,12 +211,12 @@ fn stand_guard(adapter: &str, parent: &OwnedFd, memfd: OwnedFd) -> io::Result<()
 }
 
 /// Watches the parent until it is gone or has to go.
-fn watch(parent: &OwnedFd, pid: u32, page: &HeartbeatPage) -> io::Result<Verdict> {
+fn watch(parent: &Parent, pid: u32, page: &HeartbeatPage) -> io::Result<Verdict> {
     let mut judge = Judge::default();
     let mut wait = Duration::ZERO;
     loop {
         let planned = monotonic_ns() + wait.as_nanos() as u64;
-        if is_readable_within(parent, wait)? {
+        if ends_within(parent, wait)? {
             return Ok(Verdict::Gone);
         }
         let now = monotonic_ns();
@@ -223,9 +243,10 @@ fn hand_over(link: &mut Link) -> io::Result<()> {
 }
 
 /// Closes what else was inherited, should some code have forgotten close-on-exec.
-fn close_all_but(one: RawFd, other: RawFd) {
-    let (low, high) = (one.min(other) as u32, one.max(other) as u32);
-    for (first, last) in [(3, low - 1), (low + 1, high - 1), (high + 1, u32::MAX)] {
+fn close_all_but(mut kept: [RawFd; 3]) {
+    kept.sort_unstable();
+    let [a, b, c] = kept.map(|fd| fd as u32);
+    for (first, last) in [(3, a - 1), (a + 1, b - 1), (b + 1, c - 1), (c + 1, u32::MAX)] {
         if first <= last {
             // SAFETY: nothing in this process uses a descriptor above 2 yet. A kernel without the call
             // (before 5.9) leaves them open.
@@ -248,10 +269,13 @@ fn pid_of(pidfd: &OwnedFd) -> io::Result<Option<u32>> {
     }
 }
 
-fn is_readable_within(fd: &OwnedFd, wait: Duration) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd, and it lives.
-    match unsafe { libc::poll(&mut poll, 1, wait.as_millis() as libc::c_int) } {
+fn ends_within(parent: &Parent, wait: Duration) -> io::Result<bool> {
+    let entry =
+        |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // POLLHUP comes unasked when the pipe's other end is closed.
+    let mut poll = [entry(&parent.pidfd), entry(&parent.pipe)];
+    // SAFETY: two pollfds, and they live.
+    match unsafe { libc::poll(poll.as_mut_ptr(), 2, wait.as_millis() as libc::c_int) } {
         -1 => match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             error => Err(error),

@@ -10,6 +10,11 @@ use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::{Duration, Instant};
+
+/// How long a process that was killed may hold the lock: its memory goes before its descriptors.
+const PATIENCE: Duration = Duration::from_millis(300);
+const BETWEEN_TRIES: Duration = Duration::from_millis(2);
 
 /// The right to forward for one adapter; given back when dropped.
 #[derive(Debug)]
@@ -46,22 +51,25 @@ pub struct Holder {
 }
 
 impl Lock {
-    /// Takes the lock of `adapter` in this network namespace, or says who has it.
+    /// Takes the lock of `adapter` in this network namespace, or says who has it: a holder that was killed
+    /// is given a moment to let go.
     pub fn take(adapter: &str) -> Result<Lock, Error> {
         let failed = |source| Error::Io { adapter: adapter.to_owned(), source };
         let address = SocketAddr::from_abstract_name(name(adapter)).map_err(failed)?;
-        // Twice: the holder may go between our bind and our question.
-        for _ in 0..2 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             match UnixListener::bind_addr(&address) {
                 Ok(listener) => return Ok(Lock { _listener: listener }),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => return Err(failed(error)),
             }
-            if let Some(Holder { pid }) = holder(adapter).map_err(failed)? {
+            let holder = holder(adapter).map_err(failed)?;
+            if Instant::now() >= deadline {
+                let pid = holder.and_then(|holder| holder.pid);
                 return Err(Error::Held { adapter: adapter.to_owned(), pid });
             }
+            std::thread::sleep(BETWEEN_TRIES);
         }
-        Err(Error::Held { adapter: adapter.to_owned(), pid: None })
     }
 }
 

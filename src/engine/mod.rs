@@ -7,6 +7,7 @@ pub mod heartbeat;
 pub mod lock;
 pub mod message;
 pub mod plane;
+pub mod reserve;
 pub mod statistics;
 pub mod waiting;
 pub mod watchdog;

@@ -11,6 +11,7 @@ use mio::Waker;
 
 use super::heartbeat::HeartbeatPage;
 use super::message::{Command, Plane};
+use super::reserve::Reserve;
 use super::statistics::WorkerStatistics;
 use super::worker::{Order, Parts, RouterHandle, Worker, WorkerHandle};
 use crate::config::Config;
@@ -39,6 +40,7 @@ pub struct Workers {
     /// Number of the next fan-out group.
     group: u16,
     retired: Receiver<Box<dyn Device>>,
+    reserve: Reserve,
     attached: Arc<Waker>,
 }
 
@@ -55,6 +57,8 @@ pub struct Supplies<'a> {
     pub words: Vec<&'static [AtomicU64]>,
     /// Seed of the table's hash.
     pub seed: u64,
+    /// Low numbers for the adapter's descriptors.
+    pub reserve: Reserve,
     /// Woken each time the workers are attached to the adapter.
     pub attached: Arc<Waker>,
 }
@@ -108,8 +112,15 @@ impl Workers {
             })?;
         }
         let opened = vec![None; config.nics.len()];
-        let plane =
-            Workers { config, handles, opened, group: 0, retired, attached: supplies.attached };
+        let plane = Workers {
+            config,
+            handles,
+            opened,
+            group: 0,
+            retired,
+            reserve: supplies.reserve,
+            attached: supplies.attached,
+        };
         Ok((plane, statistics))
     }
 
@@ -163,7 +174,10 @@ impl Plane for Workers {
         let queues = self
             .handles
             .iter()
-            .map(|_| TunQueue::attach(&self.config.adapter.name))
+            .map(|_| {
+                self.reserve.give();
+                TunQueue::attach(&self.config.adapter.name)
+            })
             .collect::<io::Result<Vec<_>>>()?;
         for (handle, queue) in self.handles.iter().zip(queues) {
             handle.order(Order::Adapter(Box::new(queue)));

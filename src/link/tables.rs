@@ -193,7 +193,7 @@ impl Inner {
             sources.extend(there().flat_map(|nic| nic.addresses.iter().map(|a| a.0)));
         }
         let rules = NftRules {
-            nics: there().map(|nic| nic.name.clone()).collect(),
+            nics: draft.nics().iter().map(|nic| nic.name.clone()).collect(),
             owned: view.owned_addresses(),
             ports: config.source.ports.clone(),
             ephemeral: view.source.ephemeral.clone().unwrap_or(32768..=60999),

@@ -50,7 +50,7 @@ const OWNER_WAIT: Duration = Duration::from_millis(5);
 /// What nftables should hold for the forwarder.
 #[derive(PartialEq, Clone, Debug)]
 pub struct NftRules {
-    /// Names of the `[[nic]]` that exist now.
+    /// Names of all `[[nic]]`, whether they exist now or not.
     pub nics: Vec<String>,
     /// Addresses that rewritten flows carry on the wire; none: no table is needed.
     pub owned: Vec<IpAddr>,
@@ -254,12 +254,12 @@ impl Nft {
         if rules.owned.is_empty() {
             return delete_tables(&mut self.requests, &self.table);
         }
-        let mut rules = rules.clone();
         let mut is_anew = false;
         let mut refusals = 0;
         let mut last = None;
         for _ in 0..TRIES {
-            rules.nics.retain(|nic| socket::interface_index(nic) != 0);
+            let exists = |nic: &&String| socket::interface_index(nic) != 0;
+            let nics: Vec<String> = rules.nics.iter().filter(exists).cloned().collect();
             let present = match present::read(&mut self.requests, &self.table, has_flows) {
                 Err(e) if is_absent(&e) => continue,
                 present => present?,
@@ -273,7 +273,7 @@ impl Nft {
                 continue;
             }
             self.adopt(&present);
-            let (batch, later) = self.difference(&present, &rules, is_anew);
+            let (batch, later) = self.difference(&present, rules, &nics, is_anew);
             if batch.is_empty() && later.is_empty() {
                 return Ok(false);
             }
@@ -284,7 +284,7 @@ impl Nft {
                     return Ok(true);
                 }
                 Err(refused) => {
-                    if !self.learn(&refused, &rules) {
+                    if !self.learn(&refused, &nics) {
                         refusals += 1;
                     }
                     if refusals == REFUSALS {
@@ -299,7 +299,7 @@ impl Nft {
     }
 
     /// Learns from a refusal what this kernel lacks. False: nothing.
-    fn learn(&mut self, refused: &Refused, rules: &NftRules) -> bool {
+    fn learn(&mut self, refused: &Refused, nics: &[String]) -> bool {
         let is_unknown =
             matches!(refused.error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL));
         match refused.step {
@@ -312,7 +312,7 @@ impl Nft {
                 true
             }
             Step::NicChain(nic) => {
-                let is_there = socket::interface_index(&rules.nics[nic]) != 0;
+                let is_there = socket::interface_index(&nics[nic]) != 0;
                 let is_lacking = is_unknown || is_absent(&refused.error) && is_there;
                 self.has_egress &= !is_lacking;
                 is_lacking || !is_there
@@ -352,13 +352,14 @@ impl Nft {
         &mut self,
         present: &BTreeMap<u8, Present>,
         rules: &NftRules,
+        nics: &[String],
         is_anew: bool,
     ) -> (Batch, Later) {
         let mut batch = self.requests.batch();
         let mut later = Later::default();
         let mut wanted = vec![rules::reserved_ports(rules, &self.spared)];
         if self.has_egress {
-            wanted.push(rules::egress_hold(rules));
+            wanted.push(rules::egress_hold(rules, nics));
         }
         for table in &wanted {
             let found = present.get(&table.family);

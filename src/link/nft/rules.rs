@@ -199,8 +199,9 @@ pub(super) fn reserved_ports(rules: &NftRules, spared: &BTreeSet<u16>) -> Table 
     table
 }
 
-/// `netdev`: holds what would leave un-rewritten.
-pub(super) fn egress_hold(rules: &NftRules) -> Table {
+/// `netdev`: holds what would leave un-rewritten by `nics`, which exist. (The names of all stand in the other
+/// table: a NIC that comes back must not let the kernel answer before we know of it.)
+pub(super) fn egress_hold(rules: &NftRules, nics: &[String]) -> Table {
     let mut table = Table::new(NETDEV);
     table.addresses("sources4", "sources6", &rules.sources);
     for family in Family::BOTH {
@@ -227,7 +228,7 @@ pub(super) fn egress_hold(rules: &NftRules) -> Table {
     for chain in ["hold", "hold4", "hold6", "first4", "first6"] {
         table.chain(chain);
     }
-    for nic in &rules.nics {
+    for nic in nics {
         let chain = egress_chain(nic);
         let hook = Hook { number: 1, priority: 0, device: Some(nic.clone()), policy: ACCEPT };
         table.base(&chain, hook);
@@ -463,7 +464,11 @@ mod tests {
             hold: std::time::Duration::from_secs(60),
         };
         let comments = |port| {
-            egress_hold(&rules(port)).rules.into_iter().map(|r| r.comment).collect::<Vec<_>>()
+            egress_hold(&rules(port), &["eth1".into()])
+                .rules
+                .into_iter()
+                .map(|r| r.comment)
+                .collect::<Vec<_>>()
         };
         assert_eq!(comments(443), comments(443));
         let differing =
