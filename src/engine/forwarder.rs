@@ -22,7 +22,6 @@ use super::guard::Guard;
 use super::heartbeat::{HeartbeatPage, monotonic_ns};
 use super::lock::{self, Lock};
 use super::plane::{Supplies, Workers};
-use super::reserve::Reserve;
 use super::statistics::{RouterStatistics, WorkerStatistics};
 use super::watchdog::{self, Watchdog};
 use super::worker::RouterHandle;
@@ -93,9 +92,6 @@ pub fn run(config: Config, state: &State) -> Result<(), Error> {
     state.create().map_err(system("make the state directory"))?;
     let config = Arc::new(config);
     let adapter = config.adapter.name.clone();
-    // In the order in which they are closed when this process is killed: the adapter, the lock, the guard's
-    // lifeline, and only then what takes the kernel long.
-    let reserve = Reserve::take(config.forwarder.workers).map_err(system("open /dev/null"))?;
     let _lock = Lock::take(&adapter)?;
     let mut desk = Desk::open(&adapter)?;
     let flows = open_flows(&config, state)?;
@@ -116,7 +112,6 @@ pub fn run(config: Config, state: &State) -> Result<(), Error> {
             page: &desk.page,
             words: flows.words,
             seed: flows.seed,
-            reserve,
             attached: Arc::clone(&desk.news),
         },
     )

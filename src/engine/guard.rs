@@ -35,9 +35,9 @@
 //!
 //! Traps, each of which has a line below:
 //!
-//! * A process that is killed closes its descriptors in the order of their numbers, and each packet socket
-//!   takes the kernel tens of milliseconds. So the TUN has the lowest numbers ([`super::reserve`]), the pipe
-//!   is older than those sockets, and the guard knows of the death long before the pidfd does.
+//! * Each packet socket of a process that is killed takes the kernel tens of milliseconds, and the pidfd is
+//!   not readable before all are gone. The TUN, the lock and the pipe go first ([`super::descriptors`]): so
+//!   the guard knows of the death by the pipe.
 //! * A killed process of which a debugger traces a thread stays a zombie until the debugger waits for it,
 //!   and its pidfd is not readable for as long; its descriptors are closed all the same. So the guard asks
 //!   for the link after its kill without waiting for the pidfd, and takes a process of zombies for gone.
@@ -69,6 +69,7 @@ use std::time::Duration;
 
 use self::carrier::Link;
 use self::symptom::{Judge, Sight, Verdict};
+use super::descriptors;
 use super::heartbeat::{HeartbeatPage, monotonic_ns};
 
 /// The hidden subcommand by which the binary becomes a guard: `main` gives what follows it to
@@ -100,7 +101,7 @@ impl Guard {
 
     /// Like [`spawn`](Self::spawn), from the `vipa` binary at `program`: for a process that is no `vipa`.
     pub fn spawn_program(program: &Path, adapter: &str, page: &HeartbeatPage) -> io::Result<Guard> {
-        let (end_of_parent, lifeline) = std::io::pipe()?;
+        let (end_of_parent, lifeline) = descriptors::high(io::pipe)?;
         let parent = pidfd_open(std::process::id())?;
         let inherited = [parent.as_raw_fd(), page.as_fd().as_raw_fd(), end_of_parent.as_raw_fd()];
         let mut command = Command::new(program);

@@ -12,6 +12,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::{Duration, Instant};
 
+use super::descriptors::high;
+
 /// How long a process that was killed may hold the lock: its memory goes before its descriptors.
 const PATIENCE: Duration = Duration::from_millis(300);
 const BETWEEN_TRIES: Duration = Duration::from_millis(2);
@@ -58,7 +60,7 @@ impl Lock {
         let address = SocketAddr::from_abstract_name(name(adapter)).map_err(failed)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match UnixListener::bind_addr(&address) {
+            match high(|| UnixListener::bind_addr(&address)) {
                 Ok(listener) => return Ok(Lock { _listener: listener }),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => return Err(failed(error)),

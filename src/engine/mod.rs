@@ -1,5 +1,6 @@
 //! Carries batches between devices and the pipeline, and what workers and router say to each other.
 
+pub mod descriptors;
 pub mod flow_file;
 pub mod forwarder;
 pub mod guard;
@@ -7,7 +8,6 @@ pub mod heartbeat;
 pub mod lock;
 pub mod message;
 pub mod plane;
-pub mod reserve;
 pub mod statistics;
 pub mod waiting;
 pub mod watchdog;

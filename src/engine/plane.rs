@@ -9,9 +9,9 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
+use super::descriptors;
 use super::heartbeat::HeartbeatPage;
 use super::message::{Command, Plane};
-use super::reserve::Reserve;
 use super::statistics::WorkerStatistics;
 use super::worker::{Order, Parts, RouterHandle, Worker, WorkerHandle};
 use crate::config::Config;
@@ -40,7 +40,6 @@ pub struct Workers {
     /// Number of the next fan-out group.
     group: u16,
     retired: Receiver<Box<dyn Device>>,
-    reserve: Reserve,
     attached: Arc<Waker>,
 }
 
@@ -57,8 +56,6 @@ pub struct Supplies<'a> {
     pub words: Vec<&'static [AtomicU64]>,
     /// Seed of the table's hash.
     pub seed: u64,
-    /// Low numbers for the adapter's descriptors.
-    pub reserve: Reserve,
     /// Woken each time the workers are attached to the adapter.
     pub attached: Arc<Waker>,
 }
@@ -112,15 +109,8 @@ impl Workers {
             })?;
         }
         let opened = vec![None; config.nics.len()];
-        let plane = Workers {
-            config,
-            handles,
-            opened,
-            group: 0,
-            retired,
-            reserve: supplies.reserve,
-            attached: supplies.attached,
-        };
+        let plane =
+            Workers { config, handles, opened, group: 0, retired, attached: supplies.attached };
         Ok((plane, statistics))
     }
 
@@ -174,10 +164,7 @@ impl Plane for Workers {
         let queues = self
             .handles
             .iter()
-            .map(|_| {
-                self.reserve.give();
-                TunQueue::attach(&self.config.adapter.name)
-            })
+            .map(|_| descriptors::high(|| TunQueue::attach(&self.config.adapter.name)))
             .collect::<io::Result<Vec<_>>>()?;
         for (handle, queue) in self.handles.iter().zip(queues) {
             handle.order(Order::Adapter(Box::new(queue)));
