@@ -38,8 +38,10 @@ use crate::state::{Kept, State};
 const REQUESTS: usize = 65_536;
 /// A guard that ends at once is not started again more often than this.
 const GUARD_PAUSE: Duration = Duration::from_secs(1);
-/// Past this without a sign of life from a worker the watchdog is not fed.
+/// Past this without a sign of life from a worker the watchdog is not fed …
 const SILENCE: Duration = Duration::from_secs(1);
+/// … nor past this without a turn of the router, which makes one every five seconds.
+const ROUTER_SILENCE: Duration = Duration::from_secs(8);
 
 const SIGNALS: Token = Token(0);
 const GUARD: Token = Token(1);
@@ -93,9 +95,9 @@ pub fn run(config: Config, state: &State) -> Result<(), Error> {
     let config = Arc::new(config);
     let adapter = config.adapter.name.clone();
     let _lock = Lock::take(&adapter)?;
-    let mut desk = Desk::open(&adapter)?;
-    let flows = open_flows(&config, state)?;
     let router_statistics = Arc::new(RouterStatistics::default());
+    let mut desk = Desk::open(&adapter, Arc::clone(&router_statistics))?;
+    let flows = open_flows(&config, state)?;
     let prepared = Router::prepare(
         Arc::clone(&config),
         state.directory().to_owned(),
@@ -217,12 +219,15 @@ struct Desk {
     guard: Option<Guard>,
     guard_due: Option<Instant>,
     watchdog: Option<Watchdog>,
+    router: Arc<RouterStatistics>,
+    /// The router's turns when they were last seen to have changed, and when that was.
+    seen: (u64, Instant),
     /// Woken when the workers are attached and when the router ends.
     news: Arc<Waker>,
 }
 
 impl Desk {
-    fn open(adapter: &str) -> Result<Desk, Error> {
+    fn open(adapter: &str, router: Arc<RouterStatistics>) -> Result<Desk, Error> {
         let poll = Poll::new().map_err(system("poll"))?;
         let mut signals =
             Signals::new([libc::SIGTERM, libc::SIGINT]).map_err(system("hear signals"))?;
@@ -239,6 +244,8 @@ impl Desk {
             guard: None,
             guard_due: None,
             watchdog: Watchdog::from_env(),
+            router,
+            seen: (0, Instant::now()),
             news,
         };
         desk.spawn_guard().map_err(system("start the guard"))?;
@@ -320,10 +327,14 @@ impl Desk {
         }
     }
 
-    fn feed_watchdog(&self) {
-        if let Some(watchdog) = self.watchdog
-            && self.page.longest_silence(monotonic_ns()) < SILENCE
-        {
+    fn feed_watchdog(&mut self) {
+        let Some(watchdog) = self.watchdog else { return };
+        let turns = self.router.turns.get();
+        if turns != self.seen.0 {
+            self.seen = (turns, Instant::now());
+        }
+        let router_lives = self.seen.1.elapsed() < ROUTER_SILENCE;
+        if router_lives && self.page.longest_silence(monotonic_ns()) < SILENCE {
             let _ = watchdog.ping();
         }
     }

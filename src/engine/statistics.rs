@@ -153,6 +153,8 @@ impl Default for WorkerStatistics {
 /// What the router counts.
 #[derive(Debug, Default)]
 pub struct RouterStatistics {
+    /// Turns of its loop: while it lives, at least one in five seconds.
+    pub turns: Counter,
     /// Views published.
     pub views: Counter,
     /// Settings of ours that others removed or changed and that were put back.

@@ -121,6 +121,7 @@ impl Router {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(Error::Poll)?,
             }
+            self.prepared.statistics.turns.add(1);
             if let Err(error) = self.turn(&mut pending) {
                 // Nothing here is worth dying for: the workers go on with the view that they have.
                 self.prepared.statistics.kernel_errors.add(1);
