@@ -52,8 +52,9 @@ impl Outlet {
                 Err(error) => return Err(error),
             }
         }
-        let is_new = std::mem::replace(&mut self.is_offloading, false);
+        // A device that refuses the parts as well is in other trouble: it keeps its offload.
         self.send_split(frame, to, scratch)?;
+        let is_new = std::mem::replace(&mut self.is_offloading, false);
         Ok(Sent::Split(is_new))
     }
 

@@ -90,7 +90,7 @@ pub struct WorkerStatistics {
     /// Flows in its part of the flow table.
     pub flows: Gauge,
     /// Flows that it ever made.
-    pub flows_created: Counter,
+    pub flows_created: Gauge,
     /// Those in the table that are rewritten.
     pub flows_rewritten: Gauge,
     /// Flows that made room for others.
@@ -137,7 +137,7 @@ impl Default for WorkerStatistics {
             nics: std::array::from_fn(|_| NicStatistics::default()),
             drops: std::array::from_fn(|_| Counter::default()),
             flows: Gauge::default(),
-            flows_created: Counter::default(),
+            flows_created: Gauge::default(),
             flows_rewritten: Gauge::default(),
             flows_evicted: Gauge::default(),
             flows_unheld: Counter::default(),

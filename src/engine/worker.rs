@@ -568,6 +568,7 @@ impl Desk {
     fn gauge(&self) {
         self.statistics.flows.set(u64::from(self.state.flows.len()));
         self.statistics.flows_rewritten.set(u64::from(self.state.flows.rewritten()));
+        self.statistics.flows_created.set(self.state.flows.created());
         self.statistics.flows_evicted.set(self.state.flows.evicted());
     }
 }

@@ -157,6 +157,7 @@ pub struct FlowTable {
     hand: u32,
     next_port: usize,
     rewritten: u32,
+    created: u64,
     evicted: u64,
 }
 
@@ -176,6 +177,7 @@ impl FlowTable {
             hand: 0,
             next_port: 0,
             rewritten: 0,
+            created: 0,
             evicted: 0,
         };
         let mut torn = 0;
@@ -213,6 +215,11 @@ impl FlowTable {
     /// Rewritten flows in it.
     pub fn rewritten(&self) -> u32 {
         self.rewritten
+    }
+
+    /// Flows remembered since the table was made.
+    pub fn created(&self) -> u64 {
+        self.created
     }
 
     /// Flows that had to make room since the table was made.
@@ -284,6 +291,7 @@ impl FlowTable {
         let checksum = self.checksum(at) & !0xffff_ffff;
         self.word(at, CONTROL).store(checksum | flags, Release);
         self.link(at);
+        self.created += 1;
         Ok((FlowId(at), evicted))
     }
 
