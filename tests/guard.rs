@@ -251,8 +251,8 @@ fn a_guard_is_small_and_survives_the_signals_that_end_its_parent() {
     wait_until("the guard has its name", || proc("comm").trim() == "vipa-guard");
     let session = proc("stat").split(' ').nth(5).unwrap().to_owned();
     assert_eq!(session, guard.to_string(), "a session of its own");
-    // stdin, stdout, stderr, the pidfd, the heartbeats, netlink.
-    wait_until("the guard is set up", || open_files(guard).len() == 6);
+    // stdin, stdout, stderr, the pidfd, the pipe, the heartbeats, netlink.
+    wait_until("the guard is set up", || open_files(guard).len() == 7);
     assert!(open_files(guard).iter().all(|file| !file.contains("tun")), "{:?}", open_files(guard));
     let status = proc("status");
     let field = |name: &str| {
