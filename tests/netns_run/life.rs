@@ -1,0 +1,334 @@
+//! First start, adoption, SIGTERM, down; what others remove; who is refused (V1, V2, B1).
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use vipa::lab::Namespace;
+use vipa::lab::topology::vipas;
+use vipa::wire::ip::Family;
+
+use crate::fixture::{Bench, Conversation, Peer, Setup, nic_addresses, number, wait_until};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_vipa");
+
+/// Runs vipa in the host's network with the bench's state directory.
+fn vipa(bench: &Bench, arguments: &[&str]) -> Output {
+    let state = bench.scratch.path().join("state");
+    let mut command = bench.network.host.command(PROGRAM);
+    command.args(arguments).arg("--state").arg(state).output().expect("it starts")
+}
+
+/// All that vipa may touch, as text: rules, routes, addresses, nftables, sysctls.
+fn settings(host: &Namespace) -> String {
+    let mut text = String::new();
+    for command in [
+        "ip rule",
+        "ip -6 rule",
+        "ip route show table all",
+        "ip -6 route show table all",
+        "ip -br addr",
+        "nft list ruleset",
+        "sysctl -a -r ^net.ipv[46].conf|^net.ipv4.ip_local",
+    ] {
+        let mut words = command.split(' ');
+        let output = host
+            .command(words.next().unwrap_or_default())
+            .args(words)
+            .output()
+            .expect("tools/packages.txt");
+        text.push_str(&format!("== {command}\n{}", String::from_utf8_lossy(&output.stdout)));
+    }
+    text.lines()
+        .map(str::trim_end)
+        .filter(|line| !line.contains("stable_secret"))
+        .map(|line| format!("{}\n", without_expiry(line)))
+        .collect()
+}
+
+/// Some routes count down.
+fn without_expiry(line: &str) -> String {
+    let mut words: Vec<&str> = line.split(' ').collect();
+    if let Some(at) = words.iter().position(|word| *word == "expires") {
+        words.drain(at..(at + 2).min(words.len()));
+    }
+    words.join(" ")
+}
+
+fn kill(pid: u32, signal: &str, bench: &Bench) {
+    bench.run(&bench.network.host, "kill", &[signal, &pid.to_string()]);
+}
+
+#[test]
+fn a_connection_to_a_nic_lives_through_it_all_and_down_restores_everything() {
+    let mut bench =
+        Bench::prepare(&Setup::new(2).second_vipa("protocol = \"tcp\"\nport = \"7001\""));
+    let peer = Peer::listen(&bench.network.client, 7000);
+    bench
+        .network
+        .host
+        .route("10.9.0.0/24", &[vipa::lab::Hop::via("10.1.1.1").dev("eth1")], None)
+        .expect("a route");
+    let before = settings(&bench.network.host);
+    let from = std::net::SocketAddr::new(nic_addresses(&bench.network, Family::V4)[0], 0);
+    let session = Conversation::open_bound(&bench.network.host, from, peer.address(Family::V4));
+    session.goes_on(20);
+    for _ in 0..2 {
+        bench.start_forwarder();
+        session.goes_on(20);
+        bench.forwarder.kill();
+        session.goes_on(20);
+    }
+    bench.start_forwarder();
+    assert_ne!(settings(&bench.network.host), before);
+    let refused = vipa(&bench, &["down"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    session.goes_on(20);
+    let output = vipa(&bench, &["down", "--stop"]);
+    assert!(output.status.success(), "{output:?}");
+    session.goes_on(20);
+    assert_eq!(settings(&bench.network.host), before);
+    assert!(vipa(&bench, &["down"]).status.success(), "a second time there is nothing to do");
+    session.finish();
+}
+
+#[test]
+fn a_start_that_fails_takes_back_what_it_did() {
+    let mut bench = Bench::prepare(&Setup::new(1));
+    bench.run(
+        &bench.network.host,
+        "ip",
+        &["route", "add", "192.0.2.0/24", "dev", "eth1", "table", "923"],
+    );
+    let before = settings(&bench.network.host);
+    let error =
+        bench.forwarder.start_and_wait(Duration::from_secs(10)).expect_err("the table is in use");
+    assert!(error.to_string().contains("923"), "{error}");
+    assert_eq!(settings(&bench.network.host), before);
+}
+
+#[test]
+fn sigterm_leaves_the_adapter_and_the_kernel_forwards() {
+    for signal in ["-TERM", "-INT"] {
+        let bench = Bench::start(&Setup::new(2));
+        let peer = Peer::listen(&bench.network.client, 7000);
+        let flows = Family::BOTH.map(|f| Conversation::open(&bench.network.host, peer.address(f)));
+        flows.iter().for_each(|flow| flow.goes_on(10));
+        let pid = bench.forwarder.pid().expect("it runs");
+        kill(pid, signal, &bench);
+        wait_until("it stops", || bench.forwarder.log().contains("the kernel forwards"));
+        let left = bench.left();
+        for (flow, family) in flows.iter().zip(Family::BOTH) {
+            flow.goes_on(20);
+            let fresh = Conversation::open(&bench.network.host, peer.address(family));
+            assert_eq!(fresh.seen.ip(), vipas(family)[0], "a new connection carries the VIPA");
+            fresh.goes_on(5);
+            fresh.finish();
+        }
+        assert!(bench.left() > left, "bytes left by the NICs");
+        assert!(bench.network.host.index("vipa0").is_ok(), "the adapter stays");
+        flows.into_iter().for_each(Conversation::finish);
+    }
+}
+
+#[test]
+fn what_others_remove_is_back_within_100_ms() {
+    for protect in ["true", "false"] {
+        let setup = Setup::new(2).second_vipa("protocol = \"tcp\"\nport = \"7001\"");
+        let mut bench = Bench::prepare(&setup);
+        let config = bench.scratch.path().join("vipa.toml");
+        let text = std::fs::read_to_string(&config).expect("the configuration");
+        let text =
+            text.replacen("name = \"vipa0\"", &format!("name = \"vipa0\"\nprotect = {protect}"), 1);
+        std::fs::write(&config, text).expect("a file");
+        bench.start_forwarder();
+        let peers = [7000, 7001].map(|port| Peer::listen(&bench.network.client, port));
+        let flows: Vec<Conversation> = peers
+            .iter()
+            .flat_map(|peer| {
+                Family::BOTH.map(|f| Conversation::open(&bench.network.host, peer.address(f)))
+            })
+            .collect();
+        let host = &bench.network.host;
+        let whole = settings(host);
+        for removal in [
+            "nft flush ruleset",
+            "ip rule del pref 9233",
+            "ip -6 rule del pref 9234",
+            "ip addr del 203.0.113.11/32 dev vipa0",
+            "ip route flush table 923",
+            "ip -6 route flush table 923",
+            "sysctl -qw net.ipv4.conf.vipa0.ignore_routes_with_linkdown=0",
+        ] {
+            flows.iter().for_each(|flow| flow.goes_on(3));
+            let words: Vec<&str> = removal.split(' ').collect();
+            let removed = Instant::now();
+            bench.run(host, words[0], &words[1..]);
+            let gone = Instant::now();
+            wait_until(removal, || count(&settings(host)) == count(&whole));
+            let took = gone.elapsed();
+            // Reading all settings takes a while itself; the sysctl is told by no event but netconf.
+            let reading = {
+                let at = Instant::now();
+                settings(host);
+                at.elapsed()
+            };
+            if !removal.starts_with("sysctl") {
+                assert!(
+                    took < Duration::from_millis(100) + 2 * reading,
+                    "{removal}: {took:?} of {:?}",
+                    removed.elapsed()
+                );
+            }
+            flows.iter().for_each(|flow| flow.goes_on(3));
+        }
+        let repaired = number(&bench.status()["router"]["repaired"]);
+        assert!(repaired >= 6, "{repaired} repairs were counted");
+        flows.into_iter().for_each(Conversation::finish);
+    }
+}
+
+/// The lines without their order: what comes back may stand elsewhere.
+fn count(settings: &str) -> std::collections::BTreeMap<String, usize> {
+    let mut lines = std::collections::BTreeMap::new();
+    for line in settings.lines().filter(|l| !l.contains("packets") && !l.starts_with("vipa0 ")) {
+        *lines.entry(line.to_owned()).or_default() += 1;
+    }
+    lines
+}
+
+#[test]
+fn an_adapter_that_others_delete_is_made_anew() {
+    let bench = Bench::start(&Setup::new(1));
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let flow = Conversation::open(&bench.network.host, peer.address(Family::V4));
+    bench.run(&bench.network.host, "ip", &["link", "del", "vipa0"]);
+    let before = bench.from_tun();
+    flow.goes_on(20);
+    wait_until("the workers carry it again", || bench.from_tun() > before + 10);
+    flow.finish();
+}
+
+#[test]
+fn a_second_forwarder_is_refused_in_one_line() {
+    let bench = Bench::start(&Setup::new(1));
+    let config = bench.scratch.path().join("vipa.toml");
+    let output = vipa(&bench, &["run", config.to_str().expect("a path")]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr);
+    let pid = bench.forwarder.pid().expect("it runs").to_string();
+    assert!(
+        told.contains("vipa0") && told.contains(&pid) && told.trim().lines().count() == 1,
+        "{told}"
+    );
+}
+
+#[test]
+fn without_privileges_one_line_names_what_is_missing() {
+    use std::os::unix::process::CommandExt;
+    let bench = Bench::prepare(&Setup::new(1));
+    // A copy that nobody may read from the build's own directories.
+    let program = bench.scratch.path().join("vipa");
+    std::fs::copy(PROGRAM, &program).expect("a copy");
+    let config = bench.scratch.path().join("vipa.toml");
+    bench.run(
+        &bench.network.host,
+        "chmod",
+        &["-R", "a+rX", bench.scratch.path().to_str().expect("a path")],
+    );
+    let output = bench
+        .network
+        .host
+        .command("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
+        .arg(&program)
+        .arg("run")
+        .arg(&config)
+        .process_group(0)
+        .output()
+        .expect("setpriv of util-linux");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("CAP_NET_ADMIN") && told.contains("CAP_NET_RAW"), "{told}");
+    assert_eq!(told.trim().lines().count(), 1, "{told}");
+}
+
+#[test]
+fn check_plan_changes_nothing_and_names_what_would_differ() {
+    let bench = Bench::prepare(&Setup::new(1));
+    let host = &bench.network.host;
+    let server = host.run(|| std::net::UdpSocket::bind("0.0.0.0:5353")).expect("a socket");
+    for rule in [
+        "add table ip t",
+        "add chain ip t post { type nat hook postrouting priority 0; }",
+        "add rule ip t post oifname eth1 masquerade",
+    ] {
+        bench.run(host, "nft", &[rule]);
+    }
+    let before = settings(host);
+    let config = bench.scratch.path().join("vipa.toml");
+    let output = bench.run(host, PROGRAM, &["check", "--plan", config.to_str().expect("a path")]);
+    assert!(output.contains("5353"), "the wildcard socket: {output}");
+    assert!(output.contains("eth1") && output.contains("post"), "the nftables rule: {output}");
+    assert!(output.contains("table 923") && output.contains("rule 9233"), "{output}");
+    assert_eq!(settings(host), before);
+    drop(server);
+}
+
+#[test]
+fn idle_it_sleeps_and_is_small() {
+    let bench = Bench::start(&Setup::new(2));
+    let pid = bench.forwarder.pid().expect("it runs");
+    let wakeups = || -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+        tasks
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok())
+            .filter_map(|status| field(&status, "voluntary_ctxt_switches:"))
+            .sum()
+    };
+    // The first second belongs to the start: neighbours, duplicate address detection.
+    let quiet = |from: u64| wakeups() - from < 40;
+    wait_until("four threads wake fewer than 40 times in two seconds", || {
+        let from = wakeups();
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        quiet(from)
+    });
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let resident = field(&status, "VmRSS:").expect("a field");
+    assert!(resident < 32 << 10, "{resident} kB resident");
+}
+
+fn field(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[test]
+fn a_flow_file_that_does_not_fit_is_replaced_and_said_so() {
+    let mut bench = Bench::start(&Setup::new(1).second_vipa("protocol = \"tcp\"\nport = \"7001\""));
+    bench.forwarder.kill();
+    let state = bench.scratch.path().join("state");
+    let file = std::fs::read_dir(state)
+        .expect("the state directory")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|e| e == "flows"))
+        .expect("a flow file");
+    let whole = std::fs::read(&file).expect("a file");
+    // Layout version (word 1) of an older and of a newer binary; a torn header; a file cut short.
+    let with_version = |version: u64| {
+        let mut bytes = whole.clone();
+        bytes[8..16].copy_from_slice(&version.to_ne_bytes());
+        bytes
+    };
+    let mut torn = whole.clone();
+    torn[20] ^= 0xff;
+    for bytes in [with_version(0), with_version(99), torn, whole[..5000].to_vec()] {
+        std::fs::write(&file, bytes).expect("a file");
+        let said = bench.forwarder.log().matches("does not fit").count();
+        bench.start_forwarder();
+        assert_eq!(bench.forwarder.log().matches("does not fit").count(), said + 1);
+        bench.forwarder.kill();
+    }
+}

@@ -1,0 +1,113 @@
+//! NICs die, return, come late, change (V3, V9).
+
+use vipa::lab::topology::nic_name;
+use vipa::wire::ip::Family;
+
+use crate::fixture::{Bench, Conversation, Peer, Setup, number, wait_until};
+
+/// Frames that each NIC sent, as the forwarder counts.
+fn sent(bench: &Bench) -> Vec<u64> {
+    let status = bench.status();
+    let nics = status["nics"].as_array().expect("nics");
+    nics.iter().map(|nic| number(&nic["sent"]["frames"])).collect()
+}
+
+fn state(bench: &Bench, nic: usize) -> String {
+    bench.status()["nics"][nic - 1]["state"].as_str().unwrap_or_default().to_owned()
+}
+
+fn flows(bench: &Bench, peer: &Peer, count: usize) -> Vec<Conversation> {
+    (0..count)
+        .flat_map(|_| {
+            Family::BOTH.map(|f| Conversation::open(&bench.network.host, peer.address(f)))
+        })
+        .collect()
+}
+
+#[test]
+fn flows_spread_a_dead_nic_loses_none_and_takes_its_share_back_when_it_returns() {
+    let bench = Bench::start(&Setup::new(3));
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let flows = flows(&bench, &peer, 15);
+    flows.iter().for_each(|flow| flow.goes_on(5));
+    assert!(sent(&bench).iter().all(|frames| *frames > 20), "{:?}", sent(&bench));
+
+    bench.network.pull_cable(1).expect("a cable");
+    wait_until("eth1 is seen dead", || state(&bench, 1) == "no carrier");
+    let before = sent(&bench);
+    flows.iter().for_each(|flow| flow.goes_on(10));
+    let after = sent(&bench);
+    assert_eq!(after[0], before[0], "nothing leaves by the dead NIC");
+
+    // A second one fails while the first is still held down.
+    bench.network.plug_cable(1).expect("a cable");
+    wait_until("eth1 is held down", || state(&bench, 1) == "held down");
+    bench.network.pull_cable(2).expect("a cable");
+    wait_until("eth2 is seen dead", || state(&bench, 2) == "no carrier");
+    flows.iter().for_each(|flow| flow.goes_on(10));
+    wait_until("eth1 is live", || state(&bench, 1) == "live");
+    let before = sent(&bench);
+    flows.iter().for_each(|flow| flow.goes_on(10));
+    assert!(sent(&bench)[0] > before[0] + 10, "eth1 has its share again");
+    flows.into_iter().for_each(Conversation::finish);
+}
+
+#[test]
+fn a_nic_that_is_deleted_and_created_anew_carries_again() {
+    let bench = Bench::start(&Setup::new(2));
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let flows = flows(&bench, &peer, 8);
+    bench.network.delete_nic(1).expect("a NIC");
+    wait_until("eth1 is missing", || state(&bench, 1) == "missing");
+    flows.iter().for_each(|flow| flow.goes_on(10));
+    bench.network.create_nic(1).expect("a NIC");
+    wait_until("eth1 is live", || state(&bench, 1) == "live");
+    let before = sent(&bench);
+    flows.iter().for_each(|flow| flow.goes_on(10));
+    assert!(sent(&bench)[0] > before[0] + 10, "{before:?} {:?}", sent(&bench));
+    flows.into_iter().for_each(Conversation::finish);
+}
+
+#[test]
+fn a_nic_may_be_missing_at_start() {
+    let mut bench = Bench::prepare(&Setup::new(2));
+    bench.network.delete_nic(2).expect("a NIC");
+    bench.start_forwarder();
+    assert_eq!(state(&bench, 2), "missing");
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let flows = flows(&bench, &peer, 8);
+    bench.network.create_nic(2).expect("a NIC");
+    wait_until("eth2 is live", || state(&bench, 2) == "live");
+    let before = sent(&bench);
+    flows.iter().for_each(|flow| flow.goes_on(10));
+    assert!(sent(&bench)[1] > before[1] + 10);
+    flows.into_iter().for_each(Conversation::finish);
+}
+
+#[test]
+fn without_a_live_nic_packets_are_dropped_by_name_and_it_recovers() {
+    let bench = Bench::start(&Setup::new(2));
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let flow = Conversation::open(&bench.network.host, peer.address(Family::V4));
+    for nic in [1, 2] {
+        bench.network.pull_cable(nic).expect("a cable");
+    }
+    wait_until("drops with that reason", || bench.dropped("no_live_nic") > 0);
+    // One that is held down is used while nothing else lives.
+    bench.network.plug_cable(2).expect("a cable");
+    flow.goes_on(10);
+    flow.finish();
+}
+
+#[test]
+fn the_adapter_follows_the_smallest_mtu() {
+    let bench = Bench::start(&Setup::new(2));
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let flow = Conversation::open(&bench.network.host, peer.address(Family::V4));
+    bench.network.host.set_mtu(&nic_name(2), 1400).expect("an MTU");
+    wait_until("vipa0 has 1400", || {
+        bench.run(&bench.network.host, "ip", &["link", "show", "vipa0"]).contains("mtu 1400")
+    });
+    flow.goes_on(20);
+    flow.finish();
+}
