@@ -4,5 +4,7 @@
 
 mod fixture;
 mod ping;
+mod restart;
+mod rewritten;
 mod sources;
 mod wire;
