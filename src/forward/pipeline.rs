@@ -8,7 +8,7 @@ use super::flow::{Direction, Flow, FlowId, FlowTable, Key, Millis, Way};
 use super::frame::{Frame, Ingress};
 use super::rewrite::{self, Edit, Endpoint};
 use super::route::NextHop;
-use super::source::{Decision, Ignored};
+use super::source::{Decision, Defined, Ignored, SourcePolicy};
 use super::spread;
 use super::verdict::{DropReason, Verdict, Wait};
 use super::view::{NetView, WorkerId};
@@ -138,6 +138,10 @@ fn begin(
     }
     let is_nic_address = view.has_nic_address(headers.source);
     let decision = view.source.decide(headers, is_nic_address);
+    let owner = owner(headers, state.workers);
+    if owner != state.worker && may_be_owned(headers, decision, &view.source) {
+        return Ok(Begun::Elsewhere(owner));
+    }
     let wanted = match decision {
         Decision::Keep(_) => headers.source,
         Decision::Vipa(address, _) => address,
@@ -156,8 +160,6 @@ fn begin(
         let source = Endpoint { address: wanted, port: key.source().port };
         Flow { rewritten: Some(source), has_reply_key: false }
     } else {
-        let hash = spread::symmetric_hash(headers);
-        let owner = WorkerId((hash % u64::from(state.workers)) as u8);
         if owner != state.worker {
             return Ok(Begun::Elsewhere(owner));
         }
@@ -181,6 +183,20 @@ fn begin(
         Err(_) if flow.rewritten.is_none() => Ok(Begun::Untracked),
         Err(_) => Err(DropReason::FlowTableFull),
     }
+}
+
+/// The worker that a rewritten flow belongs to.
+fn owner(headers: &Headers, workers: u8) -> WorkerId {
+    WorkerId((spread::symmetric_hash(headers) % u64::from(workers)) as u8)
+}
+
+/// The middle of a TCP connection that only its beginning could tell from an answer: its owner knows it if
+/// it is rewritten. The adapter's queues follow a flow a moment late. (An answer begins with a SYN-ACK, and
+/// is known from then on to the worker that met that.)
+fn may_be_owned(headers: &Headers, decision: Decision, policy: &SourcePolicy) -> bool {
+    decision == Decision::Keep(Defined::Answer)
+        && matches!(headers.layer4, Layer4::Tcp { flags, .. } if !flags.is_syn())
+        && policy.would_change(headers)
 }
 
 /// NIC and MAC address for a packet; the flow remembers them until the view changes.

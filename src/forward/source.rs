@@ -108,6 +108,19 @@ impl SourcePolicy {
         if let Some(defined) = self.defined(headers, is_nic_address) {
             return Decision::Keep(defined);
         }
+        self.insert(headers)
+    }
+
+    /// Would a first packet with these addresses and ports get another source than it has?
+    pub fn would_change(&self, headers: &Headers) -> bool {
+        match self.insert(headers) {
+            Decision::Vipa(address, _) => address != headers.source,
+            _ => true,
+        }
+    }
+
+    /// Steps 415 to 435.
+    fn insert(&self, headers: &Headers) -> Decision {
         // 420 comes before 415 where a rule speaks of the datagram: a rule is the operator's own word.
         if is_rip(headers) {
             return Decision::Physical(Ignored::Rip);
