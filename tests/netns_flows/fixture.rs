@@ -92,6 +92,7 @@ impl Setup {
 pub(crate) struct Bench {
     pub(crate) forwarder: Forwarder,
     pub(crate) network: Network,
+    #[allow(dead_code)] // kept for its files; other test programs that share the fixture read it
     pub(crate) scratch: Scratch,
 }
 
@@ -125,7 +126,7 @@ impl Bench {
     }
 
     /// Frames that the workers took from the adapter.
-    pub(crate) fn from_tun(&self) -> u64 {
+    pub(crate) fn carried(&self) -> u64 {
         let status = self.status();
         let workers = status["workers"].as_array().expect("workers in the status");
         workers.iter().map(|worker| number(&worker["from_tun"]["frames"])).sum()

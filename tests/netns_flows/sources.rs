@@ -19,7 +19,7 @@ fn what_no_rule_speaks_of_carries_the_default_vipa() {
     let wire = Wire::tap(&bench.network);
     for family in Family::BOTH {
         let [vipa, _] = vipas(family);
-        let before = bench.from_tun();
+        let before = bench.carried();
         let talk = Conversation::open(&bench.network.host, peer.address(family));
         talk.goes_on(20);
         assert_eq!(talk.seen, talk.local, "nothing is rewritten");
@@ -32,7 +32,7 @@ fn what_no_rule_speaks_of_carries_the_default_vipa() {
             }
         }
         talk.finish();
-        assert!(bench.from_tun() >= before + 22, "all of it went through the forwarder");
+        assert!(bench.carried() >= before + 22, "all of it went through the forwarder");
     }
     wire.assert_no_reset();
 }
@@ -50,7 +50,7 @@ fn a_socket_bound_to_a_nics_address_bypasses_the_adapter() {
     route_of_the_first_nic(&bench);
     let peer = Peer::listen(&bench.network.client, PORT);
     let wire = Wire::tap(&bench.network);
-    let before = bench.from_tun();
+    let before = bench.carried();
     for family in Family::BOTH {
         let address = nic_addresses(&bench.network, family)[0];
         let from = SocketAddr::new(address, 0);
@@ -62,10 +62,10 @@ fn a_socket_bound_to_a_nics_address_bypasses_the_adapter() {
         wire.came_from(UDP, PORT, address);
         talk.finish();
     }
-    assert_eq!(bench.from_tun(), before, "nothing of it went through the adapter");
+    assert_eq!(bench.carried(), before, "nothing of it went through the adapter");
     // The count does move.
     ask(&bench.network.host, unbound(Family::V4), peer.address(Family::V4));
-    assert!(bench.from_tun() > before);
+    assert!(bench.carried() > before);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_socket_bound_to_a_nics_address_gets_the_vipa_where_bound_is_forward() {
     for is_offloaded in [true, false] {
         bench.network.tx_checksum(is_offloaded).expect("ethtool");
         let wire = Wire::tap(&bench.network);
-        let before = bench.from_tun();
+        let before = bench.carried();
         for family in Family::BOTH {
             let [vipa, _] = vipas(family);
             let from = SocketAddr::new(nic_addresses(&bench.network, family)[0], 0);
@@ -88,7 +88,7 @@ fn a_socket_bound_to_a_nics_address_gets_the_vipa_where_bound_is_forward() {
             wire.came_from(UDP, PORT, vipa);
             talk.finish();
         }
-        assert!(bench.from_tun() >= before + 20);
+        assert!(bench.carried() >= before + 20);
     }
 }
 
@@ -102,12 +102,12 @@ fn without_sourcevipa_only_what_a_rule_speaks_of_carries_a_vipa() {
         bench.network.tx_checksum(is_offloaded).expect("ethtool");
         let wire = Wire::tap(&bench.network);
         for family in Family::BOTH {
-            let before = bench.from_tun();
+            let before = bench.carried();
             let talk = Conversation::open(&bench.network.host, peer.address(family));
             talk.goes_on(10);
             assert_eq!(talk.seen, talk.local);
             wire.came_from(TCP, PORT, nic_addresses(&bench.network, family)[0]);
-            assert_eq!(bench.from_tun(), before, "TCP keeps the kernel's own way");
+            assert_eq!(bench.carried(), before, "TCP keeps the kernel's own way");
             talk.finish();
             let [_, second] = vipas(family);
             assert_eq!(
@@ -115,7 +115,7 @@ fn without_sourcevipa_only_what_a_rule_speaks_of_carries_a_vipa() {
                 second
             );
             wire.came_from(UDP, PORT, second);
-            assert!(bench.from_tun() > before, "what the rule speaks of does not");
+            assert!(bench.carried() > before, "what the rule speaks of does not");
         }
     }
 }

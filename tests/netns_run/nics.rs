@@ -33,7 +33,7 @@ fn flows_spread_a_dead_nic_loses_none_and_takes_its_share_back_when_it_returns()
     assert!(sent(&bench).iter().all(|frames| *frames > 20), "{:?}", sent(&bench));
 
     bench.network.pull_cable(1).expect("a cable");
-    wait_until("eth1 is seen dead", || state(&bench, 1) == "no carrier");
+    wait_until("eth1 is seen dead", || state(&bench, 1) == "no_carrier");
     let before = sent(&bench);
     flows.iter().for_each(|flow| flow.goes_on(10));
     let after = sent(&bench);
@@ -41,9 +41,9 @@ fn flows_spread_a_dead_nic_loses_none_and_takes_its_share_back_when_it_returns()
 
     // A second one fails while the first is still held down.
     bench.network.plug_cable(1).expect("a cable");
-    wait_until("eth1 is held down", || state(&bench, 1) == "held down");
+    wait_until("eth1 is held down", || state(&bench, 1) == "held_down");
     bench.network.pull_cable(2).expect("a cable");
-    wait_until("eth2 is seen dead", || state(&bench, 2) == "no carrier");
+    wait_until("eth2 is seen dead", || state(&bench, 2) == "no_carrier");
     flows.iter().for_each(|flow| flow.goes_on(10));
     wait_until("eth1 is live", || state(&bench, 1) == "live");
     let before = sent(&bench);
