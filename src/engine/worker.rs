@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -35,9 +36,11 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 192 << 10;
 /// Rounds of the devices before the worker looks for other events.
 const ROUNDS: usize = 64;
-/// A turn that moved this many bytes asks its devices again until its rounds are over, rather than sleep: the
-/// sender is about to have more, and to be woken costs more than twenty microseconds of asking.
+/// A turn that moved this many bytes is followed by up to `LINGER` turns that ask its devices again rather than
+/// sleep: the sender is about to have more, and to be woken costs more than some tens of microseconds of asking.
+/// Whoever else wants this processor (the sender or the receiver, as a rule) gets it between two of them.
 const BULK: usize = 32 << 10;
+const LINGER: usize = 64;
 /// How often flows are looked through, and how long one look-through of all of them takes.
 const SWEEP_EVERY: Millis = Millis(1_000);
 const SWEEPS_FOR_ALL: u32 = 30;
@@ -153,6 +156,7 @@ struct Desk {
     seen_generation: u32,
     swept: Millis,
     next_nic: usize,
+    linger: usize,
     now: Millis,
 }
 
@@ -186,6 +190,7 @@ impl Worker {
                 seen_generation: 0,
                 swept: Millis(0),
                 next_nic: 0,
+                linger: 0,
                 now: Millis(monotonic_ns() / 1_000_000),
             },
         };
@@ -315,18 +320,23 @@ impl Worker {
     /// Some rounds: in each a batch of the adapter, and one of a NIC that may have frames, each NIC in its turn.
     fn serve_devices(&mut self, view: &NetView) {
         let mut bytes = 0;
-        let mut last_nic = None;
         for _ in 0..ROUNDS {
             bytes += self.serve(None, view);
             if let Some(nic) = self.next_ready_nic() {
-                last_nic = Some(nic);
                 bytes += self.serve(Some(nic), view);
             }
-            if bytes >= BULK {
-                ready(&mut self.adapter);
-                last_nic.into_iter().for_each(|nic| ready(&mut self.nics[nic.index()]));
-            } else if !self.has_ready() {
-                return;
+            if !self.has_ready() {
+                break;
+            }
+        }
+        self.desk.linger = if bytes >= BULK { LINGER } else { self.desk.linger.saturating_sub(1) };
+        if self.desk.linger > 0 {
+            let last_nic = (self.desk.next_nic + NICS - 1) % NICS;
+            ready(&mut self.adapter);
+            ready(&mut self.nics[last_nic]);
+            if bytes == 0 {
+                self.desk.heartbeat.polling();
+                thread::yield_now();
             }
         }
     }
