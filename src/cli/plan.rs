@@ -13,7 +13,8 @@ pub(super) fn describe(config: &Config) -> Result<String, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
     let plan = link::preview(config).map_err(|error| failed(&error))?;
     let findings = link::inspect::inspect(config)?;
-    let mut text = format!("vipa run would set up:\n{plan}\n");
+    let tables = link::nft::outline(config);
+    let mut text = format!("vipa run would set up:\n{plan}{tables}\n");
     if findings.is_empty() {
         text.push_str("Nothing on this host would behave differently.\n");
     } else {

@@ -1,12 +1,14 @@
 //! Another process, held by a pidfd: no signal goes to one that got its number later.
 //!
-//! Unsafe for three system calls that std does not have: pidfd_open, pidfd_send_signal and poll.
+//! Unsafe for a system call that std does not have: poll.
 
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
+
+use crate::engine::pidfd;
 
 /// A process of this PID namespace.
 #[derive(Debug)]
@@ -18,15 +20,9 @@ pub(super) struct Process {
 impl Process {
     /// The process `pid`, or `None` if there is none (any more).
     pub(super) fn open(pid: libc::pid_t) -> io::Result<Option<Process>> {
-        // SAFETY: pidfd_open takes two integers and touches no memory.
-        let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        match checked(raw) {
-            Ok(raw) => {
-                let raw = RawFd::try_from(raw).map_err(io::Error::other)?;
-                // SAFETY: the kernel has just returned it; nobody else owns it.
-                let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
-                Ok(Some(Process { pid, descriptor }))
-            }
+        let Ok(number) = u32::try_from(pid) else { return Ok(None) };
+        match pidfd::open(number) {
+            Ok(descriptor) => Ok(Some(Process { pid, descriptor })),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
             Err(error) => Err(error),
         }
@@ -39,16 +35,7 @@ impl Process {
 
     /// Sends it SIGTERM; one that has ended needs none.
     pub(super) fn terminate(&self) -> io::Result<()> {
-        let none = std::ptr::null::<libc::siginfo_t>();
-        let descriptor = self.descriptor.as_raw_fd();
-        // SAFETY: the descriptor is open while `self` lives; a null siginfo means that of kill(2).
-        let sent = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, descriptor, libc::SIGTERM, none, 0)
-        };
-        match checked(sent) {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
-            _ => Ok(()),
-        }
+        pidfd::signal(&self.descriptor, libc::SIGTERM)
     }
 
     /// Waits until it has ended; `false` if it has not within `patience`.
@@ -60,17 +47,16 @@ impl Process {
             let descriptor = self.descriptor.as_raw_fd();
             let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
             // SAFETY: one pollfd, which outlives the call.
-            match checked(unsafe { libc::poll(&raw mut poll, 1, left) }.into()) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let ready = unsafe { libc::poll(&raw mut poll, 1, left) };
+            if ready >= 0 {
+                return Ok(ready > 0);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
             }
         }
     }
-}
-
-fn checked(returned: libc::c_long) -> io::Result<libc::c_long> {
-    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
 #[cfg(test)]

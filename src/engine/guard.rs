@@ -69,8 +69,8 @@ use std::time::Duration;
 
 use self::carrier::Link;
 use self::symptom::{Judge, Sight, Verdict};
-use super::descriptors;
 use super::heartbeat::{HeartbeatPage, monotonic_ns};
+use super::{descriptors, pidfd};
 
 /// The hidden subcommand by which the binary becomes a guard: `main` gives what follows it to
 /// [`guard_main`], before it does anything else.
@@ -102,7 +102,7 @@ impl Guard {
     /// Like [`spawn`](Self::spawn), from the `vipa` binary at `program`: for a process that is no `vipa`.
     pub fn spawn_program(program: &Path, adapter: &str, page: &HeartbeatPage) -> io::Result<Guard> {
         let (end_of_parent, lifeline) = descriptors::high(io::pipe)?;
-        let parent = pidfd_open(std::process::id())?;
+        let parent = pidfd::open(std::process::id())?;
         let inherited = [parent.as_raw_fd(), page.as_fd().as_raw_fd(), end_of_parent.as_raw_fd()];
         let mut command = Command::new(program);
         command
@@ -115,7 +115,7 @@ impl Guard {
         // SAFETY: between fork and exec; only async-signal-safe calls, no allocation.
         unsafe { command.pre_exec(move || become_guard(inherited)) };
         let child = command.spawn()?;
-        let pidfd = pidfd_open(child.id())?; // its number is not reused before it is reaped
+        let pidfd = pidfd::open(child.id())?; // its number is not reused before it is reaped
         Ok(Guard { child, pidfd, _lifeline: lifeline })
     }
 
@@ -201,7 +201,7 @@ fn stand_guard(adapter: &str, parent: &Parent, memfd: OwnedFd) -> io::Result<()>
     };
     let verdict = watch(parent, pid, &page)?;
     if let Verdict::Kill(_) = verdict {
-        pidfd_kill(&parent.pidfd)?;
+        pidfd::signal(&parent.pidfd, libc::SIGKILL)?;
     }
     let outcome = hand_over(&mut link);
     // Last of all: stderr may be a pipe that nobody empties.
@@ -282,28 +282,6 @@ fn ends_within(parent: &Parent, wait: Duration) -> io::Result<bool> {
             error => Err(error),
         },
         ready => Ok(ready > 0),
-    }
-}
-
-fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: no memory involved. Close-on-exec by nature.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `fd` is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<()> {
-    let no_siginfo = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: no memory involved.
-    let failed = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, no_siginfo, 0)
-    } < 0;
-    match io::Error::last_os_error() {
-        error if failed && error.raw_os_error() != Some(libc::ESRCH) => Err(error),
-        _ => Ok(()),
     }
 }
 

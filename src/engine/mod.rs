@@ -7,6 +7,7 @@ pub mod guard;
 pub mod heartbeat;
 pub mod lock;
 pub mod message;
+pub mod pidfd;
 pub mod plane;
 pub mod statistics;
 pub mod waiting;

@@ -257,7 +257,7 @@ fn without_privileges_one_line_names_what_is_missing() {
 
 #[test]
 fn check_plan_changes_nothing_and_names_what_would_differ() {
-    let bench = Bench::prepare(&Setup::new(1));
+    let bench = Bench::prepare(&Setup::new(1).second_vipa(""));
     let host = &bench.network.host;
     let server = host.run(|| std::net::UdpSocket::bind("0.0.0.0:5353")).expect("a socket");
     for rule in [
@@ -273,6 +273,9 @@ fn check_plan_changes_nothing_and_names_what_would_differ() {
     assert!(output.contains("5353"), "the wildcard socket: {output}");
     assert!(output.contains("eth1") && output.contains("post"), "the nftables rule: {output}");
     assert!(output.contains("table 923") && output.contains("rule 9233"), "{output}");
+    for family in ["inet", "netdev"] {
+        assert!(output.contains(&format!("table {family} vipa-vipa0: ")), "{output}");
+    }
     assert_eq!(settings(host), before);
     drop(server);
 }

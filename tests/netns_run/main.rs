@@ -10,3 +10,4 @@ mod guard;
 mod life;
 mod neighbours;
 mod nics;
+mod servers;

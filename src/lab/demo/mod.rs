@@ -17,18 +17,6 @@ use super::{Error, enter};
 use display::Display;
 use stage::Stage;
 
-/// Who carries the host's packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code)] // one of them, see CARRIER
-enum Carrier {
-    /// `vipa run`, this very program.
-    Vipa,
-    /// The kernel's routes alone, to see what the lab by itself costs.
-    Kernel,
-}
-
-/// Change it to compare.
-const CARRIER: Carrier = Carrier::Vipa;
 const START_LIMIT: Duration = Duration::from_secs(8);
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
 
@@ -46,7 +34,7 @@ pub fn demo(json: bool) -> Result<bool, Error> {
          2001:db8:ffff::10, ::11 belong to none of them"
     ));
     let forwarder = carry(&network)?;
-    let mut traffic = Traffic::start(&network, forwarder.is_some())?;
+    let mut traffic = Traffic::start(&network, true)?;
     let mut stage = Stage::new(display, &network, &traffic, forwarder)?;
     stage.calibrate()?;
     stage.play()?;
@@ -64,12 +52,8 @@ pub fn demo(json: bool) -> Result<bool, Error> {
     Ok(report.ok)
 }
 
-/// Sees to it that the host's packets find their way.
-fn carry(network: &Network) -> Result<Option<Forwarder>, Error> {
-    if CARRIER == Carrier::Kernel {
-        network.route_by_kernel()?;
-        return Ok(None);
-    }
+/// The forwarder on the host, ready.
+fn carry(network: &Network) -> Result<Forwarder, Error> {
     let directory = Path::new("/run"); // ours alone, see `enter`
     let config = directory.join("vipa-demo.toml");
     network.write_config(&config, REWRITTEN_PORT)?;
@@ -78,5 +62,5 @@ fn carry(network: &Network) -> Result<Option<Forwarder>, Error> {
         .map_err(|e| Error::Program(format!("this program's own file: {e}")))?;
     let mut forwarder = Forwarder::new(&network.host, &program, &config, directory)?;
     forwarder.start_and_wait(START_LIMIT)?;
-    Ok(Some(forwarder))
+    Ok(forwarder)
 }

@@ -26,7 +26,7 @@ pub(super) struct Stage<'a> {
     display: Display,
     network: &'a Network,
     traffic: &'a Traffic,
-    forwarder: Option<Forwarder>,
+    forwarder: Forwarder,
     meter: FrameMeter,
     throughput: Throughput,
     /// Bytes a second with checksum offload, and without: half of what the machine can do.
@@ -47,7 +47,7 @@ pub(super) struct Played {
     seconds: f64,
     complaints: Vec<String>,
     /// Goes on until the last byte has arrived.
-    forwarder: Option<Forwarder>,
+    forwarder: Forwarder,
 }
 
 impl<'a> Stage<'a> {
@@ -55,7 +55,7 @@ impl<'a> Stage<'a> {
         display: Display,
         network: &'a Network,
         traffic: &'a Traffic,
-        forwarder: Option<Forwarder>,
+        forwarder: Forwarder,
     ) -> Result<Stage<'a>, Error> {
         Ok(Stage {
             display,
@@ -116,20 +116,18 @@ impl<'a> Stage<'a> {
     /// Waits for a forwarder that is still away, and leaves the stage with what was seen.
     pub(super) fn finish(mut self) -> Played {
         let mut complaints = Vec::new();
-        if self.forwarder.is_some() {
-            self.wait_until(Instant::now()); // takes what has been said
-            let deadline = Instant::now() + READY_LIMIT;
-            while self.is_away() && Instant::now() < deadline {
-                self.wait_until((Instant::now() + SECOND / 20).min(deadline));
-            }
-            if self.is_away() {
-                complaints.push("the killed forwarder was not ready again".to_owned());
-            }
+        self.wait_until(Instant::now()); // takes what has been said
+        let deadline = Instant::now() + READY_LIMIT;
+        while self.is_away() && Instant::now() < deadline {
+            self.wait_until((Instant::now() + SECOND / 20).min(deadline));
         }
-        match self.forwarder.as_ref().map(carried_frames) {
-            None | Some(Ok(1..)) => {}
-            Some(Ok(0)) => complaints.push("the forwarder carried nothing".to_owned()),
-            Some(Err(e)) => complaints.push(e.to_string()),
+        if self.is_away() {
+            complaints.push("the killed forwarder was not ready again".to_owned());
+        }
+        match carried_frames(&self.forwarder) {
+            Ok(1..) => {}
+            Ok(0) => complaints.push("the forwarder carried nothing".to_owned()),
+            Err(e) => complaints.push(e.to_string()),
         }
         Played {
             happened: self.happened,
@@ -148,10 +146,8 @@ impl<'a> Stage<'a> {
             Act::DeleteNic(nic) => self.network.delete_nic(nic)?,
             Act::CreateNic(nic) => self.network.create_nic(nic)?,
             Act::KillForwarder => {
-                if let Some(forwarder) = &mut self.forwarder {
-                    forwarder.kill();
-                    forwarder.start()?;
-                }
+                self.forwarder.kill();
+                self.forwarder.start()?;
             }
             Act::VerifyChecksums => {
                 self.bulk.frames = self.meter.take()?;
@@ -160,9 +156,6 @@ impl<'a> Stage<'a> {
                 self.network.tx_checksum(false)?;
             }
             Act::End => {}
-        }
-        if matches!(act, Act::DeleteNic(_) | Act::CreateNic(_)) && self.forwarder.is_none() {
-            self.network.route_by_kernel()?;
         }
         self.display.happened(self.throughput.since(), &event);
         if act.is_event() {
@@ -174,9 +167,7 @@ impl<'a> Stage<'a> {
 
     /// Waits, and notes when a killed forwarder says that it is ready.
     fn wait_until(&mut self, deadline: Instant) {
-        if let Some(forwarder) = &mut self.forwarder
-            && let Some(ready) = forwarder.ready_before(deadline)
-        {
+        if let Some(ready) = self.forwarder.ready_before(deadline) {
             let ready = ready.duration_since(self.traffic.instant(0)).as_micros() as Micros;
             for event in &mut self.happened {
                 if event.act == Act::KillForwarder {
@@ -211,7 +202,7 @@ impl Played {
         let mut report = Report::new(outcome, events, self.bulk, self.seconds);
         self.complaints.into_iter().for_each(|complaint| report.complain(complaint));
         if !report.ok {
-            report.last_words = self.forwarder.map(|f| f.log()).unwrap_or_default();
+            report.last_words = self.forwarder.log();
         }
         report
     }

@@ -31,8 +31,10 @@ use self::message::Writer;
 use self::present::Present;
 use self::rules::{LEASE, LEASE_KEY, NETDEV, flow_key, flow_set};
 use self::socket::{Batch, Events, Refused, Requests, Step};
+use crate::config::Config;
 use crate::engine::message::HeldFlow;
 use crate::forward::source::Rule;
+use crate::link::plan::can_rewrite;
 use crate::wire::ip::Family;
 
 const GETGEN: u16 = 16;
@@ -64,6 +66,11 @@ pub struct NftRules {
     pub rules: Vec<Rule>,
     /// How long the egress hold lasts beyond the last [`Nft::renew_lease`].
     pub hold: Duration,
+}
+
+/// What would be set up for `config`, in words; empty where nothing is ever rewritten.
+pub fn outline(config: &Config) -> String {
+    if can_rewrite(config) { rules::outline(config) } else { String::new() }
 }
 
 /// Our two tables of nf_tables, `inet vipa-<adapter>` and `netdev vipa-<adapter>`.

@@ -16,6 +16,7 @@ use super::expression::{
     DESTINATION_PORT, Expressions, ICMP_IDENTIFIER, ICMP_TYPE, Meta, SOURCE_PORT, Verdict,
     destination, octets, source,
 };
+use crate::config::Config;
 use crate::device::MARK;
 use crate::engine::message::HeldFlow;
 use crate::forward::source::{Rule, Target};
@@ -162,6 +163,20 @@ pub(super) fn flow_of(family: Family, key: &[u8]) -> Option<HeldFlow> {
 /// Name of the base chain on this NIC.
 pub(super) fn egress_chain(nic: &str) -> String {
     format!("egress-{nic}")
+}
+
+/// The two tables in words, one line each, for `vipa check --plan`.
+pub(super) fn outline(config: &Config) -> String {
+    let table = table_name(&config.adapter.name);
+    let (ports, hold) = (&config.source.ports, config.source.hold);
+    let nics: Vec<&str> = config.nics.iter().map(|nic| nic.name.as_str()).collect();
+    format!(
+        "table inet {table}: replies to rewritten flows, ports {}-{}, go to the forwarder alone\n\
+         table netdev {table}: on {}, what would leave un-rewritten without a forwarder is dropped, for {hold:?}\n",
+        ports.start(),
+        ports.end(),
+        nics.join(", "),
+    )
 }
 
 /// `inet`: drops what comes for reserved ports, `spared` ones left out.

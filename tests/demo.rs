@@ -1,0 +1,42 @@
+//! `vipa demo --json`, the contract of its report. Needs root.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn the_demo_loses_nothing_and_reports_every_field() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_vipa")).args(["demo", "--json"]).output().unwrap();
+    let (said, complaints) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complaints}");
+    let report: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["ok"], true);
+    for (field, value) in [("connections", 8), ("connections_lost", 0), ("bytes_corrupted", 0)] {
+        assert_eq!(report[field], value, "{field}: {said}");
+    }
+    for field in
+        ["bytes", "gbit_per_second", "longest_gap_ms", "longest_gap_ms_rewritten", "frames"]
+    {
+        assert!(report[field].as_f64().unwrap() > 0.0, "{field}: {said}");
+    }
+    // V3: what TCP hands over in one piece leaves in one piece.
+    assert!(report["mean_frame_bytes"].as_f64().unwrap() > 20_000.0, "{said}");
+    let events = report["events"].as_array().unwrap();
+    for (kind, count) in
+        [("carrier_lost", 2), ("nic_deleted", 1), ("nic_created", 1), ("forwarder_killed", 2)]
+    {
+        let seen = events.iter().filter(|event| event["event"] == kind).count();
+        assert!(seen >= count, "{kind}: {said}");
+    }
+    for event in events {
+        for field in ["gap_ms", "gap_ms_rewritten", "udp_lost"] {
+            assert!(event[field].is_number(), "{field} of {event}");
+        }
+        let is_of_the_forwarder = event["event"] == "forwarder_killed";
+        assert_eq!(event["nic"].is_string(), !is_of_the_forwarder, "{event}");
+        assert_eq!(event["away_ms"].is_number(), is_of_the_forwarder, "{event}");
+    }
+}
