@@ -118,3 +118,45 @@ fn the_adapter_follows_the_smallest_mtu() {
     flow.goes_on(20);
     flow.finish();
 }
+
+#[test]
+fn without_a_gateway_the_kernels_routes_decide_as_they_appear_change_and_vanish() {
+    let bench = Bench::start(&Setup::new(2).without_gateways());
+    let host = &bench.network.host;
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let ways = [("-4", "10.9.0.0/24", "10.1.N.1"), ("-6", "2001:db8:9::/64", "2001:db8:N::1")];
+    let route = |verb: &str, nic: u8| {
+        for (family, to, via) in ways {
+            let (via, dev) = (via.replace('N', &nic.to_string()), nic_name(nic));
+            bench.run(host, "ip", &[family, "route", verb, to, "via", &via, "dev", &dev]);
+        }
+    };
+    let carries = |nic: usize| {
+        for family in Family::BOTH {
+            let before = sent(&bench)[nic];
+            wait_until("the NIC of the route carries", || {
+                let Ok(socket) = host.run(|| UdpSocket::bind((family.unspecified(), 0))) else {
+                    return false;
+                };
+                // Until the forwarder has followed, the system may know no way.
+                let _ = socket.send_to(b"who am I?", peer.address(family));
+                sent(&bench)[nic] > before
+            });
+        }
+    };
+    route("add", 1);
+    carries(0);
+    let flow = Conversation::open(host, peer.address(Family::V4));
+    flow.goes_on(10);
+    route("replace", 2);
+    carries(1);
+    flow.goes_on(10);
+    flow.finish();
+    route("del", 2);
+    for family in Family::BOTH {
+        wait_until("nothing leads there any more", || {
+            let socket = host.run(|| UdpSocket::bind((family.unspecified(), 0))).expect("a socket");
+            socket.send_to(b"who am I?", peer.address(family)).is_err()
+        });
+    }
+}
