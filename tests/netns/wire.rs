@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
-use pnet::datalink::{self, Channel, Config};
+use pnet::datalink::{self, Channel, Config, DataLinkReceiver};
 use vipa::lab::topology::{Network, client_address};
 use vipa::wire::ip::{Family, ICMP, TCP, UDP};
 
@@ -48,18 +48,7 @@ impl Wire {
         for nic in network.nics() {
             let (seen, is_over, tapped) = (seen.clone(), is_over.clone(), tapped.clone());
             let listen = move || {
-                let port = format!("r{nic}");
-                let interface = datalink::interfaces().into_iter().find(|i| i.name == port);
-                let config = Config {
-                    read_buffer_size: 128 << 10,
-                    read_timeout: Some(Duration::from_millis(20)),
-                    ..Config::default()
-                };
-                let interface = interface.expect("the router has this port");
-                let Ok(Channel::Ethernet(_, mut receiver)) = datalink::channel(&interface, config)
-                else {
-                    panic!("no capture on {port}");
-                };
+                let mut receiver = capture(nic, Duration::from_millis(20));
                 tapped.fetch_add(1, Ordering::Release);
                 while !is_over.load(Ordering::Relaxed) {
                     if let Some(packet) = receiver.next().ok().and_then(|bytes| read(nic, bytes)) {
@@ -121,7 +110,22 @@ impl Drop for Wire {
     }
 }
 
-fn read(nic: u8, bytes: &[u8]) -> Option<Seen> {
+/// What arrives at, and leaves by, the port of the router towards a NIC; to be called in the router's network.
+pub(crate) fn capture(nic: u8, read_timeout: Duration) -> Box<dyn DataLinkReceiver> {
+    let name = format!("r{nic}");
+    let port = datalink::interfaces().into_iter().find(|i| i.name == name);
+    let config = Config {
+        read_buffer_size: 128 << 10,
+        read_timeout: Some(read_timeout),
+        ..Config::default()
+    };
+    match datalink::channel(&port.expect("the router has this port"), config) {
+        Ok(Channel::Ethernet(_, receiver)) => receiver,
+        _ => panic!("no capture on {name}"),
+    }
+}
+
+pub(crate) fn read(nic: u8, bytes: &[u8]) -> Option<Seen> {
     let packet = SlicedPacket::from_ethernet(bytes).ok()?;
     let (source, destination) = match packet.net? {
         NetSlice::Ipv4(ip) => {

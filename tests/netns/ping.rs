@@ -1,5 +1,6 @@
 //! An echo request from a raw socket that names no source, and its reply.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -34,22 +35,14 @@ fn ping_v4(to: IpAddr, echo: IcmpEchoHeader) -> bool {
     let request = Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), &CONTENT);
     let bytes = [request.to_bytes().as_slice(), &CONTENT].concat();
     let mut replies = icmp_packet_iter(&mut receiver);
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        sender.send_to(IcmpPacket::new(&bytes).expect("a whole packet"), to).expect("sent");
-        let again = Instant::now() + AGAIN;
-        while let Ok(Some((reply, from))) =
-            replies.next_with_timeout(again.saturating_duration_since(Instant::now()))
-        {
-            if from == to
-                && reply.get_icmp_type() == IcmpTypes::EchoReply
-                && is_ours(reply.packet(), echo)
-            {
-                return true;
-            }
-        }
-    }
-    false
+    is_answered(
+        || sender.send_to(IcmpPacket::new(&bytes).expect("a whole packet"), to),
+        |timeout| {
+            let (reply, from) = replies.next_with_timeout(timeout).ok()??;
+            let is_reply = from == to && reply.get_icmp_type() == IcmpTypes::EchoReply;
+            Some(is_reply && is_ours(reply.packet(), echo))
+        },
+    )
 }
 
 fn ping_v6(to: IpAddr, echo: IcmpEchoHeader) -> bool {
@@ -59,17 +52,28 @@ fn ping_v6(to: IpAddr, echo: IcmpEchoHeader) -> bool {
     let request = Icmpv6Header::new(Icmpv6Type::EchoRequest(echo));
     let bytes = [request.to_bytes().as_slice(), &CONTENT].concat();
     let mut replies = icmpv6_packet_iter(&mut receiver);
+    is_answered(
+        || sender.send_to(Icmpv6Packet::new(&bytes).expect("a whole packet"), to),
+        |timeout| {
+            let (reply, from) = replies.next_with_timeout(timeout).ok()??;
+            let is_reply = from == to && reply.get_icmpv6_type() == Icmpv6Types::EchoReply;
+            Some(is_reply && is_ours(reply.packet(), echo))
+        },
+    )
+}
+
+/// Asks, and asks again, until `hear` has heard the reply; it tells of each packet whether that is the one, or
+/// of none in its time.
+fn is_answered(
+    mut ask: impl FnMut() -> io::Result<usize>,
+    mut hear: impl FnMut(Duration) -> Option<bool>,
+) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        sender.send_to(Icmpv6Packet::new(&bytes).expect("a whole packet"), to).expect("sent");
+        ask().expect("sent");
         let again = Instant::now() + AGAIN;
-        while let Ok(Some((reply, from))) =
-            replies.next_with_timeout(again.saturating_duration_since(Instant::now()))
-        {
-            if from == to
-                && reply.get_icmpv6_type() == Icmpv6Types::EchoReply
-                && is_ours(reply.packet(), echo)
-            {
+        while let Some(is_it) = hear(again.saturating_duration_since(Instant::now())) {
+            if is_it {
                 return true;
             }
         }

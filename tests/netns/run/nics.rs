@@ -71,42 +71,6 @@ fn a_nic_that_is_deleted_and_created_anew_carries_again() {
 }
 
 #[test]
-fn a_nic_may_be_missing_at_start() {
-    let mut bench = Bench::prepare(&Setup::new(2));
-    bench.network.delete_nic(2).expect("a NIC");
-    bench.start_forwarder();
-    assert_eq!(state(&bench, 2), "missing");
-    let peer = Peer::listen(&bench.network.client, 7000);
-    let flows = flows(&bench, &peer, 8);
-    bench.network.create_nic(2).expect("a NIC");
-    wait_until("eth2 is live", || state(&bench, 2) == "live");
-    let before = sent(&bench);
-    flows.iter().for_each(|flow| flow.goes_on(10));
-    assert!(sent(&bench)[1] > before[1] + 10);
-    flows.into_iter().for_each(Conversation::finish);
-}
-
-#[test]
-fn without_a_live_nic_packets_are_dropped_by_name_and_it_recovers() {
-    let bench = Bench::start(&Setup::new(2));
-    let peer = Peer::listen(&bench.network.client, 7000);
-    let flow = Conversation::open(&bench.network.host, peer.address(Family::V4));
-    for nic in [1, 2] {
-        bench.network.pull_cable(nic).expect("a cable");
-    }
-    // The connection may have nothing to say: it waits for what its peer lost on the way.
-    let socket = bench.network.host.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
-    wait_until("drops with that reason", || {
-        socket.send_to(b"to nobody", peer.address(Family::V4)).expect("the application sees none");
-        bench.dropped("no_live_nic") > 0
-    });
-    // One that is held down is used while nothing else lives.
-    bench.network.plug_cable(2).expect("a cable");
-    flow.goes_on(10);
-    flow.finish();
-}
-
-#[test]
 fn the_adapter_follows_the_smallest_mtu() {
     let bench = Bench::start(&Setup::new(2));
     let peer = Peer::listen(&bench.network.client, 7000);

@@ -1,15 +1,12 @@
-//! First start, adoption, SIGTERM, down; what others remove; who is refused (V1, V2, B1).
+//! Starts that fail or are refused; what others remove is put back (V1, V2, B1).
 
 use std::process::Output;
 use std::time::{Duration, Instant};
 
 use vipa::lab::Namespace;
-use vipa::lab::topology::vipas;
 use vipa::wire::ip::Family;
 
-use crate::fixture::{Bench, Conversation, Peer, Setup, nic_addresses, number, wait_until};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_vipa");
+use crate::fixture::{Bench, Conversation, PROGRAM, Peer, Setup, number, wait_until};
 
 /// Runs vipa in the host's network with the bench's state directory.
 fn vipa(bench: &Bench, arguments: &[&str]) -> Output {
@@ -54,43 +51,6 @@ fn without_expiry(line: &str) -> String {
     words.join(" ")
 }
 
-fn kill(pid: u32, signal: &str, bench: &Bench) {
-    bench.run(&bench.network.host, "kill", &[signal, &pid.to_string()]);
-}
-
-#[test]
-fn a_connection_to_a_nic_lives_through_it_all_and_down_restores_everything() {
-    let mut bench =
-        Bench::prepare(&Setup::new(2).second_vipa("protocol = \"tcp\"\nport = \"7001\""));
-    let peer = Peer::listen(&bench.network.client, 7000);
-    bench
-        .network
-        .host
-        .route("10.9.0.0/24", &[vipa::lab::Hop::via("10.1.1.1").dev("eth1")], None)
-        .expect("a route");
-    let before = settings(&bench.network.host);
-    let from = std::net::SocketAddr::new(nic_addresses(&bench.network, Family::V4)[0], 0);
-    let session = Conversation::open_bound(&bench.network.host, from, peer.address(Family::V4));
-    session.goes_on(20);
-    for _ in 0..2 {
-        bench.start_forwarder();
-        session.goes_on(20);
-        bench.forwarder.kill();
-        session.goes_on(20);
-    }
-    bench.start_forwarder();
-    assert_ne!(settings(&bench.network.host), before);
-    let refused = vipa(&bench, &["down"]);
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    session.goes_on(20);
-    let output = vipa(&bench, &["down", "--stop"]);
-    assert!(output.status.success(), "{output:?}");
-    session.goes_on(20);
-    assert_eq!(settings(&bench.network.host), before);
-    assert!(vipa(&bench, &["down"]).status.success(), "a second time there is nothing to do");
-    session.finish();
-}
-
 #[test]
 fn a_start_that_fails_takes_back_what_it_did() {
     let mut bench = Bench::prepare(&Setup::new(1));
@@ -104,30 +64,6 @@ fn a_start_that_fails_takes_back_what_it_did() {
         bench.forwarder.start_and_wait(Duration::from_secs(10)).expect_err("the table is in use");
     assert!(error.to_string().contains("923"), "{error}");
     assert_eq!(settings(&bench.network.host), before);
-}
-
-#[test]
-fn sigterm_leaves_the_adapter_and_the_kernel_forwards() {
-    for signal in ["-TERM", "-INT"] {
-        let bench = Bench::start(&Setup::new(2));
-        let peer = Peer::listen(&bench.network.client, 7000);
-        let flows = Family::BOTH.map(|f| Conversation::open(&bench.network.host, peer.address(f)));
-        flows.iter().for_each(|flow| flow.goes_on(10));
-        let pid = bench.forwarder.pid().expect("it runs");
-        kill(pid, signal, &bench);
-        wait_until("it stops", || bench.forwarder.log().contains("the kernel forwards"));
-        let left = bench.left();
-        for (flow, family) in flows.iter().zip(Family::BOTH) {
-            flow.goes_on(20);
-            let fresh = Conversation::open(&bench.network.host, peer.address(family));
-            assert_eq!(fresh.seen.ip(), vipas(family)[0], "a new connection carries the VIPA");
-            fresh.goes_on(5);
-            fresh.finish();
-        }
-        assert!(bench.left() > left, "bytes left by the NICs");
-        assert!(bench.network.host.index("vipa0").is_ok(), "the adapter stays");
-        flows.into_iter().for_each(Conversation::finish);
-    }
 }
 
 #[test]
@@ -278,37 +214,6 @@ fn check_plan_changes_nothing_and_names_what_would_differ() {
     }
     assert_eq!(settings(host), before);
     drop(server);
-}
-
-#[test]
-fn idle_it_sleeps_and_is_small() {
-    let bench = Bench::start(&Setup::new(2));
-    let pid = bench.forwarder.pid().expect("it runs");
-    let wakeups = || -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-        tasks
-            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok())
-            .filter_map(|status| field(&status, "voluntary_ctxt_switches:"))
-            .sum()
-    };
-    // The first second belongs to the start: neighbours, duplicate address detection.
-    let quiet = |from: u64| wakeups() - from < 40;
-    wait_until("four threads wake fewer than 40 times in two seconds", || {
-        let from = wakeups();
-        let until = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        quiet(from)
-    });
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let resident = field(&status, "VmRSS:").expect("a field");
-    assert!(resident < 32 << 10, "{resident} kB resident");
-}
-
-fn field(status: &str, name: &str) -> Option<u64> {
-    let line = status.lines().find(|line| line.starts_with(name))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[test]

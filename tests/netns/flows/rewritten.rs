@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
+use vipa::lab::Namespace;
 use vipa::lab::topology::{client_address, vipas};
 use vipa::wire::ip::{Family, ICMP, TCP, UDP};
 
@@ -15,13 +16,34 @@ use crate::wire::Wire;
 const PORT: u16 = 7200;
 const RESERVED: std::ops::RangeInclusive<u16> = 61_000..=65_535;
 
-#[test]
-fn a_rule_gives_the_second_vipa_and_a_reserved_port_and_replies_come_back() {
-    let bench = Bench::start(&Setup::new(3).second_vipa(""));
+fn sockets(host: &Namespace, family: Family, count: usize) -> Vec<UdpSocket> {
+    (0..count).map(|_| host.run(|| UdpSocket::bind(unbound(family))).expect("a socket")).collect()
+}
+
+/// The source ports that a peer sees, in order.
+fn ports_seen(sockets: &[UdpSocket], to: SocketAddr) -> Vec<u16> {
+    let mut ports: Vec<u16> =
+        sockets.iter().map(|s| ask_by(s, to).expect("an answer").port()).collect();
+    ports.sort_unstable();
+    ports
+}
+
+/// Calls `speak` with a peer of the client and a fresh capture, with offloaded checksums and with real ones; no
+/// reset may be on the wire.
+fn with_either_checksum(bench: &Bench, speak: impl Fn(&Peer, &Wire)) {
     let peer = Peer::listen(&bench.network.client, PORT);
     for is_offloaded in [true, false] {
         bench.network.tx_checksum(is_offloaded).expect("ethtool");
         let wire = Wire::tap(&bench.network);
+        speak(&peer, &wire);
+        wire.assert_no_reset();
+    }
+}
+
+#[test]
+fn a_rule_gives_the_second_vipa_and_a_reserved_port_and_replies_come_back() {
+    let bench = Bench::start(&Setup::new(3).second_vipa(""));
+    with_either_checksum(&bench, |peer, wire| {
         let heard = bench.nics("received", "frames");
         for family in Family::BOTH {
             let [first, second] = vipas(family);
@@ -38,17 +60,13 @@ fn a_rule_gives_the_second_vipa_and_a_reserved_port_and_replies_come_back() {
             talk.finish();
         }
         assert!(bench.nics("received", "frames") > heard + 60, "replies come by the forwarder");
-        wire.assert_no_reset();
-    }
+    });
 }
 
 #[test]
 fn a_rule_for_physical_gives_the_address_of_the_nic_it_leaves_by() {
     let bench = Bench::start(&Setup::new(3).physical(""));
-    let peer = Peer::listen(&bench.network.client, PORT);
-    for is_offloaded in [true, false] {
-        bench.network.tx_checksum(is_offloaded).expect("ethtool");
-        let wire = Wire::tap(&bench.network);
+    with_either_checksum(&bench, |peer, wire| {
         for family in Family::BOTH {
             let physical = nic_addresses(&bench.network, family);
             for _ in 0..6 {
@@ -73,8 +91,7 @@ fn a_rule_for_physical_gives_the_address_of_the_nic_it_leaves_by() {
                 assert!(RESERVED.contains(&seen.source_port), "{seen:?}");
             }
         }
-        wire.assert_no_reset();
-    }
+    });
 }
 
 #[test]
@@ -84,13 +101,8 @@ fn out_of_ports_towards_one_destination_the_others_go_on() {
     let peers = [PORT, PORT + 1].map(|port| Peer::listen(&bench.network.client, port));
     for family in Family::BOTH {
         let to = peers[0].address(family);
-        let sockets: Vec<UdpSocket> = (0..4)
-            .map(|_| host.run(|| UdpSocket::bind(unbound(family))).expect("a socket"))
-            .collect();
-        let mut ports: Vec<u16> =
-            sockets.iter().map(|s| ask_by(s, to).expect("an answer").port()).collect();
-        ports.sort_unstable();
-        assert_eq!(ports, [61000, 61001, 61002, 61003], "each its own");
+        let sockets = sockets(host, family, 4);
+        assert_eq!(ports_seen(&sockets, to), [61000, 61001, 61002, 61003], "each its own");
         let before = bench.dropped("ports_exhausted");
         let fifth = host.run(|| UdpSocket::bind(unbound(family))).expect("a socket");
         fifth.send_to(b"who am I?", to).expect("the application sees no error");
@@ -140,15 +152,8 @@ fn sockets_on_reserved_ports_keep_working_and_no_flow_gets_their_port() {
         talk.goes_on(5);
         talk.finish();
         ask(&bench.network.client, unbound(family), SocketAddr::new(first, 61002));
-        let sockets: Vec<UdpSocket> = (0..2)
-            .map(|_| host.run(|| UdpSocket::bind(unbound(family))).expect("a socket"))
-            .collect();
-        let mut ports: Vec<u16> = sockets
-            .iter()
-            .map(|s| ask_by(s, peer.address(family)).expect("an answer").port())
-            .collect();
-        ports.sort_unstable();
-        assert_eq!(ports, [61000, 61003]);
+        let sockets = sockets(&host, family, 2);
+        assert_eq!(ports_seen(&sockets, peer.address(family)), [61000, 61003]);
     }
 }
 
@@ -161,33 +166,33 @@ fn many_flows_over(workers: u8) {
     for is_offloaded in [true, false] {
         bench.network.tx_checksum(is_offloaded).expect("ethtool");
         let mut talks = Vec::new();
-        let mut sockets = Vec::new();
+        let mut asked = Vec::new();
         let mut owners = vec![0; usize::from(workers)];
+        let mut own = |from: SocketAddr| owners[usize::from(from.port() % u16::from(workers))] += 1;
         for family in Family::BOTH {
             let [first, second] = vipas(family);
-            for _ in 0..8 {
-                let talk = Conversation::open(host, ruled.address(family));
-                assert_eq!(talk.seen.ip(), second);
-                owners[usize::from(talk.seen.port() % u16::from(workers))] += 1;
-                talks.push(talk);
-                let talk = Conversation::open(host, plain.address(family));
-                assert_eq!(talk.seen.ip(), first);
-                talks.push(talk);
-            }
-            for _ in 0..16 {
-                let socket = host.run(|| UdpSocket::bind(unbound(family))).expect("a socket");
-                let from = ask_by(&socket, ruled.address(family)).expect("an answer");
-                assert_eq!(from.ip(), second);
-                owners[usize::from(from.port() % u16::from(workers))] += 1;
-                sockets.push((socket, ruled.address(family), from));
-                let socket = host.run(|| UdpSocket::bind(unbound(family))).expect("a socket");
-                let from = ask_by(&socket, plain.address(family)).expect("an answer");
-                assert_eq!(from.ip(), first);
-                sockets.push((socket, plain.address(family), from));
+            for (peer, source) in [(&ruled, second), (&plain, first)] {
+                let to = peer.address(family);
+                for _ in 0..8 {
+                    let talk = Conversation::open(host, to);
+                    assert_eq!(talk.seen.ip(), source);
+                    if source == second {
+                        own(talk.seen);
+                    }
+                    talks.push(talk);
+                }
+                for socket in sockets(host, family, 16) {
+                    let from = ask_by(&socket, to).expect("an answer");
+                    assert_eq!(from.ip(), source);
+                    if source == second {
+                        own(from);
+                    }
+                    asked.push((socket, to, from));
+                }
             }
         }
         assert!(owners.iter().all(|flows| *flows > 0), "each worker owns some: {owners:?}");
-        for (socket, to, from) in &sockets {
+        for (socket, to, from) in &asked {
             assert_eq!(ask_by(socket, *to), Some(*from), "the same flow");
         }
         for talk in &talks {

@@ -1,0 +1,12 @@
+//! `vipa run` through the real program, on the host of a private network: which source addresses leave it, its
+//! NICs, its life and its host's, its guard. Needs root and what tools/packages.txt names.
+
+mod fixture;
+mod gap;
+mod ping;
+mod wire;
+
+mod flows;
+mod host;
+mod nics;
+mod run;

@@ -1,0 +1,4 @@
+//! By which NIC flows go: spread, moved and taken back.
+
+mod life;
+mod ways;
