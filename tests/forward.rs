@@ -342,6 +342,72 @@ fn with_two_workers_a_rewritten_flow_has_one_owner() {
     assert!(owners[0] > 5 && owners[1] > 5, "{owners:?}");
 }
 
+/// A segment in the middle of a connection comes to a worker that does not own the flow: the adapter's queues
+/// follow a flow a moment late. Only the owner knows whether it is a rewritten flow or an answer.
+#[test]
+fn the_middle_of_a_connection_that_a_rule_could_have_rewritten_goes_to_its_owner() {
+    let view = view([true; 3]);
+    for port in 40000..40020 {
+        let segment = tcp((VIPA, port), (RULED, 443), false);
+        let syn = tcp((VIPA, port), (RULED, 443), true);
+        let mut workers =
+            [0, 1].map(|number| State { worker: WorkerId(number), workers: 2, ..state(16) });
+        let is_owner = |state: &mut State| {
+            matches!(run_held(&syn, state, &view).verdict, Verdict::Transmit { .. })
+        };
+        let [first, second] = &mut workers;
+        let owner = if is_owner(first) { 0 } else { 1 };
+        assert_eq!(is_owner(second), owner == 1, "one owner");
+
+        let stranger = run(&segment, TUN, &mut workers[1 - owner], &view);
+        assert_eq!(stranger.verdict, Verdict::Punt(WorkerId(owner as u8)));
+        assert_eq!(stranger.packet(), segment, "a frame for another worker is untouched");
+        let owned = run(&segment, TUN, &mut workers[owner], &view);
+        assert_eq!(assert_checksum(&owned).source, IpAddr::from(SECOND));
+    }
+}
+
+#[test]
+fn answers_and_what_no_rule_would_change_stay_with_the_worker_that_met_them() {
+    let view = view([true; 3]);
+    let mut syn_ack = Vec::new();
+    PacketBuilder::ipv4(VIPA, RULED, 64)
+        .tcp(443, 50000, 1, 100)
+        .syn()
+        .ack(7)
+        .write(&mut syn_ack, b"")
+        .expect("a packet");
+    let answer_goes_on = tcp((VIPA, 443), (RULED, 50000), false);
+    let unruled = tcp((VIPA, 40000), (OTHER, 80), false);
+    for number in [0, 1] {
+        let mut state = State { worker: WorkerId(number), workers: 2, ..state(16) };
+        for packet in [&syn_ack, &answer_goes_on, &unruled] {
+            let frame = run(packet, TUN, &mut state, &view);
+            assert!(matches!(frame.verdict, Verdict::Transmit { .. }), "{:?}", frame.verdict);
+            assert_eq!(frame.packet(), packet.as_slice());
+        }
+    }
+}
+
+#[test]
+fn a_reply_goes_to_the_worker_whose_port_it_is() {
+    let view = view([true; 3]);
+    for port in [61000, 61001] {
+        let reply = tcp((RULED, 443), (SECOND, port), false);
+        for number in [0, 1] {
+            let mut state = State { worker: WorkerId(number), workers: 2, ..state(16) };
+            let verdict = run(&reply, Ingress::Nic(NicId(0)), &mut state, &view).verdict;
+            let owner = (port % 2) as u8;
+            let wanted = if owner == number {
+                Verdict::Drop(DropReason::NoFlow)
+            } else {
+                Verdict::Punt(WorkerId(owner))
+            };
+            assert_eq!(verdict, wanted);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn rendezvous_moves_only_what_it_must(flow: u64, dead in 0u8..3) {

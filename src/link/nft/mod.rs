@@ -31,10 +31,10 @@ use self::message::Writer;
 use self::present::Present;
 use self::rules::{LEASE, LEASE_KEY, NETDEV, flow_key, flow_set};
 use self::socket::{Batch, Events, Refused, Requests, Step};
+use super::plan::can_rewrite;
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
 use crate::forward::source::Rule;
-use crate::link::plan::can_rewrite;
 use crate::wire::ip::Family;
 
 const GETGEN: u16 = 16;
