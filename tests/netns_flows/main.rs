@@ -3,6 +3,7 @@
 //! names.
 
 mod fixture;
+mod kinds;
 mod ping;
 mod restart;
 mod rewritten;
