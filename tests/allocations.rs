@@ -108,7 +108,7 @@ fn the_established_path_allocates_nothing() {
     let page = HeartbeatPage::new().expect("page");
     let (retired, _retired) = crossbeam_channel::unbounded();
     let (mut worker, handle) = Worker::new(Parts {
-        state: State { flows, worker: WorkerId(0), workers: 1, released: Vec::with_capacity(64) },
+        state: State::new(flows, WorkerId(0), 1),
         cell,
         router: RouterHandle { requests, waker },
         statistics: Arc::clone(&statistics),

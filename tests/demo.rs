@@ -22,7 +22,7 @@ fn the_demo_loses_nothing_and_reports_every_field() {
     {
         assert!(report[field].as_f64().unwrap() > 0.0, "{field}: {said}");
     }
-    // V3: what TCP hands over in one piece leaves in one piece.
+    // C2: what TCP hands over in one piece leaves in one piece.
     assert!(report["mean_frame_bytes"].as_f64().unwrap() > 20_000.0, "{said}");
     let events = report["events"].as_array().unwrap();
     for (kind, count) in

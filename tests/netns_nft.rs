@@ -232,6 +232,7 @@ fn flow(number: u16) -> HeldFlow {
         source_port: number,
         destination: address("10.9.0.1"),
         destination_port: 443,
+        wire: None,
     }
 }
 
@@ -442,6 +443,7 @@ fn packets_of_a_rewritten_flow_are_held_though_it_is_established() {
             source_port: source.port(),
             destination: destination.ip(),
             destination_port: destination.port(),
+            wire: None,
         };
         ours.hold(&[flow], &[]).expect("it is held");
         ours.hold(&[flow], &[]).expect("twice is no error");

@@ -142,8 +142,12 @@ pub struct WorkerStatus {
     pub wakeups: u64,
     /// Frames handed to the worker that owns their flow.
     pub punts: u64,
-    /// Frames that waited for a neighbour or for the egress hold.
+    /// Frames that waited for a neighbour, for the egress hold or for their datagram's first fragment.
     pub waits: u64,
+    /// Packets answered with an ICMP error.
+    pub answered: u64,
+    /// Frames heard on NICs that turned out to be the kernel's.
+    pub left_to_kernel: u64,
     /// Frames dropped.
     pub drops: u64,
 }
@@ -283,6 +287,8 @@ fn of_worker(number: u8, worker: &WorkerStatistics) -> WorkerStatus {
         wakeups: worker.wakeups.get(),
         punts: worker.punts.get(),
         waits: worker.waits.get(),
+        answered: worker.answered.get(),
+        left_to_kernel: worker.left_to_kernel.get(),
         drops: worker.drops.iter().map(|count| count.get()).sum(),
     }
 }

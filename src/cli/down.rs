@@ -1,10 +1,12 @@
 //! `vipa down [CONFIG]`: the operator deletes the adapter (V1: nobody else ever does).
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::{Down, Failure, failure, output, plan, process, target};
+use super::{Down, Failure, failure, output, plan, target};
 use crate::engine::lock::{self, Lock};
+use crate::engine::pidfd;
 use crate::state::{Kept, State};
 
 /// How long a forwarder may take to end once it is told to.
@@ -23,8 +25,7 @@ pub(super) fn run(arguments: &Down) -> Result<ExitCode, Failure> {
     let Some(adapter) = target::adapter(named, &state, &[Kept::Saved])? else {
         let directory = state.directory().display();
         return output::print(&format!(
-            "nothing is set up: {directory} holds no state of this namespace
-"
+            "nothing is set up: {directory} holds no state of this namespace\n"
         ));
     };
     let lock = if arguments.stop { stop(&adapter)? } else { acquire(&adapter)? };
@@ -47,17 +48,16 @@ fn stop(adapter: &str) -> Result<Option<Lock>, Failure> {
         if Instant::now() >= deadline {
             return Ok(None);
         }
-        let Some(forwarder) = holder(adapter)? else {
+        let Some((pid, forwarder)) = holder(adapter)? else {
             std::thread::sleep(BETWEEN_LOOKS);
             continue;
         };
-        let pid = forwarder.pid();
-        forwarder.terminate().map_err(|error| {
+        pidfd::signal(&forwarder, libc::SIGTERM).map_err(|error| {
             Failure::failed(format!(
                 "the forwarder of {adapter} (pid {pid}) cannot be told: {error}"
             ))
         })?;
-        if !forwarder.wait(deadline.saturating_duration_since(Instant::now()))? {
+        if !pidfd::wait(&forwarder, deadline.saturating_duration_since(Instant::now()))? {
             return Err(Failure::failed(format!(
                 "the forwarder of {adapter} (pid {pid}) did not end within {} s",
                 PATIENCE.as_secs()
@@ -75,17 +75,19 @@ fn acquire(adapter: &str) -> Result<Option<Lock>, Failure> {
     }
 }
 
-/// The process that holds the lock of `adapter`. That the lock is still its own once the descriptor of the
-/// process is open proves that the pid was not given to another in between.
-fn holder(adapter: &str) -> Result<Option<process::Process>, Failure> {
-    let pid = || -> Result<Option<libc::pid_t>, Failure> {
+/// The process that holds the lock of `adapter`, and its pidfd. That the lock is still its own once the pidfd
+/// is open proves that the pid was not given to another in between.
+fn holder(adapter: &str) -> Result<Option<(u32, OwnedFd)>, Failure> {
+    let pid = || -> Result<Option<u32>, Failure> {
         let Some(holder) = lock::holder(adapter)? else { return Ok(None) };
-        let pid = holder.pid.and_then(|pid| libc::pid_t::try_from(pid).ok());
         let elsewhere =
             || Failure::failed(format!("the forwarder of {adapter} is in another PID namespace"));
-        pid.map(Some).ok_or_else(elsewhere)
+        holder.pid.map(Some).ok_or_else(elsewhere)
     };
     let Some(first) = pid()? else { return Ok(None) };
-    let Some(process) = process::Process::open(first)? else { return Ok(None) };
-    Ok((pid()? == Some(first)).then_some(process))
+    let process = match pidfd::open(first) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        other => other?,
+    };
+    Ok((pid()? == Some(first)).then_some((first, process)))
 }

@@ -6,7 +6,6 @@ mod down;
 mod failure;
 mod output;
 mod plan;
-mod process;
 mod run;
 mod status;
 mod table;

@@ -1,7 +1,8 @@
 //! Classic BPF programs (socket filters): what a NIC's packet sockets hear, and which worker hears it.
 //!
-//! They hear nothing but replies to rewritten flows: unfragmented TCP and UDP to a reserved port, and echo
-//! replies with a reserved identifier, sent to us at an address that rewritten flows carry.
+//! They hear what may be a reply to a rewritten flow, sent to us at an address that these carry: TCP and UDP to
+//! a reserved port, echo replies with a reserved identifier, ICMP errors, fragments, and other protocols, which
+//! have no port to choose. What of it is the kernel's turns out in the pipeline.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -45,6 +46,7 @@ struct Program {
 enum Label {
     Ours,
     Ports,
+    Take,
     Drop,
     /// The next address to compare.
     Next(usize),
@@ -139,39 +141,60 @@ pub fn replies(family: Family, owned: &[IpAddr], ports: &RangeInclusive<u16>) ->
     layer4_start_to_x(&mut p, family);
     if family == Family::V4 {
         p.push(LOAD_HALF, NET + 6);
-        // A fragment, the first one too: what follows it would not come here.
-        p.jump_if(BITS, 0x3fff, Label::Drop);
+        p.jump_if(BITS, 0x3fff, Label::Take);
     }
     p.push(LOAD_BYTE, NET + protocol_at);
     p.jump_if(EQUAL, u32::from(ip::TCP), Label::Ports);
     p.jump_if(EQUAL, u32::from(ip::UDP), Label::Ports);
-    let (icmp, reply) = match family {
-        Family::V4 => (ip::ICMP, 0),
-        Family::V6 => (ip::ICMPV6, 129),
-    };
-    p.jump_unless(EQUAL, u32::from(icmp), Label::Drop);
+    // Extension headers as well: the pipeline walks them.
+    p.jump_unless(EQUAL, u32::from(icmp_of(family)), Label::Take);
     p.push(LOAD_BYTE_X, NET);
-    p.jump_unless(EQUAL, reply, Label::Drop);
+    match family {
+        Family::V4 => {
+            for kind in [3, 4, 5, 11, 12] {
+                p.jump_if(EQUAL, kind, Label::Take);
+            }
+            p.jump_unless(EQUAL, 0, Label::Drop);
+        }
+        Family::V6 => {
+            p.jump_unless(AT_LEAST, 128, Label::Take);
+            p.jump_unless(EQUAL, 129, Label::Drop);
+        }
+    }
     p.push(LOAD_HALF_X, NET + 4);
     within(&mut p, ports);
     p.label(Label::Ports);
     p.push(LOAD_HALF_X, NET + 2);
     within(&mut p, ports);
+    p.label(Label::Take);
+    p.push(RETURN, u32::MAX);
     p.label(Label::Drop);
     p.push(RETURN, 0);
     p.finish()
 }
 
-/// Which of `workers` hears a reply: the one that gave out its port or identifier.
+fn icmp_of(family: Family) -> u8 {
+    match family {
+        Family::V4 => ip::ICMP,
+        Family::V6 => ip::ICMPV6,
+    }
+}
+
+/// Which of `workers` hears a reply: the one that gave out its port or identifier. All that does not show one
+/// goes to the first, which hands on what is not its own.
 pub fn worker(family: Family, workers: u8) -> Vec<Instruction> {
     let mut p = Program::default();
     layer4_start_to_x(&mut p, family);
+    if family == Family::V4 {
+        p.push(LOAD_HALF, NET + 6);
+        p.jump_if(BITS, 0x1fff, Label::Drop);
+    }
     p.push(LOAD_BYTE, NET + if family == Family::V4 { 9 } else { 6 });
-    let (icmp, _) = match family {
-        Family::V4 => (ip::ICMP, 0),
-        Family::V6 => (ip::ICMPV6, 129),
-    };
-    p.jump_unless(EQUAL, u32::from(icmp), Label::Ports);
+    p.jump_if(EQUAL, u32::from(ip::TCP), Label::Ports);
+    p.jump_if(EQUAL, u32::from(ip::UDP), Label::Ports);
+    p.jump_unless(EQUAL, u32::from(icmp_of(family)), Label::Drop);
+    p.push(LOAD_BYTE_X, NET);
+    p.jump_unless(EQUAL, if family == Family::V4 { 0 } else { 129 }, Label::Drop);
     p.push(LOAD_HALF_X, NET + 4);
     p.push(MODULO, u32::from(workers));
     p.push(RETURN_A, 0);
@@ -179,6 +202,8 @@ pub fn worker(family: Family, workers: u8) -> Vec<Instruction> {
     p.push(LOAD_HALF_X, NET + 2);
     p.push(MODULO, u32::from(workers));
     p.push(RETURN_A, 0);
+    p.label(Label::Drop);
+    p.push(RETURN, 0);
     p.finish()
 }
 

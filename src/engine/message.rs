@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use crate::forward::rewrite::Endpoint;
 use crate::forward::view::{NetView, NicId, WorkerId};
 
 /// A rewritten flow as the application sends it, before the rewrite: what the egress hold must know.
@@ -18,6 +19,9 @@ pub struct HeldFlow {
     pub destination: IpAddr,
     /// Destination port (ICMP echo: 0).
     pub destination_port: u16,
+    /// Its source on the wire, if the kernel has to be told by it which replies are none of its own: the
+    /// protocol has no port out of the reserved range.
+    pub wire: Option<Endpoint>,
 }
 
 /// A worker asks the router.

@@ -80,12 +80,7 @@ impl Workers {
                 let count = flows.rewritten();
                 tracing::info!(worker = number, flows = count, torn, "adopted rewritten flows");
             }
-            let state = State {
-                flows,
-                worker,
-                workers: config.forwarder.workers,
-                released: Vec::with_capacity(1024),
-            };
+            let state = State::new(flows, worker, config.forwarder.workers);
             let counts = Arc::new(WorkerStatistics::default());
             statistics.push(Arc::clone(&counts));
             let (worker, handle) = Worker::new(Parts {

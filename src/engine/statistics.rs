@@ -105,8 +105,13 @@ pub struct WorkerStatistics {
     pub wakeups: Counter,
     /// Frames handed to the worker that owns their flow.
     pub punts: Counter,
-    /// Frames that waited for a neighbour or for the egress hold.
+    /// Frames that waited for a neighbour, for the egress hold or for their datagram's first fragment.
     pub waits: Counter,
+    /// Packets answered with an ICMP error.
+    pub answered: Counter,
+    /// Frames heard on NICs that turned out to be the kernel's: fragments, errors and the like that were not
+    /// about a rewritten flow.
+    pub left_to_kernel: Counter,
 }
 
 impl WorkerStatistics {
@@ -146,6 +151,8 @@ impl Default for WorkerStatistics {
             wakeups: Counter::default(),
             punts: Counter::default(),
             waits: Counter::default(),
+            answered: Counter::default(),
+            left_to_kernel: Counter::default(),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Frames that wait: for a next hop's MAC address, or until the egress hold knows their flow. A few for each
-//! cause, not many in all, none for long.
+//! Frames that wait: for a next hop's MAC address, until the egress hold knows their flow, or for the first
+//! fragment of their datagram. A few for each cause, not many in all, none for long.
 
 use crate::forward::flow::Millis;
 use crate::forward::frame::Frame;
@@ -9,6 +9,8 @@ use crate::forward::verdict::Wait;
 const CAPACITY: usize = 256;
 /// Frames kept for one cause: as many as the kernel's own neighbour queue held for long.
 const PER_CAUSE: usize = 16;
+/// Later fragments kept of one datagram: it has 45 of an Ethernet's size at most.
+const PER_DATAGRAM: usize = 64;
 /// How long a frame may wait, in milliseconds; the kernel's three probes take three seconds.
 pub const PATIENCE: u64 = 3_000;
 
@@ -35,10 +37,19 @@ impl Waiting {
         self.queue.is_empty()
     }
 
+    /// Does a later fragment wait for its first?
+    pub fn has_fragments(&self) -> bool {
+        self.queue.iter().any(|waiter| matches!(waiter.cause, Wait::FirstFragment(_)))
+    }
+
     /// Keeps a frame; says whether there was room.
     pub fn push(&mut self, waiter: Waiter) -> bool {
         let same = self.queue.iter().filter(|other| other.cause == waiter.cause).count();
-        let has_room = same < PER_CAUSE && self.queue.len() < CAPACITY;
+        let most = match waiter.cause {
+            Wait::FirstFragment(_) => PER_DATAGRAM,
+            Wait::Neighbour { .. } | Wait::Hold(_) => PER_CAUSE,
+        };
+        let has_room = same < most && self.queue.len() < CAPACITY;
         if has_room {
             self.queue.push(waiter);
         }

@@ -22,13 +22,15 @@ use super::statistics::{NICS, WorkerStatistics};
 use super::waiting::{PATIENCE, Waiter, Waiting};
 use crate::device::fallback::{Outlet, Sent};
 use crate::device::{Device, ReceiveError};
-use crate::forward::flow::{Direction, Key, Millis};
+use crate::forward::flow::{Direction, Key, Millis, Rewritten};
+use crate::forward::fragments::{Fate, FragmentKey};
 use crate::forward::frame::Frame;
 use crate::forward::pipeline::{State, process_batch};
 use crate::forward::rewrite::Endpoint;
 use crate::forward::verdict::{DropReason, Verdict, Wait};
 use crate::forward::view::{NetView, NicId, WorkerId};
 use crate::wire::ethernet::MacAddr;
+use crate::wire::ip;
 
 /// Frames of a batch.
 const BATCH: usize = 64;
@@ -57,6 +59,8 @@ pub enum Order {
     Nic(NicId, Option<Box<dyn Device>>),
     /// The egress hold knows the flow, or goes without it.
     Held(HeldFlow),
+    /// Another worker met the first fragment of a datagram whose later ones meet here.
+    First(FragmentKey, Fate),
     /// A new view stands in the cell.
     View,
 }
@@ -208,8 +212,8 @@ impl Worker {
     /// The poll itself failed.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(128);
-        for (_, key) in self.desk.state.flows.held_flows().collect::<Vec<_>>() {
-            self.desk.ask_hold(&key);
+        for flow in self.desk.state.flows.held_flows() {
+            self.desk.ask_hold(&flow);
         }
         loop {
             self.turn(&mut events)?;
@@ -250,6 +254,9 @@ impl Worker {
         }
         self.serve_devices(&view);
         self.serve_punted(&view);
+        if self.desk.state.fragments.take_news() && self.desk.waiting.has_fragments() {
+            self.run_waiting(&view);
+        }
         self.keep_house(&view);
         Ok(())
     }
@@ -292,6 +299,10 @@ impl Worker {
                 Order::Held(flow) => {
                     self.desk.held(&flow);
                     has_answers = true;
+                }
+                Order::First(key, fate) => {
+                    let now = self.desk.now;
+                    self.desk.state.fragments.remember(key, fate, now);
                 }
             }
         }
@@ -388,10 +399,12 @@ impl Worker {
                         None => self.desk.drop(DropReason::NicDown),
                     }
                 }
-                Verdict::Deliver => match &mut self.adapter {
-                    Some(slot) => self.desk.deliver(slot, frame),
-                    None => self.desk.drop(DropReason::TunRefused),
-                },
+                Verdict::Deliver => self.deliver(frame),
+                Verdict::Answer => {
+                    self.desk.statistics.answered.add(1);
+                    self.deliver(frame);
+                }
+                Verdict::Kernel => self.desk.statistics.left_to_kernel.add(1),
                 Verdict::Wait(cause) => {
                     let since = self.desk.now;
                     self.desk.keep(frame, cause, since);
@@ -401,6 +414,19 @@ impl Worker {
             }
         }
         self.desk.release();
+        for (key, fate) in self.desk.state.learned.drain(..) {
+            let home = key.home(self.desk.state.workers);
+            if let Some(peer) = self.peers.get(usize::from(home.0)) {
+                peer.order(Order::First(key, fate));
+            }
+        }
+    }
+
+    fn deliver(&mut self, frame: &mut Frame) {
+        match &mut self.adapter {
+            Some(slot) => self.desk.deliver(slot, frame),
+            None => self.desk.drop(DropReason::TunRefused),
+        }
     }
 
     fn punt(&mut self, worker: WorkerId, frame: &Frame) {
@@ -421,6 +447,10 @@ impl Worker {
                 match cause {
                     Wait::Neighbour { .. } => {
                         self.desk.drop(DropReason::NeighbourUnresolved);
+                        continue;
+                    }
+                    Wait::FirstFragment(_) => {
+                        self.desk.drop(DropReason::Fragment);
                         continue;
                     }
                     Wait::Hold(id) => {
@@ -451,7 +481,7 @@ impl Worker {
         desk.swept = desk.now;
         let count = desk.state.flows.capacity().div_ceil(SWEEPS_FOR_ALL);
         let released = &mut desk.state.released;
-        desk.state.flows.sweep(count, desk.now, |key| released.push(key));
+        desk.state.flows.sweep(count, desk.now, |flow| released.push(flow));
         desk.release();
         desk.gauge();
         self.run_waiting(view);
@@ -570,16 +600,14 @@ impl Desk {
         }
         match cause {
             Wait::Neighbour { nic, address } => self.router.ask(Request::Resolve { nic, address }),
-            Wait::Hold(id) => {
-                let key = self.state.flows.original(id);
-                self.ask_hold(&key);
-            }
+            Wait::Hold(id) => self.ask_hold(&self.state.flows.rewritten_flow(id)),
+            Wait::FirstFragment(_) => {}
         }
     }
 
-    fn ask_hold(&self, key: &Key) {
+    fn ask_hold(&self, flow: &Rewritten) {
         let worker = self.state.worker;
-        self.router.ask(Request::Hold { worker, flow: held_flow(key) });
+        self.router.ask(Request::Hold { worker, flow: held_flow(flow) });
     }
 
     fn held(&mut self, flow: &HeldFlow) {
@@ -593,8 +621,8 @@ impl Desk {
 
     /// Tells the egress hold of flows that ended.
     fn release(&mut self) {
-        for key in self.state.released.drain(..) {
-            self.router.ask(Request::Release(held_flow(&key)));
+        for flow in self.state.released.drain(..) {
+            self.router.ask(Request::Release(held_flow(&flow)));
         }
     }
 
@@ -612,13 +640,16 @@ fn ready(slot: &mut Option<Slot>) {
     }
 }
 
-fn held_flow(key: &Key) -> HeldFlow {
+fn held_flow(flow: &Rewritten) -> HeldFlow {
+    let (source, destination) = (flow.original.source(), flow.original.destination());
+    let protocol = flow.original.protocol();
     HeldFlow {
-        protocol: key.protocol(),
-        source: key.source().address,
-        source_port: key.source().port,
-        destination: key.destination().address,
-        destination_port: key.destination().port,
+        protocol,
+        source: source.address,
+        source_port: source.port,
+        destination: destination.address,
+        destination_port: destination.port,
+        wire: (!matches!(protocol, ip::TCP | ip::UDP)).then_some(flow.wire),
     }
 }
 

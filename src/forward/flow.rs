@@ -114,6 +114,17 @@ pub struct Flow {
     pub rewritten: Option<Endpoint>,
     /// RIP keeps its port and has no reply entry.
     pub has_reply_key: bool,
+    /// It came from another host: its time to live is lowered.
+    pub is_forwarded: bool,
+}
+
+/// A flow whose replies come to the forwarder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// As the application sends it.
+    pub original: Key,
+    /// Its source on the wire.
+    pub wire: Endpoint,
 }
 
 /// The way a flow takes, valid for one generation of the view.
@@ -138,6 +149,7 @@ const LIVE: u64 = 1;
 const REWRITTEN: u64 = 1 << 1;
 const REPLY_KEY: u64 = 1 << 2;
 const HELD: u64 = 1 << 3;
+const FORWARDED: u64 = 1 << 4;
 const PHASE_AT: u32 = 8;
 
 const EMPTY: u64 = 0;
@@ -259,7 +271,7 @@ impl FlowTable {
         key: &Key,
         flow: Flow,
         now: Millis,
-    ) -> Result<(FlowId, Option<Key>), TableFull> {
+    ) -> Result<(FlowId, Option<Rewritten>), TableFull> {
         let mut evicted = None;
         let at = match self.free.pop() {
             Some(at) => at,
@@ -288,6 +300,9 @@ impl FlowTable {
         if flow.has_reply_key {
             flags |= REPLY_KEY;
         }
+        if flow.is_forwarded {
+            flags |= FORWARDED;
+        }
         let checksum = self.checksum(at) & !0xffff_ffff;
         self.word(at, CONTROL).store(checksum | flags, Release);
         self.link(at);
@@ -295,8 +310,8 @@ impl FlowTable {
         Ok((FlowId(at), evicted))
     }
 
-    /// Forgets a flow; returns its original key if it was rewritten with a reply key.
-    pub fn remove(&mut self, id: FlowId) -> Option<Key> {
+    /// Forgets a flow; returns it if it was rewritten with a reply key.
+    pub fn remove(&mut self, id: FlowId) -> Option<Rewritten> {
         let at = id.0;
         let control = self.word(at, CONTROL).load(Relaxed);
         if control & LIVE == 0 {
@@ -308,12 +323,23 @@ impl FlowTable {
         if control & REWRITTEN != 0 {
             self.rewritten -= 1;
         }
-        (control & REWRITTEN != 0 && control & REPLY_KEY != 0).then(|| self.key(at, 0))
+        (control & REWRITTEN != 0 && control & REPLY_KEY != 0).then(|| self.rewritten_flow(id))
     }
 
     /// The key of the flow's original direction.
     pub fn original(&self, id: FlowId) -> Key {
         self.key(id.0, 0)
+    }
+
+    /// A flow with its source on the wire.
+    pub fn rewritten_flow(&self, id: FlowId) -> Rewritten {
+        Rewritten { original: self.key(id.0, 0), wire: self.wire(id.0) }
+    }
+
+    /// Did it come from another host?
+    #[inline]
+    pub fn is_forwarded(&self, id: FlowId) -> bool {
+        self.flags(id) & FORWARDED != 0
     }
 
     /// What a rewritten flow carries as source on the wire.
@@ -412,26 +438,26 @@ impl FlowTable {
 
     /// Looks at the next `count` entries and forgets those whose time is over; `released` is told each
     /// rewritten flow that had a reply key.
-    pub fn sweep(&mut self, count: u32, now: Millis, mut released: impl FnMut(Key)) {
+    pub fn sweep(&mut self, count: u32, now: Millis, mut released: impl FnMut(Rewritten)) {
         for _ in 0..count.min(self.capacity) {
             let at = self.advance();
             if self.flags(FlowId(at)) & LIVE != 0
                 && self.idle(at, now) > self.timeout(at)
-                && let Some(key) = self.remove(FlowId(at))
+                && let Some(flow) = self.remove(FlowId(at))
             {
-                released(key);
+                released(flow);
             }
         }
     }
 
     /// All rewritten flows that the egress hold has to know.
-    pub fn held_flows(&self) -> impl Iterator<Item = (FlowId, Key)> {
+    pub fn held_flows(&self) -> impl Iterator<Item = Rewritten> {
         (0..self.capacity)
             .filter(|at| {
                 let flags = self.word(*at, CONTROL).load(Relaxed);
                 flags & LIVE != 0 && flags & REWRITTEN != 0 && flags & REPLY_KEY != 0
             })
-            .map(|at| (FlowId(at), self.key(at, 0)))
+            .map(|at| self.rewritten_flow(FlowId(at)))
     }
 
     /// How long a flow may be silent, in milliseconds. RFC 5382 REQ-5 (TCP), RFC 4787 REQ-5 (UDP), RFC 5508

@@ -4,6 +4,7 @@
 use super::verdict::{DropReason, Verdict};
 use super::view::NicId;
 use crate::wire::ethernet;
+use crate::wire::icmp;
 use crate::wire::offload::{self, Offload};
 
 /// Bytes in front of the packet: a virtio header and an Ethernet header.
@@ -51,10 +52,11 @@ impl Frame {
         }
     }
 
-    /// A frame that holds `packet`, with a buffer of just its size: to be kept a while, or for tests.
+    /// A frame that holds `packet`, with a buffer of about its size: to be kept a while, or for tests.
     pub fn holding(packet: &[u8], offload: Offload, ingress: Ingress) -> Frame {
-        let mut buffer = vec![0; HEADROOM + packet.len()].into_boxed_slice();
-        buffer[HEADROOM..].copy_from_slice(packet);
+        // Room for the headers of an ICMP error about it as well.
+        let mut buffer = vec![0; HEADROOM + packet.len() + icmp::HEADERS_V6].into_boxed_slice();
+        buffer[HEADROOM..HEADROOM + packet.len()].copy_from_slice(packet);
         Frame {
             buffer,
             length: packet.len(),

@@ -1,7 +1,9 @@
 //! One packet in, one verdict out. Pure: no sockets, no clock (time is a parameter), no locks, no
 //! allocation per packet. The same [`pipeline::process_batch`] runs live, in tests and in benchmarks.
 
+pub(crate) mod begin;
 pub mod flow;
+pub mod fragments;
 pub mod frame;
 pub mod pipeline;
 pub mod rewrite;

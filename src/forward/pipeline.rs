@@ -1,17 +1,22 @@
 //! The walk of a packet.
 //!
 //! Out: parse → flow. A flow that is known has its edit and its way. A new one asks FIG. 4 for its source
-//! ([`super::source`]), the routes for its next hops, the spread for its NIC, and is remembered.
-//! In: only replies to rewritten flows come here; they get back the address and port that the socket knows.
+//! ([`super::begin`]), the routes for its next hops, the spread for its NIC, and is remembered.
+//! In: only replies to rewritten flows are ours; they get back the address and port that the socket knows.
+//! Later fragments follow the first ([`super::fragments`]), and ICMP errors the flow that they are about.
 
-use super::flow::{Direction, Flow, FlowId, FlowTable, Key, Millis, Way};
+use std::net::IpAddr;
+
+use super::begin::{self, Begun};
+use super::flow::{Direction, FlowId, FlowTable, Key, Millis, Rewritten, Way};
+use super::fragments::{Fate, FragmentKey, Fragments};
 use super::frame::{Frame, Ingress};
 use super::rewrite::{self, Edit, Endpoint};
 use super::route::NextHop;
-use super::source::{Decision, Defined, Ignored, SourcePolicy};
 use super::spread;
 use super::verdict::{DropReason, Verdict, Wait};
 use super::view::{NetView, WorkerId};
+use crate::wire::icmp::{self, Complaint};
 use crate::wire::packet::{Fragment, Headers, Layer4, ParseError};
 
 /// What a worker keeps between packets.
@@ -23,9 +28,28 @@ pub struct State {
     pub worker: WorkerId,
     /// How many workers there are.
     pub workers: u8,
+    /// First fragments of late.
+    pub fragments: Fragments,
     /// Rewritten flows that made room for others or ended: the egress hold has to forget them.
     /// The engine empties it after each batch.
-    pub released: Vec<Key>,
+    pub released: Vec<Rewritten>,
+    /// First fragments whose later ones meet at another worker, which has to know.
+    /// The engine empties it after each batch.
+    pub learned: Vec<(FragmentKey, Fate)>,
+}
+
+impl State {
+    /// Worker number `worker` of `workers`, which has seen no packet yet.
+    pub fn new(flows: FlowTable, worker: WorkerId, workers: u8) -> State {
+        State {
+            flows,
+            worker,
+            workers,
+            fragments: Fragments::default(),
+            released: Vec::with_capacity(1024),
+            learned: Vec::with_capacity(64),
+        }
+    }
 }
 
 /// Gives each frame its verdict and makes its edits.
@@ -51,7 +75,7 @@ fn process(
     frame.truncate(headers.length);
     match frame.ingress {
         Ingress::Tun => outbound(frame, &headers, state, view, now),
-        Ingress::Nic(_) => inbound(frame, &headers, state, now),
+        Ingress::Nic(_) => inbound(frame, &headers, state, view, now),
     }
 }
 
@@ -66,161 +90,302 @@ fn outbound(
     if is_multicast(headers.destination) {
         return Err(DropReason::Multicast);
     }
+    if headers.fragment == Fragment::Later
+        && let Some(verdict) = follow_out(frame, headers, state, view, now)?
+    {
+        return Ok(verdict);
+    }
+    if let Some(verdict) = error_out(frame, headers, state, view)? {
+        return Ok(verdict);
+    }
     let key = Key::of(headers, Direction::Original);
     let known = state.flows.find(&key).filter(|id| !begins_anew(headers, &state.flows, *id));
-    let id = match known {
-        Some(id) => id,
-        None => match begin(headers, &key, state, view, now)? {
-            Begun::Flow(id) => id,
-            Begun::Untracked => return way_out(headers, None, state, view),
+    let (id, is_forwarded) = match known {
+        Some(id) => (Some(id), state.flows.is_forwarded(id)),
+        None => match begin::begin(headers, &key, state, view, now)? {
+            Begun::Flow(id) => (Some(id), state.flows.is_forwarded(id)),
+            Begun::Untracked { is_forwarded } => (None, is_forwarded),
             Begun::Elsewhere(worker) => return Ok(Verdict::Punt(worker)),
         },
     };
-    if !state.flows.is_held(id) {
+    if let Some(id) = id.filter(|id| !state.flows.is_held(*id)) {
         return Ok(Verdict::Wait(Wait::Hold(id)));
     }
-    let verdict = match state.flows.way(id, view.generation) {
-        Some(way) => Verdict::Transmit { nic: way.nic, destination: way.destination },
-        None => way_out(headers, Some(id), state, view)?,
+    let source = id.and_then(|id| state.flows.rewritten_source(id));
+    let known = id.and_then(|id| state.flows.way(id, view.generation));
+    let way = match known {
+        Some(way) => way,
+        None => match way_out(headers, source, view)? {
+            Ok(way) => way,
+            Err(wait) => return Ok(Verdict::Wait(wait)),
+        },
     };
-    if let Verdict::Transmit { .. } = verdict {
-        state.flows.touch(id, headers, Direction::Original, now);
-        if let Some(source) = state.flows.rewritten_source(id) {
-            let csum = frame.offload.csum;
-            rewrite::apply(frame.packet_mut(), headers, csum, Edit::Source(source));
+    if let Some(id) = id {
+        if known.is_none() {
+            state.flows.set_way(id, way, view.generation);
         }
+        state.flows.touch(id, headers, Direction::Original, now);
     }
-    Ok(verdict)
+    if let Some(complaint) = complaint(frame, headers, is_forwarded, view.nic(way.nic).mtu) {
+        return answer(frame, headers, complaint, is_forwarded, view);
+    }
+    if is_forwarded {
+        rewrite::lower_ttl(frame.packet_mut(), headers);
+    }
+    if let Some(source) = source {
+        let csum = frame.offload.csum;
+        rewrite::apply(frame.packet_mut(), headers, csum, Edit::Source(source));
+    }
+    if headers.fragment == Fragment::First && (source.is_some() || view.source.may_rewrite(headers))
+    {
+        remember(headers, Direction::Original, Fate::Sent(way, source), state, now);
+    }
+    Ok(Verdict::Transmit { nic: way.nic, destination: way.destination })
 }
 
-/// A packet for a reserved port of an address that rewritten flows carry.
+/// What came from outside: replies to rewritten flows are ours, all else is the kernel's.
 fn inbound(
     frame: &mut Frame,
     headers: &Headers,
     state: &mut State,
+    view: &NetView,
     now: Millis,
 ) -> Result<Verdict, DropReason> {
-    let key = Key::of(headers, Direction::Reply);
-    let Some(id) = state.flows.find(&key) else {
-        let owner = WorkerId((key.destination().port % u16::from(state.workers)) as u8);
-        return match headers.layer4 {
-            _ if owner != state.worker => Ok(Verdict::Punt(owner)),
-            // A ping of this host that no rule speaks of chose an identifier of the reserved range.
-            Layer4::Echo { .. } => Ok(Verdict::Deliver),
-            _ => Err(DropReason::NoFlow),
-        };
+    if headers.fragment == Fragment::Later {
+        return follow_in(frame, headers, state, now);
+    }
+    if let Some(verdict) = error_in(frame, headers, state, view) {
+        return Ok(verdict);
+    }
+    let Some(id) = state.flows.find(&Key::of(headers, Direction::Reply)) else {
+        let verdict = stranger(headers, state, view);
+        if headers.fragment == Fragment::First {
+            let fate = match verdict {
+                Ok(Verdict::Punt(_)) => return verdict,
+                Ok(_) => Fate::Kernels,
+                Err(reason) => Fate::Dropped(reason),
+            };
+            remember(headers, Direction::Reply, fate, state, now);
+        }
+        return verdict;
     };
     state.flows.touch(id, headers, Direction::Reply, now);
     let socket = state.flows.original(id).source();
     let csum = frame.offload.csum;
     rewrite::apply(frame.packet_mut(), headers, csum, Edit::Destination(socket));
+    if headers.fragment == Fragment::First {
+        remember(headers, Direction::Reply, Fate::Delivered(socket), state, now);
+    }
     Ok(Verdict::Deliver)
 }
 
-enum Begun {
-    Flow(FlowId),
-    /// The table has no room; the source is right as it is, so the packet goes without an entry.
-    Untracked,
-    /// A rewritten flow belongs to the worker that its hash names.
-    Elsewhere(WorkerId),
+/// What came from outside and belongs to no rewritten flow of this worker.
+fn stranger(headers: &Headers, state: &State, view: &NetView) -> Result<Verdict, DropReason> {
+    if begin::is_martian(headers, view) {
+        return Err(DropReason::Martian);
+    }
+    if is_multicast(headers.destination) || !view.owns(headers.destination) {
+        return Ok(Verdict::Kernel);
+    }
+    let (_, port) = headers.ports();
+    let owner = match headers.layer4 {
+        Layer4::Tcp { .. } | Layer4::Udp { .. } | Layer4::Echo { .. } => {
+            if view.source.ports.binary_search(&port).is_err() {
+                return Ok(Verdict::Kernel);
+            }
+            WorkerId((port % u16::from(state.workers)) as u8)
+        }
+        _ => begin::owner_without_port(headers.source, state.workers),
+    };
+    match headers.layer4 {
+        _ if owner != state.worker => Ok(Verdict::Punt(owner)),
+        Layer4::Tcp { .. } | Layer4::Udp { .. } => Err(DropReason::NoFlow),
+        _ => Ok(Verdict::Kernel),
+    }
 }
 
-/// The first packet of a flow: FIG. 4.
-fn begin(
+/// A later fragment of what this host sends goes the way of the first; `None`: nothing depends on the first.
+fn follow_out(
+    frame: &mut Frame,
     headers: &Headers,
-    key: &Key,
-    state: &mut State,
+    state: &State,
     view: &NetView,
     now: Millis,
-) -> Result<Begun, DropReason> {
-    if headers.fragment == Fragment::Later && view.source.may_rewrite(headers) {
-        return Err(DropReason::Fragment);
-    }
-    let is_nic_address = view.has_nic_address(headers.source);
-    let decision = view.source.decide(headers, is_nic_address);
-    let owner = owner(headers, state.workers);
-    if owner != state.worker && may_be_owned(headers, decision, &view.source) {
-        return Ok(Begun::Elsewhere(owner));
-    }
-    let wanted = match decision {
-        Decision::Keep(_) => headers.source,
-        Decision::Vipa(address, _) => address,
-        Decision::Physical(_) => {
-            let hop = next_hop(headers, None, view)?;
-            let address = view.nic(hop.nic).address(headers.family());
-            address.ok_or(DropReason::NoSourceAddress)?
+) -> Result<Option<Verdict>, DropReason> {
+    let key = FragmentKey::of(headers, Direction::Original);
+    match state.fragments.fate(&key, now) {
+        Some(Fate::Sent(way, source)) => {
+            if let Some(source) = source {
+                let csum = frame.offload.csum;
+                rewrite::apply(frame.packet_mut(), headers, csum, Edit::Source(source));
+            }
+            Ok(Some(Verdict::Transmit { nic: way.nic, destination: way.destination }))
         }
-    };
-    if let Some(stale) = state.flows.find(key) {
-        state.released.extend(state.flows.remove(stale));
-    }
-    let flow = if wanted == headers.source {
-        Flow { rewritten: None, has_reply_key: false }
-    } else if decision == Decision::Physical(Ignored::Rip) || !has_port(headers) {
-        let source = Endpoint { address: wanted, port: key.source().port };
-        Flow { rewritten: Some(source), has_reply_key: false }
-    } else {
-        if owner != state.worker {
-            return Ok(Begun::Elsewhere(owner));
-        }
-        let port = state
-            .flows
-            .free_port(
-                wanted,
-                key.destination(),
-                headers.protocol,
-                &view.source.ports,
-                (state.worker.0, state.workers),
-            )
-            .ok_or(DropReason::PortsExhausted)?;
-        Flow { rewritten: Some(Endpoint { address: wanted, port }), has_reply_key: true }
-    };
-    match state.flows.insert(key, flow, now) {
-        Ok((id, evicted)) => {
-            state.released.extend(evicted);
-            Ok(Begun::Flow(id))
-        }
-        Err(_) if flow.rewritten.is_none() => Ok(Begun::Untracked),
-        Err(_) => Err(DropReason::FlowTableFull),
+        Some(Fate::Dropped(reason)) => Err(reason),
+        _ if view.source.may_rewrite(headers) => Ok(Some(await_first(&key, state))),
+        _ => Ok(None),
     }
 }
 
-/// The worker that a rewritten flow belongs to.
-fn owner(headers: &Headers, workers: u8) -> WorkerId {
-    WorkerId((spread::symmetric_hash(headers) % u64::from(workers)) as u8)
-}
-
-/// The middle of a TCP connection that only its beginning could tell from an answer: its owner knows it if
-/// it is rewritten. The adapter's queues follow a flow a moment late. (An answer begins with a SYN-ACK, and
-/// is known from then on to the worker that met that.)
-fn may_be_owned(headers: &Headers, decision: Decision, policy: &SourcePolicy) -> bool {
-    decision == Decision::Keep(Defined::Answer)
-        && matches!(headers.layer4, Layer4::Tcp { flags, .. } if !flags.is_syn())
-        && policy.would_change(headers)
-}
-
-/// NIC and MAC address for a packet; the flow remembers them until the view changes.
-fn way_out(
+/// A later fragment from outside.
+fn follow_in(
+    frame: &mut Frame,
     headers: &Headers,
-    id: Option<FlowId>,
-    state: &mut State,
+    state: &State,
+    now: Millis,
+) -> Result<Verdict, DropReason> {
+    let key = FragmentKey::of(headers, Direction::Reply);
+    match state.fragments.fate(&key, now) {
+        Some(Fate::Delivered(socket)) => {
+            let csum = frame.offload.csum;
+            rewrite::apply(frame.packet_mut(), headers, csum, Edit::Destination(socket));
+            Ok(Verdict::Deliver)
+        }
+        Some(Fate::Dropped(reason)) => Err(reason),
+        Some(Fate::Kernels | Fate::Sent(..)) => Ok(Verdict::Kernel),
+        None => Ok(await_first(&key, state)),
+    }
+}
+
+fn await_first(key: &FragmentKey, state: &State) -> Verdict {
+    let home = key.home(state.workers);
+    if home == state.worker {
+        Verdict::Wait(Wait::FirstFragment(key.hash()))
+    } else {
+        Verdict::Punt(home)
+    }
+}
+
+/// Remembers what became of a first fragment, here or where the later ones meet.
+fn remember(headers: &Headers, direction: Direction, fate: Fate, state: &mut State, now: Millis) {
+    let key = FragmentKey::of(headers, direction);
+    if key.home(state.workers) == state.worker {
+        state.fragments.remember(key, fate, now);
+    } else {
+        state.learned.push((key, fate));
+    }
+}
+
+/// An ICMP error that this host sends about a reply to a rewritten flow: outside, nobody knows the addresses
+/// and ports that the socket has.
+fn error_out(
+    frame: &mut Frame,
+    headers: &Headers,
+    state: &State,
+    view: &NetView,
+) -> Result<Option<Verdict>, DropReason> {
+    let Some(quoted) = headers.quoted(frame.packet()) else { return Ok(None) };
+    // The quoted packet went the other way.
+    let reply = Key::of(&quoted, Direction::Original);
+    let key = Key::new(reply.destination(), reply.source(), reply.protocol(), Direction::Original);
+    let Some(id) = state.flows.find(&key) else {
+        let owner = begin::owner(&quoted, state.workers);
+        let may_be_owned = owner != state.worker
+            && view.source.may_rewrite(&Headers {
+                source: quoted.destination,
+                destination: quoted.source,
+                ..quoted
+            });
+        return Ok(may_be_owned.then_some(Verdict::Punt(owner)));
+    };
+    let Some(wire) = state.flows.rewritten_source(id) else { return Ok(None) };
+    let way = match way_out(headers, Some(wire), view)? {
+        Ok(way) => way,
+        Err(wait) => return Ok(Some(Verdict::Wait(wait))),
+    };
+    let outer = if headers.source == key.source().address { wire.address } else { headers.source };
+    let edits = (Edit::Source(Endpoint { address: outer, port: 0 }), Edit::Destination(wire));
+    let csum = frame.offload.csum;
+    rewrite::apply_to_error(frame.packet_mut(), (headers, csum), &quoted, edits);
+    Ok(Some(Verdict::Transmit { nic: way.nic, destination: way.destination }))
+}
+
+/// An ICMP error from outside about a packet of a rewritten flow: to the socket that sent it.
+fn error_in(
+    frame: &mut Frame,
+    headers: &Headers,
+    state: &State,
+    view: &NetView,
+) -> Option<Verdict> {
+    let quoted = headers.quoted(frame.packet())?;
+    let sent = Key::of(&quoted, Direction::Original);
+    let key = Key::new(sent.destination(), sent.source(), sent.protocol(), Direction::Reply);
+    let Some(id) = state.flows.find(&key) else {
+        // As if the reply had come in place of the error.
+        let reply = Headers { source: quoted.destination, destination: quoted.source, ..quoted };
+        return match begin::owner_of_reply(&reply, sent.source().port, state.workers) {
+            owner if owner != state.worker && view.owns(quoted.source) => {
+                Some(Verdict::Punt(owner))
+            }
+            _ => None,
+        };
+    };
+    let socket = state.flows.original(id).source();
+    let edits =
+        (Edit::Destination(Endpoint { address: socket.address, port: 0 }), Edit::Source(socket));
+    let csum = frame.offload.csum;
+    rewrite::apply_to_error(frame.packet_mut(), (headers, csum), &quoted, edits);
+    Some(Verdict::Deliver)
+}
+
+/// Why a packet may not go on as it is.
+fn complaint(frame: &Frame, headers: &Headers, is_forwarded: bool, mtu: u32) -> Option<Complaint> {
+    let packet = frame.packet();
+    if is_forwarded && packet[if headers.source.is_ipv4() { 8 } else { 7 }] <= 1 {
+        return Some(Complaint::TimeExceeded);
+    }
+    let longest = match frame.offload.gso {
+        Some(gso) => headers.length.min(headers.headers_len(packet) + usize::from(gso.size)),
+        None => headers.length,
+    };
+    (longest > mtu as usize).then_some(Complaint::TooBig { mtu })
+}
+
+/// Tells who sent the packet what is wrong with it, if it may be told (RFC 1122 section 3.2.2, RFC 4443
+/// section 2.4 e).
+fn answer(
+    frame: &mut Frame,
+    headers: &Headers,
+    complaint: Complaint,
+    is_forwarded: bool,
     view: &NetView,
 ) -> Result<Verdict, DropReason> {
-    let wire_source = id.and_then(|id| state.flows.rewritten_source(id));
+    let reason = match complaint {
+        Complaint::TooBig { .. } => DropReason::TooBig,
+        Complaint::TimeExceeded => DropReason::TtlExceeded,
+    };
+    // The kernel takes nothing from its own addresses: what it sent is answered from where it should have gone.
+    let own = view.source.default_vipa(headers.family()).filter(|_| is_forwarded);
+    let from = own.unwrap_or(headers.destination);
+    let may_be_told = headers.fragment != Fragment::Later
+        && !headers.is_icmp_error()
+        && !headers.source.is_unspecified()
+        && !is_multicast(headers.source);
+    if !may_be_told {
+        return Err(reason);
+    }
+    let length = icmp::complain(frame.space(0), headers, complaint, from).ok_or(reason)?;
+    frame.received(length);
+    frame.offload = Default::default();
+    Ok(Verdict::Answer)
+}
+
+/// NIC and MAC address for a packet, or what it has to wait for.
+fn way_out(
+    headers: &Headers,
+    wire_source: Option<Endpoint>,
+    view: &NetView,
+) -> Result<Result<Way, Wait>, DropReason> {
     let hop = next_hop(headers, wire_source, view)?;
     let address = hop.gateway.unwrap_or(headers.destination);
-    let Some(destination) = view.neighbours.get(&(hop.nic, address)) else {
-        return Ok(Verdict::Wait(Wait::Neighbour { nic: hop.nic, address }));
-    };
-    let way = Way { nic: hop.nic, destination: *destination };
-    if let Some(id) = id {
-        state.flows.set_way(id, way, view.generation);
-    }
-    Ok(Verdict::Transmit { nic: way.nic, destination: way.destination })
+    Ok(match view.neighbours.get(&(hop.nic, address)) {
+        Some(destination) => Ok(Way { nic: hop.nic, destination: *destination }),
+        None => Err(Wait::Neighbour { nic: hop.nic, address }),
+    })
 }
 
 /// A flow that carries a NIC's own address stays with that NIC while it lives: replies come back to it.
-fn next_hop(
+pub(super) fn next_hop(
     headers: &Headers,
     wire_source: Option<Endpoint>,
     view: &NetView,
@@ -249,16 +414,9 @@ fn begins_anew(headers: &Headers, flows: &FlowTable, id: FlowId) -> bool {
         && flows.rewritten_source(id).is_none()
 }
 
-fn has_port(headers: &Headers) -> bool {
-    matches!(
-        headers.layer4,
-        Layer4::Tcp { .. } | Layer4::Udp { .. } | Layer4::Echo { is_request: true, .. }
-    )
-}
-
-fn is_multicast(address: std::net::IpAddr) -> bool {
+fn is_multicast(address: IpAddr) -> bool {
     match address {
-        std::net::IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
-        std::net::IpAddr::V6(a) => a.is_multicast(),
+        IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
+        IpAddr::V6(a) => a.is_multicast(),
     }
 }

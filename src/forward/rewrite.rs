@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::wire::checksum::Difference;
+use crate::wire::checksum::{Difference, Sum};
 use crate::wire::ip;
 use crate::wire::offload::Csum;
 use crate::wire::packet::{Headers, Layer4};
@@ -44,6 +44,10 @@ pub fn apply(packet: &mut [u8], headers: &Headers, csum: Csum, edit: Edit) {
     if let Some(port_at) = port_at {
         put(packet, port_at, added.port);
     }
+    if packet.len() < at + 2 {
+        // Beyond what an ICMP error quotes.
+        return;
+    }
     let is_udp = matches!(headers.layer4, Layer4::Udp { .. });
     if is_udp && removed.address.is_ipv4() && get(packet, at) == 0 && csum == Csum::Complete {
         return;
@@ -65,6 +69,52 @@ pub fn apply(packet: &mut [u8], headers: &Headers, csum: Csum, edit: Edit) {
     });
 }
 
+/// Applies `outer` to an ICMP error, whose checksum is in the state `csum`, and `inner` to the packet that it
+/// quotes: addresses, ports and checksums inside and outside, as far as they are there (RFC 5508 section 4.2).
+pub fn apply_to_error(
+    packet: &mut [u8],
+    (headers, csum): (&Headers, Csum),
+    quoted: &Headers,
+    (outer, inner): (Edit, Edit),
+) {
+    /// Bytes of layer 4 that an edit may change, and of a TCP header without options.
+    const WITHIN: usize = 20;
+    let start = headers.quote_start();
+    let end = (start + quoted.layer4_start + WITHIN).min(headers.length);
+    let quote = &mut packet[start..end];
+    let is_short = quote.len() < quoted.layer4_start + WITHIN;
+    let length = match quoted.layer4 {
+        // A field of a header that is not all there is left alone.
+        Layer4::Tcp { .. } if is_short => quoted.layer4_start + 8,
+        _ => quote.len(),
+    };
+    let before = Sum::default().bytes(quote).fold();
+    apply(&mut quote[..length], quoted, Csum::Complete, inner);
+    let after = Sum::default().bytes(quote).fold();
+    apply(packet, headers, csum, outer);
+    if csum == Csum::Complete
+        && let Some(at) = headers.checksum_at()
+    {
+        let quote = Difference::default().word(before, after);
+        update(packet, at, |field| quote.apply_complete(field));
+    }
+}
+
+/// Lowers the time to live, or hop limit, by one; false, and nothing changed, if none is left to go on.
+pub fn lower_ttl(packet: &mut [u8], headers: &Headers) -> bool {
+    let at = if headers.source.is_ipv4() { 8 } else { 7 };
+    if packet[at] <= 1 {
+        return false;
+    }
+    let before = get(packet, 8);
+    packet[at] -= 1;
+    if headers.source.is_ipv4() {
+        let change = Difference::default().word(before, get(packet, 8));
+        update(packet, 10, |field| change.apply_complete(field));
+    }
+    true
+}
+
 fn end(headers: &Headers, is_source: bool) -> Endpoint {
     let (source_port, destination_port) = headers.ports();
     if is_source {
@@ -83,7 +133,7 @@ fn port_offset(headers: &Headers, is_source: bool) -> Option<usize> {
         Layer4::Echo { is_request, .. } => {
             (is_request == is_source).then_some(headers.layer4_start + 4)
         }
-        Layer4::Icmp { .. } | Layer4::Other => None,
+        Layer4::Icmp { .. } | Layer4::Kept { .. } | Layer4::Other => None,
     }
 }
 
@@ -116,7 +166,6 @@ fn update(packet: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::checksum::Sum;
     use crate::wire::packet::full_checksum;
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
@@ -216,5 +265,93 @@ mod tests {
         apply(&mut packet, &headers, Csum::Complete, Edit::Source(new));
         assert_eq!(get(&packet, 26), 0);
         assert_eq!(get(&packet, 20), 61000);
+    }
+
+    /// The error that a router sends about `packet`, with `quoted` bytes of layer 4.
+    fn error_about(packet: &[u8], v6: bool, quoted: usize) -> Vec<u8> {
+        let headers = Headers::parse(packet).expect("headers");
+        let quote = &packet[..(headers.layer4_start + quoted).min(packet.len())];
+        let mut bytes = Vec::new();
+        if v6 {
+            PacketBuilder::ipv6([9; 16], headers_octets(headers.source), 60)
+                .icmpv6_raw(1, 4, [0; 4])
+                .write(&mut bytes, quote)
+        } else {
+            let IpAddr::V4(to) = headers.source else { panic!("IPv4") };
+            PacketBuilder::ipv4([9; 4], to.octets(), 60)
+                .icmpv4_raw(3, 1, [0; 4])
+                .write(&mut bytes, quote)
+        }
+        .expect("an error");
+        bytes
+    }
+
+    fn headers_octets(address: IpAddr) -> [u8; 16] {
+        let IpAddr::V6(address) = address else { panic!("IPv6") };
+        address.octets()
+    }
+
+    proptest! {
+        /// An error about a packet that went out rewritten becomes the error that there would have been about
+        /// the packet as the application sent it, to the last bit.
+        #[test]
+        fn a_rewritten_error_is_the_error_about_the_original(
+            kind in kinds(), v6: bool, ends: ([u8; 16], [u8; 16]), ports: (u16, u16), new: [u8; 16],
+            new_port: u16, payload in proptest::collection::vec(any::<u8>(), 0..60), quoted in 8usize..80,
+        ) {
+            let original = build(kind, v6, ends, ports, &payload);
+            let headers = Headers::parse(&original).expect("headers");
+            let address = if v6 { IpAddr::from(new) } else { IpAddr::from([new[0], new[1], new[2], new[3]]) };
+            let wire = Endpoint { address, port: new_port };
+            let mut sent = original.clone();
+            apply(&mut sent, &headers, Csum::Complete, Edit::Source(wire));
+
+            let mut error = error_about(&sent, v6, quoted);
+            let outer = Headers::parse(&error).expect("an error");
+            let inside = outer.quoted(&error).expect("a quote");
+            prop_assert_eq!((inside.source, inside.ports().0), (address, new_port));
+            let socket = Endpoint { address: headers.source, port: headers.ports().0 };
+            let edits = (Edit::Destination(Endpoint { port: 0, ..socket }), Edit::Source(socket));
+            apply_to_error(&mut error, (&outer, Csum::Complete), &inside, edits);
+
+            let mut wanted = error_about(&original, v6, quoted);
+            // The identification and what follows from it are the builder's own.
+            if !v6 { wanted[4..6].copy_from_slice(&error[4..6]); }
+            let parsed = Headers::parse(&error).expect("an error");
+            let at = parsed.checksum_at().expect("a checksum");
+            prop_assert_eq!(Some(get(&error, at)), full_checksum(&error, &parsed));
+            if quoted >= 20 || !matches!(kind, Kind::Tcp) {
+                // 0 and 0xffff are the same number in the quoted checksum.
+                let start = parsed.quote_start();
+                let inner_at = inside.checksum_at().map(|at| at + start).filter(|at| at + 2 <= error.len());
+                if let Some(at) = inner_at && get(&error, at) % 0xffff == get(&wanted, at) % 0xffff {
+                    let field = get(&wanted, at);
+                    put(&mut error, at, field);
+                }
+                prop_assert_eq!(&error[start..], &wanted[start..]);
+            }
+            prop_assert_eq!(parsed.destination, headers.source);
+        }
+
+        #[test]
+        fn a_lowered_ttl_keeps_the_header_checksum_right(v6: bool, ttl: u8) {
+            let mut packet = build(Kind::Udp, v6, ([1; 16], [2; 16]), (5, 6), b"x");
+            packet[if v6 { 7 } else { 8 }] = ttl;
+            if !v6 {
+                packet[10..12].fill(0);
+                let sum = Sum::default().bytes(&packet[..20]).complement();
+                put(&mut packet, 10, sum);
+            }
+            let headers = Headers::parse(&packet).expect("headers");
+            let before = packet.clone();
+            let went = lower_ttl(&mut packet, &headers);
+            prop_assert_eq!(went, ttl > 1);
+            if !went {
+                prop_assert_eq!(packet, before);
+            } else {
+                prop_assert_eq!(packet[if v6 { 7 } else { 8 }], ttl - 1);
+                if !v6 { prop_assert_eq!(Sum::default().bytes(&packet[..20]).complement(), 0); }
+            }
+        }
     }
 }

@@ -166,15 +166,23 @@ impl SourcePolicy {
         self.is_answer(headers).then_some(Defined::Answer)
     }
 
+    fn is_server_port(&self, source: u16) -> bool {
+        self.ephemeral.as_ref().is_some_and(|range| !range.contains(&source))
+    }
+
     /// An answer, as far as one packet without a flow can tell.
     fn is_answer(&self, headers: &Headers) -> bool {
         match headers.layer4 {
             Layer4::Tcp { flags, .. } => !flags.is_bare_syn(),
             Layer4::Udp { source, .. } if !is_rip(headers) => {
-                self.ephemeral.as_ref().is_some_and(|range| !range.contains(&source))
+                self.is_server_port(source)
                     && !self.rules.iter().any(|r| r.local_ports.is_some() && r.matches(headers))
             }
             Layer4::Udp { .. } => false,
+            Layer4::Kept { source, .. } if headers.protocol == ip::UDP_LITE => {
+                self.is_server_port(source)
+            }
+            Layer4::Kept { opens, .. } => !opens,
             Layer4::Echo { is_request, .. } => !is_request,
             Layer4::Icmp { .. } => true,
             Layer4::Other => false,

@@ -2,6 +2,8 @@
 //! metric. Each NIC's score depends on the flow and on that NIC alone, so a NIC that dies moves only its
 //! own flows, and one that returns takes back just what it had.
 
+use std::net::IpAddr;
+
 use super::route::NextHop;
 use super::view::NetView;
 use crate::wire::packet::Headers;
@@ -10,15 +12,25 @@ use crate::wire::packet::Headers;
 pub fn symmetric_hash(headers: &Headers) -> u64 {
     let (source_port, destination_port) = headers.ports();
     let end = |address, port: u16| {
-        let bits = match address {
-            std::net::IpAddr::V4(a) => u128::from(u32::from(a)),
-            std::net::IpAddr::V6(a) => u128::from(a),
-        };
+        let bits = bits(address);
         mix((bits as u64) ^ mix((bits >> 64) as u64 ^ (u64::from(port) << 48)))
     };
     let a = end(headers.source, source_port);
     let b = end(headers.destination, destination_port);
     mix(a.wrapping_add(b) ^ u64::from(headers.protocol))
+}
+
+/// A hash of an address, the same in every process.
+pub fn address_hash(address: IpAddr) -> u64 {
+    let bits = bits(address);
+    mix(bits as u64 ^ mix((bits >> 64) as u64))
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(a) => u128::from(u32::from(a)),
+        IpAddr::V6(a) => u128::from(a),
+    }
 }
 
 /// The next hop for a flow of this hash, or `None` if no NIC that `hops` names is live. Of several next
@@ -55,14 +67,14 @@ fn key(name: &str, hop: &NextHop) -> u64 {
     name.bytes().for_each(&mut eat);
     match hop.gateway {
         None => {}
-        Some(std::net::IpAddr::V4(a)) => a.octets().into_iter().for_each(&mut eat),
-        Some(std::net::IpAddr::V6(a)) => a.octets().into_iter().for_each(&mut eat),
+        Some(IpAddr::V4(a)) => a.octets().into_iter().for_each(&mut eat),
+        Some(IpAddr::V6(a)) => a.octets().into_iter().for_each(&mut eat),
     }
     mix(hash)
 }
 
 /// The finalizer of SplitMix64: every input bit changes half of the output's.
-fn mix(value: u64) -> u64 {
+pub(super) fn mix(value: u64) -> u64 {
     let z = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -19,6 +19,10 @@ pub enum Verdict {
     },
     /// Into the TUN: to a socket of this host.
     Deliver,
+    /// The frame has become an ICMP error about what it was: into the TUN, back to who sent it.
+    Answer,
+    /// The kernel has it already, and it is none of the forwarder's.
+    Kernel,
     /// Keep it a while and run it again; the bytes are untouched.
     Wait(Wait),
     /// Another worker owns the flow; the bytes are untouched.
@@ -39,6 +43,8 @@ pub enum Wait {
     },
     /// The egress hold must know a rewritten flow before its first frame leaves.
     Hold(FlowId),
+    /// The first fragment of a datagram, of which this is a later one: its key's hash.
+    FirstFragment(u64),
 }
 
 macro_rules! drop_reasons {
@@ -80,12 +86,17 @@ drop_reasons! {
     NoLiveNic = "no_live_nic",
     /// The source is left as an address of the family that the flow needs, but none is configured.
     NoSourceAddress = "no_source_address",
-    /// Every reserved source port towards this destination is taken.
+    /// Every reserved source port towards this destination is taken; of a protocol without ports, another flow
+    /// between the two addresses is rewritten already.
     PortsExhausted = "ports_exhausted",
     /// The flow table is full of flows that may not be evicted.
     FlowTableFull = "flow_table_full",
-    /// A later fragment of a datagram whose source a rule may rewrite.
+    /// A later fragment whose first one did not come in time.
     Fragment = "fragment",
+    /// From outside with a source that cannot be: this host's own, loopback, unspecified or multicast.
+    Martian = "martian",
+    /// The time to live of what is forwarded for another host ran out.
+    TtlExceeded = "ttl_exceeded",
     /// It came for a reserved port that no flow has.
     NoFlow = "no_flow",
     /// The next hop did not answer in time.

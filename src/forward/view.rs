@@ -99,6 +99,31 @@ impl NetView {
         self.nics.iter().any(|nic| nic.addresses.iter().any(|(a, _)| *a == address))
     }
 
+    /// Is `address` the broadcast address of a NIC's network?
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        let is_of = |(own, length): &(IpAddr, u8)| match (own, address) {
+            (IpAddr::V4(own), IpAddr::V4(address)) if *length < 31 => {
+                let hosts = u32::MAX.checked_shr(u32::from(*length)).unwrap_or(0);
+                u32::from(*own) | hosts == u32::from(address)
+            }
+            _ => false,
+        };
+        self.nics.iter().any(|nic| nic.addresses.iter().any(is_of))
+    }
+
+    /// Is `address` one of [`NetView::owned_addresses`]?
+    pub fn owns(&self, address: IpAddr) -> bool {
+        let source = &self.source;
+        let is_vipa = source.vipas.contains(&address);
+        let is_physical = !is_vipa && self.has_nic_address(address);
+        let is_default = [source.default_v4.map(IpAddr::from), source.default_v6.map(IpAddr::from)]
+            .contains(&Some(address));
+        source.rules.iter().any(|rule| match rule.target {
+            Target::Vipa(vipa) => vipa == address,
+            Target::Physical => is_physical,
+        }) || source.is_bound_forwarded && if source.sourcevipa { is_default } else { is_physical }
+    }
+
     /// The addresses that rewritten flows may carry on the wire. On these the forwarder owns the reserved
     /// ports: the packet sockets hear them, and the kernel is kept from answering. Empty where no rule can
     /// rewrite anything. Sorted.

@@ -10,8 +10,14 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 /// IANA protocol number of UDP.
 pub const UDP: u8 = 17;
+/// IANA protocol number of DCCP.
+pub const DCCP: u8 = 33;
 /// IANA protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
+/// IANA protocol number of SCTP.
+pub const SCTP: u8 = 132;
+/// IANA protocol number of UDP-Lite.
+pub const UDP_LITE: u8 = 136;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,6 +3,7 @@
 
 pub mod checksum;
 pub mod ethernet;
+pub mod icmp;
 pub mod ip;
 pub mod offload;
 pub mod packet;

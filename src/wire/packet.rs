@@ -47,6 +47,16 @@ pub enum Layer4 {
         /// Its type.
         kind: u8,
     },
+    /// Ports that stay as they are when addresses are rewritten: those of SCTP, whose CRC covers them but no
+    /// address (RFC 9260 section 6.8), of DCCP and of UDP-Lite.
+    Kept {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// An SCTP INIT or a DCCP-Request: it asks for an association.
+        opens: bool,
+    },
     /// A protocol without ports, or a later fragment.
     Other,
 }
@@ -93,6 +103,9 @@ pub struct Headers {
     pub protocol: u8,
     /// Whole, or which fragment.
     pub fragment: Fragment,
+    /// What the fragments of a datagram have in common (RFC 791 identification, RFC 8200 section 4.5); 0 if
+    /// it is whole.
+    pub fragment_id: u32,
     /// Bytes from the IP header to layer 4.
     pub layer4_start: usize,
     /// Ports and the like.
@@ -118,11 +131,32 @@ impl Headers {
     /// # Errors
     /// See [`ParseError`].
     pub fn parse(packet: &[u8]) -> Result<Headers, ParseError> {
-        match packet.first().map(|first| first >> 4) {
-            Some(4) => parse_v4(packet),
-            Some(6) => parse_v6(packet),
-            Some(_) => Err(ParseError::NotIp),
-            None => Err(ParseError::Malformed),
+        parse(packet, Extent::All)
+    }
+
+    /// Reads the headers of the packet that this one, an ICMP error, quotes: `Some` if at least eight bytes
+    /// of its layer 4 are there (RFC 792; RFC 4443 section 2.4 c). They count from [`Headers::quote_start`],
+    /// and their `length` is what is there of the packet.
+    pub fn quoted(&self, packet: &[u8]) -> Option<Headers> {
+        if !self.is_icmp_error() || self.fragment == Fragment::Later {
+            return None;
+        }
+        let quote = packet.get(self.quote_start()..self.length)?;
+        parse(quote, Extent::Beginning).ok().filter(|quoted| quoted.fragment != Fragment::Later)
+    }
+
+    /// Where an ICMP error's quote begins.
+    pub fn quote_start(&self) -> usize {
+        self.layer4_start + 8
+    }
+
+    /// An ICMP message about another packet.
+    pub fn is_icmp_error(&self) -> bool {
+        match (self.layer4, self.family()) {
+            // Unreachable, source quench, redirect, time exceeded, parameter problem.
+            (Layer4::Icmp { kind }, Family::V4) => matches!(kind, 3..=5 | 11 | 12),
+            (Layer4::Icmp { kind }, Family::V6) => (1..=127).contains(&kind),
+            _ => false,
         }
     }
 
@@ -134,9 +168,9 @@ impl Headers {
     /// Source and destination port; of an echo the identifier stands on the asking side, 0 on the other.
     pub fn ports(&self) -> (u16, u16) {
         match self.layer4 {
-            Layer4::Tcp { source, destination, .. } | Layer4::Udp { source, destination } => {
-                (source, destination)
-            }
+            Layer4::Tcp { source, destination, .. }
+            | Layer4::Udp { source, destination }
+            | Layer4::Kept { source, destination, .. } => (source, destination),
             Layer4::Echo { is_request: true, identifier } => (identifier, 0),
             Layer4::Echo { is_request: false, identifier } => (0, identifier),
             Layer4::Icmp { .. } | Layer4::Other => (0, 0),
@@ -151,7 +185,7 @@ impl Headers {
                     usize::from(packet.get(self.layer4_start + 12).map_or(5, |b| b >> 4)) * 4
                 }
                 Layer4::Udp { .. } | Layer4::Echo { .. } | Layer4::Icmp { .. } => 8,
-                Layer4::Other => 0,
+                Layer4::Kept { .. } | Layer4::Other => 0,
             }
     }
 
@@ -161,17 +195,35 @@ impl Headers {
             Layer4::Tcp { .. } => 16,
             Layer4::Udp { .. } => 6,
             Layer4::Echo { .. } | Layer4::Icmp { .. } => 2,
-            Layer4::Other => return None,
+            Layer4::Kept { .. } if self.protocol != ip::SCTP => 6,
+            Layer4::Kept { .. } | Layer4::Other => return None,
         };
         Some(self.layer4_start + offset)
     }
 }
 
-fn parse_v4(packet: &[u8]) -> Result<Headers, ParseError> {
+/// How much of a packet is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    All,
+    /// What an ICMP error quotes: IP's headers and at least eight bytes.
+    Beginning,
+}
+
+fn parse(packet: &[u8], extent: Extent) -> Result<Headers, ParseError> {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => parse_v4(packet, extent),
+        Some(6) => parse_v6(packet, extent),
+        Some(_) => Err(ParseError::NotIp),
+        None => Err(ParseError::Malformed),
+    }
+}
+
+fn parse_v4(packet: &[u8], extent: Extent) -> Result<Headers, ParseError> {
     let header: &[u8; 20] = packet.first_chunk().ok_or(ParseError::Malformed)?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
-    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    if header_len < 20 || length < header_len || packet.len() < length {
+    let length = extent.of(packet, usize::from(u16::from_be_bytes([header[2], header[3]])))?;
+    if header_len < 20 || length < header_len {
         return Err(ParseError::Malformed);
     }
     let offset_and_flags = u16::from_be_bytes([header[6], header[7]]);
@@ -184,15 +236,30 @@ fn parse_v4(packet: &[u8]) -> Result<Headers, ParseError> {
         IpAddr::V4(Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]))
     };
     let protocol = header[9];
+    let fragment_id = match fragment {
+        Fragment::Whole => 0,
+        _ => u32::from(u16::from_be_bytes([header[4], header[5]])),
+    };
     Ok(Headers {
         source: address(12),
         destination: address(16),
         protocol,
         fragment,
+        fragment_id,
         layer4_start: header_len,
-        layer4: parse_layer4(protocol, fragment, &packet[header_len..length])?,
+        layer4: parse_layer4(protocol, fragment, extent, &packet[header_len..length])?,
         length,
     })
+}
+
+impl Extent {
+    /// The length of a packet that says it has `length` bytes.
+    fn of(self, packet: &[u8], length: usize) -> Result<usize, ParseError> {
+        match self {
+            Extent::All if packet.len() < length => Err(ParseError::Malformed),
+            _ => Ok(length.min(packet.len())),
+        }
+    }
 }
 
 /// Hop-by-hop options, routing and destination options have the same shape (RFC 8200 section 4).
@@ -201,14 +268,11 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
-const MOBILITY: u8 = 135;
 
-fn parse_v6(packet: &[u8]) -> Result<Headers, ParseError> {
+fn parse_v6(packet: &[u8], extent: Extent) -> Result<Headers, ParseError> {
     let header: &[u8; 40] = packet.first_chunk().ok_or(ParseError::Malformed)?;
     let length = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
-    if packet.len() < length {
-        return Err(ParseError::Malformed);
-    }
+    let length = extent.of(packet, length)?;
     let packet = &packet[..length];
     let address = |bytes: &[u8]| {
         let mut octets = [0; 16];
@@ -218,10 +282,11 @@ fn parse_v6(packet: &[u8]) -> Result<Headers, ParseError> {
     let mut protocol = header[6];
     let mut at = 40;
     let mut fragment = Fragment::Whole;
+    let mut fragment_id = 0;
     while fragment != Fragment::Later {
         let extension = |len: usize| packet.get(at..at + len).ok_or(ParseError::Malformed);
         match protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY => {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
                 let bytes = extension(8)?;
                 protocol = bytes[0];
                 at += (usize::from(bytes[1]) + 1) * 8;
@@ -240,6 +305,7 @@ fn parse_v6(packet: &[u8]) -> Result<Headers, ParseError> {
                     (0, true) => Fragment::First,
                     _ => Fragment::Later,
                 };
+                fragment_id = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
                 at += 8;
             }
             _ => break,
@@ -253,26 +319,39 @@ fn parse_v6(packet: &[u8]) -> Result<Headers, ParseError> {
         destination: address(&header[24..40]),
         protocol,
         fragment,
+        fragment_id: if fragment == Fragment::Whole { 0 } else { fragment_id },
         layer4_start: at,
-        layer4: parse_layer4(protocol, fragment, &packet[at..])?,
+        layer4: parse_layer4(protocol, fragment, extent, &packet[at..])?,
         length,
     })
 }
 
-fn parse_layer4(protocol: u8, fragment: Fragment, bytes: &[u8]) -> Result<Layer4, ParseError> {
+fn parse_layer4(
+    protocol: u8,
+    fragment: Fragment,
+    extent: Extent,
+    bytes: &[u8],
+) -> Result<Layer4, ParseError> {
     if fragment == Fragment::Later {
         return Ok(Layer4::Other);
     }
-    let at_least = |len: usize| bytes.get(..len).ok_or(ParseError::Malformed);
+    let at_least = |len: usize| {
+        let len = if extent == Extent::Beginning { 8 } else { len };
+        bytes.get(..len).ok_or(ParseError::Malformed)
+    };
     let word = |b: &[u8], at: usize| u16::from_be_bytes([b[at], b[at + 1]]);
     match protocol {
         ip::TCP => {
             let b = at_least(20)?;
+            let (source, destination) = (word(b, 0), word(b, 2));
+            if extent == Extent::Beginning {
+                return Ok(Layer4::Tcp { source, destination, flags: TcpFlags(0) });
+            }
             let header_len = usize::from(b[12] >> 4) * 4;
             if header_len < 20 || bytes.len() < header_len {
                 return Err(ParseError::Malformed);
             }
-            Ok(Layer4::Tcp { source: word(b, 0), destination: word(b, 2), flags: TcpFlags(b[13]) })
+            Ok(Layer4::Tcp { source, destination, flags: TcpFlags(b[13]) })
         }
         ip::UDP => {
             let b = at_least(8)?;
@@ -287,14 +366,29 @@ fn parse_layer4(protocol: u8, fragment: Fragment, bytes: &[u8]) -> Result<Layer4
                 Layer4::Icmp { kind: b[0] }
             })
         }
+        ip::SCTP | ip::DCCP | ip::UDP_LITE => {
+            let b = at_least(if protocol == ip::UDP_LITE { 8 } else { 12 })?;
+            let opens = match protocol {
+                // The type of the first chunk, RFC 9260 section 3.2.
+                ip::SCTP => bytes.get(12) == Some(&1),
+                // RFC 4340 section 5.1.
+                ip::DCCP => bytes.get(8).is_some_and(|kind| kind & 0x1e == 0),
+                _ => false,
+            };
+            Ok(Layer4::Kept { source: word(b, 0), destination: word(b, 2), opens })
+        }
         _ => Ok(Layer4::Other),
     }
 }
 
 /// The checksum of layer 4 as it belongs on the wire, computed anew over all of `packet`.
-/// For tests and for what cannot be offloaded: it reads every byte.
+/// For tests and for what cannot be offloaded: it reads every byte. `None` for protocols whose checksum may
+/// cover a part only (DCCP, UDP-Lite), has none that we update, or lies in another fragment.
 pub fn full_checksum(packet: &[u8], headers: &Headers) -> Option<u16> {
     use super::checksum::Sum;
+    if headers.fragment != Fragment::Whole || matches!(headers.layer4, Layer4::Kept { .. }) {
+        return None;
+    }
     let at = headers.checksum_at()?;
     let bytes = packet.get(headers.layer4_start..headers.length)?;
     let sum = if headers.protocol == ip::ICMP {

@@ -245,6 +245,7 @@ fn workers_get_what_they_ask_for() {
             source_port: 40000,
             destination: "198.51.100.1".parse().expect("an address"),
             destination_port: 80,
+            wire: None,
         };
         running.ask(Request::Hold { worker: WorkerId(0), flow });
         eventually("held", PROMPT, || {
@@ -282,6 +283,7 @@ fn flushed_nftables_rules_come_back_with_the_flows_held() {
             source_port: 40000,
             destination: "198.51.100.1".parse().expect("an address"),
             destination_port: 80,
+            wire: None,
         };
         running.ask(Request::Hold { worker: WorkerId(0), flow });
         eventually("held", PROMPT, || ruleset().contains("40000"));

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use hashbrown::HashSet;
-
 use super::message::{APPEND, CREATE, Writer};
 use super::present::{COMMENT, Present};
-use super::rules::{Content, Hook, Set, TYPE_DEVICE, TYPE_MARK, Table, flow_key};
+use super::rules::{Content, Hook, Place, Set, TYPE_DEVICE, TYPE_MARK, Table, keys_of};
 use super::socket::{Batch, Step};
 use crate::engine::message::HeldFlow;
-use crate::wire::ip::Family;
 
 const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
@@ -33,26 +30,27 @@ const MESSAGE_ELEMENTS: usize = 400;
 /// Elements of one transaction: 120 KB, below the send buffer that every user namespace has.
 pub(super) const BATCH_ELEMENTS: usize = 2_000;
 
-/// Keys of flows of both families, IPv4 first.
+/// Keys of flows, by place.
 #[derive(Debug, Default)]
-pub(super) struct FlowKeys([Vec<Vec<u8>>; 2]);
+pub(super) struct FlowKeys([Vec<Vec<u8>>; Place::ALL.len()]);
 
 impl FlowKeys {
-    pub(super) fn of_both(&self) -> impl Iterator<Item = (Family, &[Vec<u8>])> {
-        Family::BOTH.into_iter().zip(&self.0).map(|(family, keys)| (family, keys.as_slice()))
+    pub(super) fn of(flows: impl Iterator<Item = HeldFlow>) -> FlowKeys {
+        let mut keys = FlowKeys::default();
+        for (place, key) in flows.flat_map(|flow| keys_of(&flow)) {
+            keys.at(place).push(key);
+        }
+        keys
     }
 
-    fn of(&mut self, family: Family) -> &mut Vec<Vec<u8>> {
-        &mut self.0[usize::from(family == Family::V6)]
+    pub(super) fn all(&self) -> impl Iterator<Item = (Place, &[Vec<u8>])> {
+        Place::ALL.into_iter().zip(&self.0).map(|(place, keys)| (place, keys.as_slice()))
     }
-}
 
-pub(super) fn keys_by_family(flows: &[HeldFlow]) -> FlowKeys {
-    let mut keys = FlowKeys::default();
-    for (family, key) in flows.iter().filter_map(flow_key) {
-        keys.of(family).push(key);
+    pub(super) fn at(&mut self, place: Place) -> &mut Vec<Vec<u8>> {
+        let at = Place::ALL.iter().position(|other| *other == place).unwrap_or(0);
+        &mut self.0[at]
     }
-    keys
 }
 
 /// Changes to the flows' sets that follow the transaction which makes the sets.
@@ -114,7 +112,7 @@ impl Edit<'_> {
         &mut self,
         kept: Option<&Present>,
         wanted: &Table,
-        flows: &HashSet<HeldFlow, foldhash::fast::RandomState>,
+        flows: &FlowKeys,
         later: &mut Later,
     ) {
         let mut room = BATCH_ELEMENTS;
@@ -134,14 +132,15 @@ impl Edit<'_> {
                     self.elements(NEWSETELEM, set.name, &keys, None);
                 }
                 Content::Flows(_) if found.is_some_and(|found| found.is_unread) => {}
-                Content::Flows(family) => {
-                    let keys = flows.iter().filter_map(flow_key).filter(|k| k.0 == *family);
-                    let keys: BTreeSet<Vec<u8>> = keys.map(|k| k.1).collect();
+                Content::Flows(place) => {
+                    let keys = flows.all().find(|(other, _)| other == place);
+                    let keys: BTreeSet<Vec<u8>> =
+                        keys.into_iter().flat_map(|(_, keys)| keys.iter().cloned()).collect();
                     let mut add: Vec<Vec<u8>> = keys.difference(there).cloned().collect();
-                    *later.add.of(*family) = add.split_off(add.len().min(room));
+                    *later.add.at(*place) = add.split_off(add.len().min(room));
                     room -= add.len();
                     self.elements(NEWSETELEM, set.name, &add, None);
-                    *later.remove.of(*family) = there.difference(&keys).cloned().collect();
+                    *later.remove.at(*place) = there.difference(&keys).cloned().collect();
                 }
                 Content::Exactly(_) | Content::Lease => {}
             }

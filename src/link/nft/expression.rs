@@ -34,6 +34,8 @@ pub(super) const DESTINATION_PORT: Field = (2, 2, 2);
 pub(super) const ICMP_TYPE: Field = (2, 0, 1);
 /// Identifier of an ICMP or ICMPv6 echo.
 pub(super) const ICMP_IDENTIFIER: Field = (2, 4, 2);
+/// Type of the first chunk of SCTP.
+pub(super) const SCTP_CHUNK: Field = (2, 12, 1);
 const TCP_FLAGS: Field = (2, 13, 1);
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -165,6 +167,28 @@ impl Expressions {
         self.load(ICMP_IDENTIFIER, next);
         let next = self.load_destination(family, next + 1);
         self.set(next, &[0; 4]);
+        self.lookup(set, KEY, true);
+        self
+    }
+
+    /// The flow of a protocol without ports is in the set.
+    pub(super) fn portless_flow_in(mut self, family: Family, set: &str) -> Self {
+        let next = self.load_protocol_and_source(family);
+        self.set(next, &[0; 4]);
+        let next = self.load_destination(family, next + 1);
+        self.set(next, &[0; 4]);
+        self.lookup(set, KEY, true);
+        self
+    }
+
+    /// The packet is a reply that is in the set: protocol . source . destination . `id`, or 0.
+    pub(super) fn reply_in(mut self, family: Family, set: &str, id: Option<Field>) -> Self {
+        let next = self.load_protocol_and_source(family);
+        let next = self.load_destination(family, next);
+        match id {
+            Some(id) => self.load(id, next),
+            None => self.set(next, &[0; 4]),
+        }
         self.lookup(set, KEY, true);
         self
     }

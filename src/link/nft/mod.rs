@@ -20,22 +20,20 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hashbrown::HashSet;
+use hashbrown::HashMap;
 
-use self::edit::{
-    BATCH_ELEMENTS, DELSETELEM, DESTROYSETELEM, Edit, FlowKeys, Later, NEWSETELEM, keys_by_family,
-};
+use self::edit::{BATCH_ELEMENTS, DELSETELEM, DESTROYSETELEM, Edit, FlowKeys, Later, NEWSETELEM};
 use self::message::Writer;
 use self::present::Present;
-use self::rules::{LEASE, LEASE_KEY, NETDEV, flow_key, flow_set};
+use self::rules::{LEASE, LEASE_KEY, NETDEV, Place, flow_key, keys_of};
 use self::socket::{Batch, Events, Refused, Requests, Step};
+use super::plan::can_rewrite;
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
+use crate::forward::rewrite::Endpoint;
 use crate::forward::source::Rule;
-use crate::link::plan::can_rewrite;
-use crate::wire::ip::Family;
 
 const GETGEN: u16 = 16;
 
@@ -48,6 +46,9 @@ const TRIES: usize = 40;
 const REFUSALS: usize = 5;
 /// A forwarder that was killed lets go of its tables as its last files are closed: wait that long.
 const OWNER_WAIT: Duration = Duration::from_millis(5);
+
+/// How long replies that nobody claims stay ours after a start.
+const ORPHANED: Duration = Duration::from_secs(10);
 
 /// What nftables should hold for the forwarder.
 #[derive(PartialEq, Clone, Debug)]
@@ -95,7 +96,11 @@ pub struct Nft {
     is_repaired: bool,
     /// Were the flows taken over that a forwarder before us held?
     has_adopted: bool,
-    flows: HashSet<HeldFlow, foldhash::fast::RandomState>,
+    /// Flows held, without their source on the wire, and that.
+    flows: HashMap<HeldFlow, Option<Endpoint>, foldhash::fast::RandomState>,
+    /// Replies that a forwarder before us took, until the workers have said which of them they know, or this
+    /// moment.
+    orphans: (Vec<(Place, Vec<u8>)>, Instant),
 }
 
 /// What was applied last.
@@ -130,7 +135,8 @@ impl Nft {
             is_touched: false,
             is_repaired: false,
             has_adopted: false,
-            flows: HashSet::default(),
+            flows: HashMap::default(),
+            orphans: (Vec::new(), Instant::now()),
         })
     }
 
@@ -174,6 +180,16 @@ impl Nft {
     /// Lets the hold last for another [`NftRules::hold`] from now.
     pub fn renew_lease(&mut self) -> io::Result<()> {
         let Some(hold) = self.hold_time() else { return Ok(()) };
+        if Instant::now() > self.orphans.1 && !self.orphans.0.is_empty() {
+            let mut gone = FlowKeys::default();
+            for (place, key) in self.orphans.0.drain(..) {
+                gone.at(place).push(key);
+            }
+            self.take_out(&gone)?;
+        }
+        if !self.has_egress {
+            return Ok(());
+        }
         let mut batch = self.requests.batch();
         self.write_lease(&mut batch, hold);
         match self.requests.commit(batch) {
@@ -185,15 +201,22 @@ impl Nft {
     /// Puts flows into the hold's sets and takes others out; one that is in both lists is in afterwards.
     /// What is there already, or gone already, is no error. Any number of flows.
     pub fn hold(&mut self, add: &[HeldFlow], remove: &[HeldFlow]) -> io::Result<()> {
+        let mut gone = FlowKeys::default();
         for flow in remove {
-            self.flows.remove(flow);
+            let wire = self.flows.remove(&bare(flow)).flatten().or(flow.wire);
+            for (place, key) in keys_of(&HeldFlow { wire, ..*flow }) {
+                gone.at(place).push(key);
+            }
         }
-        self.flows.extend(add.iter().filter(|flow| flow_key(flow).is_some()));
+        for flow in add.iter().filter(|flow| flow_key(flow).is_some()) {
+            self.flows.insert(bare(flow), flow.wire);
+            self.orphans.0.retain(|orphan| !keys_of(flow).any(|key| key == *orphan));
+        }
         if self.hold_time().is_none() {
             return Ok(());
         }
-        let outcome =
-            self.take_out(&keys_by_family(remove)).and_then(|()| self.put_in(&keys_by_family(add)));
+        let new = FlowKeys::of(add.iter().copied());
+        let outcome = self.take_out(&gone).and_then(|()| self.put_in(&new));
         match outcome {
             Err(e) if is_absent(&e) => self.put_back(),
             outcome => {
@@ -204,8 +227,8 @@ impl Nft {
     }
 
     /// The flows held, those taken over from a forwarder before us included.
-    pub fn held(&self) -> impl Iterator<Item = &HeldFlow> {
-        self.flows.iter()
+    pub fn held(&self) -> impl Iterator<Item = HeldFlow> {
+        self.flows.iter().map(|(flow, wire)| HeldFlow { wire: *wire, ..*flow })
     }
 
     /// Readable when others changed nftables: for an edge-triggered poll, then [`Nft::drain_events`].
@@ -245,7 +268,7 @@ impl Nft {
     /// Duration of the lease; `None` while nothing is held.
     fn hold_time(&self) -> Option<Duration> {
         let rules = &self.applied.as_ref()?.rules;
-        (self.has_egress && !rules.owned.is_empty()).then_some(rules.hold)
+        (!rules.owned.is_empty()).then_some(rules.hold)
     }
 
     /// A set was not there: others removed our tables, and the news of it has not been read.
@@ -346,11 +369,17 @@ impl Nft {
         if std::mem::replace(&mut self.has_adopted, true) {
             return;
         }
-        let Some(table) = present.get(&NETDEV) else { return };
-        for family in Family::BOTH {
-            let keys = table.sets.get(flow_set(family)).map(|set| &set.elements);
-            let keys = keys.into_iter().flatten();
-            self.flows.extend(keys.filter_map(|key| rules::flow_of(family, key)));
+        self.orphans.1 = Instant::now() + ORPHANED;
+        for place in Place::ALL {
+            let set = present.get(&place.table()).and_then(|table| table.sets.get(place.set()));
+            let keys = set.into_iter().flat_map(|set| &set.elements);
+            match place {
+                Place::Sent(family) => {
+                    let flows = keys.filter_map(|key| rules::flow_of(family, key));
+                    self.flows.extend(flows.map(|flow| (flow, None)));
+                }
+                Place::Replies(_) => self.orphans.0.extend(keys.map(|key| (place, key.clone()))),
+            }
         }
     }
 
@@ -364,6 +393,10 @@ impl Nft {
     ) -> (Batch, Later) {
         let mut batch = self.requests.batch();
         let mut later = Later::default();
+        let mut flows = FlowKeys::of(self.held());
+        for (place, key) in &self.orphans.0 {
+            flows.at(*place).push(key.clone());
+        }
         let mut wanted = vec![rules::reserved_ports(rules, &self.spared)];
         if self.has_egress {
             wanted.push(rules::egress_hold(rules, nics));
@@ -383,7 +416,7 @@ impl Nft {
             if let Some(kept) = kept.filter(|_| !is_shaped) {
                 edit.clear(kept, table);
             }
-            edit.sets(kept, table, &self.flows, &mut later);
+            edit.sets(kept, table, &flows, &mut later);
             if !is_shaped {
                 edit.chains_and_rules(kept, table);
             }
@@ -404,27 +437,33 @@ impl Nft {
     }
 
     fn put_in(&mut self, keys: &FlowKeys) -> io::Result<()> {
-        for (family, keys) in keys.of_both() {
-            for keys in keys.chunks(BATCH_ELEMENTS) {
-                self.change_flows(NEWSETELEM, family, keys)?;
-            }
-        }
-        Ok(())
+        self.in_batches(keys, |nft, place, keys| nft.change_flows(NEWSETELEM, place, keys))
     }
 
     fn take_out(&mut self, keys: &FlowKeys) -> io::Result<()> {
-        for (family, keys) in keys.of_both() {
+        self.in_batches(keys, Nft::take_out_some)
+    }
+
+    fn in_batches(
+        &mut self,
+        keys: &FlowKeys,
+        change: impl Fn(&mut Nft, Place, &[Vec<u8>]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for (place, keys) in keys.all() {
+            if place.table() == NETDEV && !self.has_egress {
+                continue;
+            }
             for keys in keys.chunks(BATCH_ELEMENTS) {
-                self.take_out_some(family, keys)?;
+                change(self, place, keys)?;
             }
         }
         Ok(())
     }
 
     /// Kernels before 6.3 cannot delete tolerantly: there, what is in the set is read first.
-    fn take_out_some(&mut self, family: Family, keys: &[Vec<u8>]) -> io::Result<()> {
+    fn take_out_some(&mut self, place: Place, keys: &[Vec<u8>]) -> io::Result<()> {
         if self.knows_destroy {
-            match self.change_flows(DESTROYSETELEM, family, keys) {
+            match self.change_flows(DESTROYSETELEM, place, keys) {
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
                     self.knows_destroy = false;
                 }
@@ -432,9 +471,9 @@ impl Nft {
             }
         }
         let mut writer = Writer::default();
-        writer.raw(&socket::family_header(NETDEV));
+        writer.raw(&socket::family_header(place.table()));
         writer.text(1, &self.table);
-        writer.text(2, flow_set(family));
+        writer.text(2, place.set());
         let mut there = BTreeSet::new();
         let kind = socket::kind(present::GETSETELEM);
         self.requests.dump(kind, writer.bytes(), |_, payload| {
@@ -442,15 +481,20 @@ impl Nft {
             there.extend(present::keys(list));
         })?;
         let keys: Vec<Vec<u8>> = keys.iter().filter(|k| there.contains(*k)).cloned().collect();
-        self.change_flows(DELSETELEM, family, &keys)
+        self.change_flows(DELSETELEM, place, &keys)
     }
 
-    fn change_flows(&mut self, change: u16, family: Family, keys: &[Vec<u8>]) -> io::Result<()> {
+    fn change_flows(&mut self, change: u16, place: Place, keys: &[Vec<u8>]) -> io::Result<()> {
         let mut batch = self.requests.batch();
-        let mut edit = Edit { batch: &mut batch, name: &self.table, family: NETDEV };
-        edit.elements(change, flow_set(family), keys, None);
+        let mut edit = Edit { batch: &mut batch, name: &self.table, family: place.table() };
+        edit.elements(change, place.set(), keys, None);
         self.requests.commit(batch).map_err(|refused| refused.error)
     }
+}
+
+/// A flow without its source on the wire: as the application knows it.
+fn bare(flow: &HeldFlow) -> HeldFlow {
+    HeldFlow { wire: None, ..*flow }
 }
 
 /// Deletes the tables `name` that exist. True if there were any.

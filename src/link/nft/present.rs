@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::message::{self, attributes, find, number, text};
-use super::rules::{Chain, Hook, INET, NETDEV, Table, flow_set};
+use super::rules::{Chain, Hook, INET, NETDEV, Place, Table};
 use super::socket::{Requests, family_header, kind};
-use crate::wire::ip::Family;
 
 const GETTABLE: u16 = 1;
 const GETCHAIN: u16 = 4;
@@ -126,7 +125,7 @@ fn read_table(
         }
     })?;
     for (set, found) in &mut table.sets {
-        found.is_unread = !has_flows && Family::BOTH.iter().any(|f| flow_set(*f) == set);
+        found.is_unread = !has_flows && Place::ALL.iter().any(|place| place.set() == set);
         if found.is_unread {
             continue;
         }

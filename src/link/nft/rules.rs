@@ -13,14 +13,14 @@ use std::net::IpAddr;
 
 use super::NftRules;
 use super::expression::{
-    DESTINATION_PORT, Expressions, ICMP_IDENTIFIER, ICMP_TYPE, Meta, SOURCE_PORT, Verdict,
-    destination, octets, source,
+    DESTINATION_PORT, Expressions, ICMP_IDENTIFIER, ICMP_TYPE, Meta, SCTP_CHUNK, SOURCE_PORT,
+    Verdict, destination, octets, source,
 };
 use crate::config::Config;
 use crate::device::MARK;
 use crate::engine::message::HeldFlow;
 use crate::forward::source::{Rule, Target};
-use crate::wire::ip::{Family, ICMP, ICMPV6, TCP, UDP};
+use crate::wire::ip::{DCCP, Family, ICMP, ICMPV6, SCTP, TCP, UDP, UDP_LITE};
 
 /// `NFPROTO_INET`.
 pub(super) const INET: u8 = 1;
@@ -40,6 +40,9 @@ const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 pub(super) const TYPE_MARK: u32 = 19;
 pub(super) const TYPE_DEVICE: u32 = 41;
+
+/// Protocols with ports that a rewrite leaves as they are.
+const WITH_PORTS: [u8; 3] = [SCTP, DCCP, UDP_LITE];
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
@@ -71,8 +74,8 @@ pub(super) struct Set {
 pub(super) enum Content {
     /// These keys.
     Exactly(BTreeSet<Vec<u8>>),
-    /// The rewritten flows of this family.
-    Flows(Family),
+    /// What rewritten flows leave in this place.
+    Flows(Place),
     /// The lease.
     Lease,
 }
@@ -109,26 +112,101 @@ pub(super) fn table_name(adapter: &str) -> String {
     format!("vipa-{adapter}")
 }
 
-/// The set that holds rewritten flows of this family.
-pub(super) fn flow_set(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "rewritten4",
-        Family::V6 => "rewritten6",
+/// A set whose elements come and go with rewritten flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// In the egress hold: the flow as the application sends it.
+    Sent(Family),
+    /// In prerouting: its replies, where the reserved ports do not tell them.
+    Replies(Family),
+}
+
+impl Place {
+    pub(super) const ALL: [Place; 4] = [
+        Place::Sent(Family::V4),
+        Place::Sent(Family::V6),
+        Place::Replies(Family::V4),
+        Place::Replies(Family::V6),
+    ];
+
+    pub(super) fn set(self) -> &'static str {
+        match self {
+            Place::Sent(Family::V4) => "rewritten4",
+            Place::Sent(Family::V6) => "rewritten6",
+            Place::Replies(Family::V4) => "replies4",
+            Place::Replies(Family::V6) => "replies6",
+        }
+    }
+
+    /// The family of its table.
+    pub(super) fn table(self) -> u8 {
+        match self {
+            Place::Sent(_) => NETDEV,
+            Place::Replies(_) => INET,
+        }
+    }
+
+    fn definition(self) -> Set {
+        let address = |family| if family == Family::V4 { (TYPE_IPV4, 4) } else { (TYPE_IPV6, 16) };
+        let (parts, key_length) = match self {
+            Place::Sent(family) => {
+                let (kind, bytes) = address(family);
+                (vec![TYPE_PROTOCOL, kind, TYPE_PORT, kind, TYPE_PORT], 3 * 4 + 2 * bytes)
+            }
+            Place::Replies(family) => {
+                let (kind, bytes) = address(family);
+                (vec![TYPE_PROTOCOL, kind, kind, TYPE_PORT], 2 * 4 + 2 * bytes)
+            }
+        };
+        Set {
+            name: self.set(),
+            key_type: parts.iter().fold(0, |all, part| all << 6 | part),
+            key_length,
+            flags: 0,
+            content: Content::Flows(self),
+        }
     }
 }
 
-/// The family of a flow and its key, each part in whole words of 4 bytes: protocol . source . source port
-/// . destination . destination port. `None` if the two addresses are of two families.
+/// What a flow leaves in each place, each part of a key in whole words of 4 bytes.
+pub(super) fn keys_of(flow: &HeldFlow) -> impl Iterator<Item = (Place, Vec<u8>)> + use<> {
+    let sent = flow_key(flow).map(|(family, key)| (Place::Sent(family), key));
+    let replies = reply_key(flow).map(|(family, key)| (Place::Replies(family), key));
+    sent.into_iter().chain(replies)
+}
+
+fn protocol_of(flow: &HeldFlow, family: Family) -> u8 {
+    match (flow.protocol, family) {
+        (ICMP | ICMPV6, Family::V4) => ICMP,
+        (ICMP | ICMPV6, Family::V6) => ICMPV6,
+        (protocol, _) => protocol,
+    }
+}
+
+/// The family of a flow and the key of its replies: protocol . remote . local . id. `None` if the reserved
+/// ports tell them.
+fn reply_key(flow: &HeldFlow) -> Option<(Family, Vec<u8>)> {
+    let wire = flow.wire?;
+    let family = Family::of(flow.destination);
+    if Family::of(wire.address) != family {
+        return None;
+    }
+    let mut key = vec![protocol_of(flow, family), 0, 0, 0];
+    key.extend(octets(flow.destination));
+    key.extend(octets(wire.address));
+    key.extend(wire.port.to_be_bytes());
+    key.extend([0; 2]);
+    Some((family, key))
+}
+
+/// The family of a flow and its key: protocol . source . source port . destination . destination port.
+/// `None` if the two addresses are of two families.
 pub(super) fn flow_key(flow: &HeldFlow) -> Option<(Family, Vec<u8>)> {
     let family = Family::of(flow.source);
     if Family::of(flow.destination) != family {
         return None;
     }
-    let protocol = match (flow.protocol, family) {
-        (ICMP | ICMPV6, Family::V4) => ICMP,
-        (ICMP | ICMPV6, Family::V6) => ICMPV6,
-        (protocol, _) => protocol,
-    };
+    let protocol = protocol_of(flow, family);
     let mut key = vec![protocol, 0, 0, 0];
     for (address, port) in
         [(flow.source, flow.source_port), (flow.destination, flow.destination_port)]
@@ -140,7 +218,7 @@ pub(super) fn flow_key(flow: &HeldFlow) -> Option<(Family, Vec<u8>)> {
     Some((family, key))
 }
 
-/// The flow that [`flow_key`] made `key` of.
+/// The flow that [`flow_key`] made `key` of; its source on the wire is not in it.
 pub(super) fn flow_of(family: Family, key: &[u8]) -> Option<HeldFlow> {
     let length = usize::from(family.bits()) / 8;
     let key = Some(key).filter(|key| key.len() == 4 + 2 * (length + 4))?;
@@ -157,7 +235,7 @@ pub(super) fn flow_of(family: Family, key: &[u8]) -> Option<HeldFlow> {
     let ((source, source_port), (destination, destination_port)) =
         (part(source)?, part(destination)?);
     let protocol = protocol[0];
-    Some(HeldFlow { protocol, source, source_port, destination, destination_port })
+    Some(HeldFlow { protocol, source, source_port, destination, destination_port, wire: None })
 }
 
 /// Name of the base chain on this NIC.
@@ -204,12 +282,25 @@ pub(super) fn reserved_ports(rules: &NftRules, spared: &BTreeSet<u16>) -> Table 
         let reserved = new().protocol(protocol).within(DESTINATION_PORT, &rules.ports);
         table.rule("reserved", "the forwarder's", reserved.counter().then(Verdict::Drop));
     }
-    for (protocol, reply) in [(ICMP, ECHO_REPLY), (ICMPV6, ECHO_REPLY_V6)] {
-        let echo = new()
-            .protocol(protocol)
-            .field(ICMP_TYPE, &[reply])
-            .within(ICMP_IDENTIFIER, &rules.ports);
-        table.rule("reserved", "the forwarder's", echo.counter().then(Verdict::Drop));
+    for family in Family::BOTH {
+        let set = Place::Replies(family).set();
+        table.sets.push(Place::Replies(family).definition());
+        let protocol = if family == Family::V4 { 2 } else { 10 };
+        let of_family = || new().meta(Meta::NetfilterProtocol, &[protocol]);
+        let (icmp, reply) = match family {
+            Family::V4 => (ICMP, ECHO_REPLY),
+            Family::V6 => (ICMPV6, ECHO_REPLY_V6),
+        };
+        let echo = of_family().protocol(icmp).field(ICMP_TYPE, &[reply]);
+        let echo = echo.reply_in(family, set, Some(ICMP_IDENTIFIER)).counter();
+        table.rule("reserved", "the forwarder's", echo.then(Verdict::Drop));
+        for protocol in WITH_PORTS {
+            let kept = of_family().protocol(protocol);
+            let kept = kept.reply_in(family, set, Some(DESTINATION_PORT)).counter();
+            table.rule("reserved", "the forwarder's", kept.then(Verdict::Drop));
+        }
+        let portless = of_family().reply_in(family, set, None).counter();
+        table.rule("reserved", "the forwarder's", portless.then(Verdict::Drop));
     }
     table
 }
@@ -219,20 +310,7 @@ pub(super) fn reserved_ports(rules: &NftRules, spared: &BTreeSet<u16>) -> Table 
 pub(super) fn egress_hold(rules: &NftRules, nics: &[String]) -> Table {
     let mut table = Table::new(NETDEV);
     table.addresses("sources4", "sources6", &rules.sources);
-    for family in Family::BOTH {
-        let (key_type, bytes) = match family {
-            Family::V4 => (TYPE_IPV4, 4),
-            Family::V6 => (TYPE_IPV6, 16),
-        };
-        let parts = [TYPE_PROTOCOL, key_type, TYPE_PORT, key_type, TYPE_PORT];
-        table.sets.push(Set {
-            name: flow_set(family),
-            key_type: parts.iter().fold(0, |all, part| all << 6 | part),
-            key_length: 3 * 4 + 2 * bytes,
-            flags: 0,
-            content: Content::Flows(family),
-        });
-    }
+    table.sets.extend(Family::BOTH.map(|family| Place::Sent(family).definition()));
     table.sets.push(Set {
         name: LEASE,
         key_type: TYPE_MARK,
@@ -265,10 +343,15 @@ pub(super) fn egress_hold(rules: &NftRules, nics: &[String]) -> Table {
 
         let (icmp, request) = echo_request(family);
         let is_request = || new().protocol(icmp).field(ICMP_TYPE, &[request]);
-        let flow = new().flow_in(family, flow_set(family)).counter();
-        table.rule(hold, "a rewritten flow", flow.then(Verdict::Drop));
-        let echo = is_request().echo_flow_in(family, flow_set(family)).counter();
+        let set = Place::Sent(family).set();
+        for protocol in [TCP, UDP].into_iter().chain(WITH_PORTS) {
+            let flow = new().protocol(protocol).flow_in(family, set).counter();
+            table.rule(hold, "a rewritten flow", flow.then(Verdict::Drop));
+        }
+        let echo = is_request().echo_flow_in(family, set).counter();
         table.rule(hold, "a rewritten flow", echo.then(Verdict::Drop));
+        let portless = new().portless_flow_in(family, set).counter();
+        table.rule(hold, "a rewritten flow", portless.then(Verdict::Drop));
         let chosen = new().field_in(source(family), sources, false);
         table.rule(hold, "the application chose its source", chosen.then(Verdict::Accept));
         let syn = new().protocol(TCP).bare_syn();
@@ -280,6 +363,17 @@ pub(super) fn egress_hold(rules: &NftRules, nics: &[String]) -> Table {
         let client = new().protocol(UDP).within(SOURCE_PORT, &rules.ephemeral);
         table.rule(hold, "", client.then(Verdict::Goto(first)));
         table.rule(hold, "", is_request().then(Verdict::Goto(first)));
+        for protocol in [TCP, UDP, icmp] {
+            let answer = new().protocol(protocol);
+            table.rule(hold, "an answer, or known", answer.then(Verdict::Accept));
+        }
+        let init = new().protocol(SCTP).field(SCTP_CHUNK, &[1]);
+        table.rule(hold, "", init.then(Verdict::Goto(first)));
+        for protocol in WITH_PORTS {
+            let answer = new().protocol(protocol);
+            table.rule(hold, "an answer, or known", answer.then(Verdict::Accept));
+        }
+        table.rule(hold, "", new().then(Verdict::Goto(first)));
         for rule in &rules.rules {
             table.source_rule(first, family, rule);
         }
@@ -436,6 +530,7 @@ mod tests {
                 source_port: 40_000,
                 destination: address(destination),
                 destination_port: 443,
+                wire: None,
             };
             let (family, key) = flow_key(&flow).expect("one family");
             assert_eq!(key.len(), length);

@@ -1,5 +1,6 @@
 //! Source addresses (FIG. 4 of US 5,923,854) and rewritten flows, watched from the router's wires.
 
+mod kinds;
 mod restart;
 mod rewritten;
 mod sources;

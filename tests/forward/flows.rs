@@ -1,4 +1,4 @@
-//! The pipeline as the pure thing it is: packets in, verdicts and packets out (V4, V5, V9, C3).
+//! Flows: their source, their port, their NIC, their worker; and the table that remembers them.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
@@ -6,139 +6,15 @@ use std::sync::atomic::AtomicU64;
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use vipa::forward::flow::{FlowTable, Millis, WORDS};
-use vipa::forward::frame::{Frame, Ingress};
-use vipa::forward::pipeline::{State, process_batch};
-use vipa::forward::route::{NextHop, Route, RouteTable};
-use vipa::forward::source::{Rule, SourcePolicy, Target};
+use vipa::forward::frame::Ingress;
+use vipa::forward::pipeline::State;
+use vipa::forward::route::NextHop;
 use vipa::forward::spread;
 use vipa::forward::verdict::{DropReason, Verdict, Wait};
-use vipa::forward::view::{NetView, NicId, NicState, NicView, WorkerId};
-use vipa::wire::ethernet::MacAddr;
-use vipa::wire::offload::Offload;
-use vipa::wire::packet::{Headers, full_checksum};
+use vipa::forward::view::{NetView, NicId, WorkerId};
+use vipa::wire::packet::Headers;
 
-const VIPA: [u8; 4] = [203, 0, 113, 10];
-const SECOND: [u8; 4] = [203, 0, 113, 11];
-const RULED: [u8; 4] = [10, 20, 0, 1];
-const OTHER: [u8; 4] = [192, 0, 2, 1];
-const TUN: Ingress = Ingress::Tun;
-const NOW: Millis = Millis(1_000);
-
-fn state(flows: usize) -> State {
-    let words: Vec<AtomicU64> = (0..flows * WORDS).map(|_| AtomicU64::new(0)).collect();
-    state_over(words.leak())
-}
-
-fn state_over(words: &'static [AtomicU64]) -> State {
-    let (flows, torn) = FlowTable::adopt(words, 7);
-    assert_eq!(torn, 0);
-    State { flows, worker: WorkerId(0), workers: 1, released: Vec::new() }
-}
-
-fn nic(number: u8, is_live: bool) -> NicView {
-    NicView {
-        name: format!("eth{number}"),
-        ifindex: u32::from(number) + 1,
-        mac: MacAddr([2, 0, 0, 0, 0, number]),
-        mtu: 1500,
-        weight: 1,
-        metric: 1,
-        is_live,
-        state: if is_live { NicState::Live } else { NicState::NoCarrier },
-        addresses: vec![
-            (IpAddr::from([10, number, 1, 2]), 24),
-            (IpAddr::from([0xfd00, u16::from(number), 0, 0, 0, 0, 0, 2]), 64),
-        ],
-    }
-}
-
-fn gateway(number: u8) -> IpAddr {
-    IpAddr::from([10, number, 1, 1])
-}
-
-/// Three NICs with a gateway each, equal-cost default routes; TCP to 10.20/16 goes under the second VIPA,
-/// TCP port 25 under the NIC's address.
-fn view(live: [bool; 3]) -> NetView {
-    let rule = |destination: Option<&str>, port: Option<u16>, target| Rule {
-        protocol: Some(6),
-        destination: destination.map(|d| d.parse().expect("a prefix")),
-        ports: port.map(|p| p..=p),
-        local_ports: None,
-        target,
-        line: 1,
-    };
-    let hops = |v6: bool| {
-        (0..3)
-            .map(|n| NextHop {
-                nic: NicId(n),
-                gateway: Some(if v6 { v6_gateway(n) } else { gateway(n) }),
-            })
-            .collect()
-    };
-    NetView {
-        generation: 1,
-        nics: (0..3).map(|n| nic(n, live[usize::from(n)])).collect(),
-        routes: RouteTable::new(vec![
-            Route { prefix: "0.0.0.0/0".parse().expect("p"), next_hops: hops(false) },
-            Route { prefix: "::/0".parse().expect("p"), next_hops: hops(true) },
-            Route { prefix: "172.17.0.0/16".parse().expect("p"), next_hops: vec![] },
-        ]),
-        neighbours: (0..3)
-            .flat_map(|n| {
-                let mac = MacAddr([6, 0, 0, 0, 0, n]);
-                [((NicId(n), gateway(n)), mac), ((NicId(n), v6_gateway(n)), mac)]
-            })
-            .collect(),
-        source: SourcePolicy {
-            sourcevipa: true,
-            vipas: vec![VIPA.into(), SECOND.into()],
-            default_v4: Some(VIPA.into()),
-            rules: vec![
-                rule(None, Some(25), Target::Physical),
-                rule(Some("10.20.0.0/16"), None, Target::Vipa(SECOND.into())),
-            ],
-            ports: vec![61000, 61001],
-            ephemeral: Some(32768..=60999),
-            ..SourcePolicy::default()
-        },
-    }
-}
-
-fn v6_gateway(n: u8) -> IpAddr {
-    IpAddr::from([0xfd00, u16::from(n), 0, 0, 0, 0, 0, 1])
-}
-
-fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), syn: bool) -> Vec<u8> {
-    let step = PacketBuilder::ipv4(from.0, to.0, 64).tcp(from.1, to.1, 1, 100);
-    let step = if syn { step.syn() } else { step.ack(1) };
-    let mut bytes = Vec::new();
-    step.write(&mut bytes, b"payload").expect("a packet");
-    bytes
-}
-
-fn run(packet: &[u8], ingress: Ingress, state: &mut State, view: &NetView) -> Frame {
-    let mut frames = [Frame::holding(packet, Offload::default(), ingress)];
-    process_batch(&mut frames, state, view, NOW);
-    let [frame] = frames;
-    frame
-}
-
-/// Runs a packet of a rewritten flow as the engine does: the hold is told, and the packet runs again.
-fn run_held(packet: &[u8], state: &mut State, view: &NetView) -> Frame {
-    let frame = run(packet, TUN, state, view);
-    let Verdict::Wait(Wait::Hold(id)) = frame.verdict else { return frame };
-    assert_eq!(frame.packet(), packet, "a frame that waits is untouched");
-    state.flows.set_held(id);
-    run(packet, TUN, state, view)
-}
-
-fn assert_checksum(frame: &Frame) -> Headers {
-    let headers = Headers::parse(frame.packet()).expect("headers");
-    let at = headers.checksum_at().expect("a checksum");
-    let field = u16::from_be_bytes([frame.packet()[at], frame.packet()[at + 1]]);
-    assert_eq!(Some(field), full_checksum(frame.packet(), &headers));
-    headers
-}
+use crate::fixture::*;
 
 #[test]
 fn a_flow_with_the_right_source_leaves_as_it_is() {
@@ -316,10 +192,13 @@ fn a_silent_flow_is_swept_and_the_hold_is_told() {
     let (mut state, view) = (state(8), view([true; 3]));
     run_held(&tcp((VIPA, 40000), (RULED, 443), true), &mut state, &view);
     let mut released = Vec::new();
-    state.flows.sweep(8, Millis(NOW.0 + 60_000), |key| released.push(key));
+    state.flows.sweep(8, Millis(NOW.0 + 60_000), |flow| released.push(flow));
     assert!(released.is_empty());
-    state.flows.sweep(8, Millis(NOW.0 + 80_000), |key| released.push(key));
-    assert_eq!(released.iter().map(|key| key.source().port).collect::<Vec<_>>(), [40000]);
+    state.flows.sweep(8, Millis(NOW.0 + 80_000), |flow| released.push(flow));
+    assert_eq!(
+        released.iter().map(|flow| flow.original.source().port).collect::<Vec<_>>(),
+        [40000]
+    );
     assert!(state.flows.is_empty());
 }
 
@@ -340,6 +219,72 @@ fn with_two_workers_a_rewritten_flow_has_one_owner() {
         }
     }
     assert!(owners[0] > 5 && owners[1] > 5, "{owners:?}");
+}
+
+/// A segment in the middle of a connection comes to a worker that does not own the flow: the adapter's queues
+/// follow a flow a moment late. Only the owner knows whether it is a rewritten flow or an answer.
+#[test]
+fn the_middle_of_a_connection_that_a_rule_could_have_rewritten_goes_to_its_owner() {
+    let view = view([true; 3]);
+    for port in 40000..40020 {
+        let segment = tcp((VIPA, port), (RULED, 443), false);
+        let syn = tcp((VIPA, port), (RULED, 443), true);
+        let mut workers =
+            [0, 1].map(|number| State { worker: WorkerId(number), workers: 2, ..state(16) });
+        let is_owner = |state: &mut State| {
+            matches!(run_held(&syn, state, &view).verdict, Verdict::Transmit { .. })
+        };
+        let [first, second] = &mut workers;
+        let owner = if is_owner(first) { 0 } else { 1 };
+        assert_eq!(is_owner(second), owner == 1, "one owner");
+
+        let stranger = run(&segment, TUN, &mut workers[1 - owner], &view);
+        assert_eq!(stranger.verdict, Verdict::Punt(WorkerId(owner as u8)));
+        assert_eq!(stranger.packet(), segment, "a frame for another worker is untouched");
+        let owned = run(&segment, TUN, &mut workers[owner], &view);
+        assert_eq!(assert_checksum(&owned).source, IpAddr::from(SECOND));
+    }
+}
+
+#[test]
+fn answers_and_what_no_rule_would_change_stay_with_the_worker_that_met_them() {
+    let view = view([true; 3]);
+    let mut syn_ack = Vec::new();
+    PacketBuilder::ipv4(VIPA, RULED, 64)
+        .tcp(443, 50000, 1, 100)
+        .syn()
+        .ack(7)
+        .write(&mut syn_ack, b"")
+        .expect("a packet");
+    let answer_goes_on = tcp((VIPA, 443), (RULED, 50000), false);
+    let unruled = tcp((VIPA, 40000), (OTHER, 80), false);
+    for number in [0, 1] {
+        let mut state = State { worker: WorkerId(number), workers: 2, ..state(16) };
+        for packet in [&syn_ack, &answer_goes_on, &unruled] {
+            let frame = run(packet, TUN, &mut state, &view);
+            assert!(matches!(frame.verdict, Verdict::Transmit { .. }), "{:?}", frame.verdict);
+            assert_eq!(frame.packet(), packet.as_slice());
+        }
+    }
+}
+
+#[test]
+fn a_reply_goes_to_the_worker_whose_port_it_is() {
+    let view = view([true; 3]);
+    for port in [61000, 61001] {
+        let reply = tcp((RULED, 443), (SECOND, port), false);
+        for number in [0, 1] {
+            let mut state = State { worker: WorkerId(number), workers: 2, ..state(16) };
+            let verdict = run(&reply, Ingress::Nic(NicId(0)), &mut state, &view).verdict;
+            let owner = (port % 2) as u8;
+            let wanted = if owner == number {
+                Verdict::Drop(DropReason::NoFlow)
+            } else {
+                Verdict::Punt(WorkerId(owner))
+            };
+            assert_eq!(verdict, wanted);
+        }
+    }
 }
 
 proptest! {
@@ -385,7 +330,7 @@ proptest! {
         for (insert, n) in steps {
             if insert && !model.contains_key(&n) {
                 let wire = Endpoint { address: SECOND.into(), port: 61000 + n };
-                let flow = Flow { rewritten: Some(wire), has_reply_key: true };
+                let flow = Flow { rewritten: Some(wire), has_reply_key: true, is_forwarded: false };
                 model.insert(n, flows.insert(&key(n), flow, NOW).expect("room").0);
             } else if !insert && let Some(id) = model.remove(&n) {
                 flows.remove(id);
