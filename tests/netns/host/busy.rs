@@ -29,11 +29,13 @@ impl Host {
         veth((&operator, "m0"), (host, "mgmt")).expect("a cable");
         operator.address("192.168.9.1/24", "m0").expect("an address");
         host.address("192.168.9.2/24", "mgmt").expect("an address");
-        let route = |to, by, dev| host.route(to, &[Hop::via(by).dev(dev)], None).expect("a route");
+        let route =
+            |to: &str, by, dev| host.route(to, &[Hop::via(by).dev(dev)], None).expect("a route");
         route("0.0.0.0/0", "192.168.9.1", "mgmt");
-        // What is bound to a NIC's address finds the client by it.
-        route("10.9.0.0/24", "10.1.1.1", "eth1");
-        route("2001:db8:9::/64", "2001:db8:1::1", "eth1");
+        // The router's far side, for what is bound to a NIC's address; the client has no route but the default.
+        for (family, by) in Family::BOTH.into_iter().zip(["10.1.1.1", "2001:db8:1::1"]) {
+            route(&format!("{}/{}", far_side(family), family.bits()), by, "eth1");
+        }
         host.sysctl("net/ipv4/conf/mgmt/rp_filter", 1).expect("it can be set");
         host.sysctl("net/ipv4/conf/eth1/rp_filter", 1).expect("it can be set");
         host.sysctl("net/ipv4/ip_local_reserved_ports", 8080).expect("it can be set");
@@ -124,8 +126,8 @@ impl Host {
         ];
         for family in Family::BOTH {
             let from = SocketAddr::new(nic_addresses(network, family)[0], 0);
-            let client = SocketAddr::new(client_address(family), PORT);
-            all.push(Conversation::open_bound(&network.host, from, client));
+            let to = SocketAddr::new(far_side(family), PORT);
+            all.push(Conversation::open_bound(&network.host, from, to));
         }
         all
     }
@@ -141,6 +143,14 @@ impl Host {
             all.push(Conversation::open(&network.host, client));
         }
         all
+    }
+}
+
+/// The router's address on the client's network.
+fn far_side(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::from([10, 9, 0, 1]),
+        Family::V6 => IpAddr::from([0x2001, 0xdb8, 9, 0, 0, 0, 0, 1]),
     }
 }
 
