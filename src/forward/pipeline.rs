@@ -99,7 +99,9 @@ fn outbound(
         return Ok(verdict);
     }
     let key = Key::of(headers, Direction::Original);
-    let known = state.flows.find(&key).filter(|id| !begins_anew(headers, &state.flows, *id));
+    let known = state.flows.find(&key).filter(|id| {
+        !begins_anew(headers, &state.flows, *id) && !is_homeless(headers, &state.flows, *id, view)
+    });
     let (id, is_forwarded) = match known {
         Some(id) => (Some(id), state.flows.is_forwarded(id)),
         None => match begin::begin(headers, &key, state, view, now)? {
@@ -412,6 +414,16 @@ pub(super) fn next_hop(
 fn begins_anew(headers: &Headers, flows: &FlowTable, id: FlowId) -> bool {
     matches!(headers.layer4, Layer4::Tcp { flags, .. } if flags.is_bare_syn())
         && flows.rewritten_source(id).is_none()
+}
+
+/// A rewritten flow whose address on the wire is no NIC's any more, nor a VIPA: no reply can come back. A
+/// connection may wait for the address to return; a datagram gets another source.
+fn is_homeless(headers: &Headers, flows: &FlowTable, id: FlowId, view: &NetView) -> bool {
+    flows.way(id, view.generation).is_none()
+        && matches!(headers.layer4, Layer4::Udp { .. } | Layer4::Echo { .. })
+        && flows.rewritten_source(id).is_some_and(|source| {
+            !view.source.vipas.contains(&source.address) && !view.has_nic_address(source.address)
+        })
 }
 
 fn is_multicast(address: IpAddr) -> bool {

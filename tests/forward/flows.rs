@@ -106,6 +106,27 @@ fn ignore_inserts_the_address_of_the_nic_it_leaves_by_and_stays_there() {
 }
 
 #[test]
+fn a_datagram_flow_whose_physical_address_is_gone_gets_another_and_a_connection_waits() {
+    let (mut state, mut view) = (state(64), view([true, false, false]));
+    view.source.ports = (61000..=61100).collect();
+    view.source.rules[0].protocol = None;
+    view.source.rules[0].ports = None;
+    let mut datagram = Vec::new();
+    PacketBuilder::ipv4(VIPA, OTHER, 64).udp(40000, 53).write(&mut datagram, b"?").expect("built");
+    let connection = tcp((VIPA, 40000), (OTHER, 80), true);
+    let old = view.nics[0].addresses[0].0;
+    for packet in [&datagram, &connection] {
+        assert_eq!(assert_checksum(&run_held(packet, &mut state, &view)).source, old);
+    }
+    let new = IpAddr::from([10, 0, 1, 7]);
+    view.nics[0].addresses[0].0 = new;
+    view.generation = 2;
+    assert_eq!(assert_checksum(&run_held(&datagram, &mut state, &view)).source, new);
+    assert_eq!(state.released.len(), 1, "the hold forgets the old one");
+    assert_eq!(assert_checksum(&run_held(&connection, &mut state, &view)).source, old);
+}
+
+#[test]
 fn rip_leaves_with_the_physical_address_and_its_own_port() {
     let (mut state, view) = (state(16), view([true; 3]));
     let mut packet = Vec::new();

@@ -169,6 +169,14 @@ impl Fixture {
 
     pub(crate) fn run(&self, config: Config) -> Running {
         let (prepared, statistics) = self.prepare(config);
+        self.run_prepared(prepared, statistics)
+    }
+
+    pub(crate) fn run_prepared(
+        &self,
+        prepared: Prepared,
+        statistics: Arc<RouterStatistics>,
+    ) -> Running {
         let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
         let (sender, receiver) = crossbeam_channel::bounded(64);
         let waker = prepared.waker();

@@ -422,3 +422,39 @@ fn a_nic_comes_and_goes() {
         fixture.down();
     });
 }
+
+#[test]
+fn events_that_were_lost_are_made_up_for_by_reading_all_anew() {
+    in_namespace("overrun", |fixture| {
+        let (prepared, statistics) = fixture.prepare(fixture.config());
+        // Nobody reads while these happen: far more than the socket holds.
+        let batch = fixture.state.join("batch");
+        let mut lines = String::new();
+        for verb in ["add", "del"] {
+            for n in 0..30_000 {
+                let (a, b) = (n / 250, n % 250);
+                lines.push_str(&format!("route {verb} 11.{a}.{b}.0/24 via 10.1.1.1 dev eth1\n"));
+            }
+        }
+        lines.push_str("route add 12.1.0.0/16 via 10.1.2.1 dev eth2\nroute del 10.20.0.0/16\n");
+        fs::write(&batch, lines).expect("a file");
+        ip(&format!("-batch {}", batch.display()));
+        assert_eq!(statistics.resyncs.get(), 0);
+
+        let running = fixture.run_prepared(prepared, statistics);
+        eventually("the view is what the kernel has", PATIENCE, || {
+            let view = running.cell.load();
+            let has = |prefix: &str| {
+                let prefix = prefix.parse().expect("a prefix");
+                view.routes.routes().iter().any(|route| route.prefix == prefix)
+            };
+            has("12.1.0.0/16") && !has("10.20.0.0/16") && !has("11.0.0.0/24")
+        });
+        assert!(running.statistics.resyncs.get() >= 1, "events were lost");
+        ip("route add 12.2.0.0/16 via 10.1.2.1 dev eth2");
+        eventually("it hears of what comes after", PATIENCE, || {
+            let prefix = "12.2.0.0/16".parse().expect("a prefix");
+            running.cell.load().routes.routes().iter().any(|route| route.prefix == prefix)
+        });
+    });
+}

@@ -3,4 +3,5 @@
 mod busy;
 mod idle;
 mod life;
+mod refused;
 mod witness;

@@ -4,4 +4,6 @@ mod guard;
 mod life;
 mod neighbours;
 mod nics;
+mod published;
 mod servers;
+mod traced;

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use vipa::lab::topology::nic_name;
 use vipa::wire::ip::Family;
 
-use crate::fixture::{Bench, Conversation, Peer, Setup, number, wait_until};
+use crate::fixture::{Bench, Conversation, Peer, Setup, ask, number, unbound, wait_until};
 
 /// Frames that each NIC sent, as the forwarder counts.
 fn sent(bench: &Bench) -> Vec<u64> {
@@ -123,4 +123,65 @@ fn without_a_gateway_the_kernels_routes_decide_as_they_appear_change_and_vanish(
             socket.send_to(b"who am I?", peer.address(family)).is_err()
         });
     }
+}
+
+#[test]
+fn a_rule_for_physical_follows_the_nics_address() {
+    let bench = Bench::start(&Setup::new(1).physical(""));
+    let host = &bench.network.host;
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let addresses = [("10.1.1.2/24", "10.1.1.7/24"), ("2001:db8:1::2/64", "2001:db8:1::7/64")];
+    for (family, (old, new)) in Family::BOTH.into_iter().zip(addresses) {
+        let ip = |address: &str| address.split('/').next().unwrap_or_default().to_owned();
+        let first = Conversation::open(host, peer.address(family));
+        assert_eq!(first.seen.ip().to_string(), ip(old));
+        first.goes_on(3);
+        first.finish();
+        host.delete_address(old, "eth1").expect("it was there");
+        host.address(new, "eth1").expect("an address");
+        wait_until("a new flow carries the new address", || {
+            ask(host, unbound(family), peer.address(family)).ip().to_string() == ip(new)
+        });
+        let flow = Conversation::open(host, peer.address(family));
+        assert_eq!(flow.seen.ip().to_string(), ip(new));
+        flow.goes_on(10);
+        flow.finish();
+    }
+}
+
+#[test]
+fn while_the_forwarder_is_dead_the_kernel_leaves_a_nic_without_carrier() {
+    let mut bench = Bench::start(&Setup::new(2));
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let flows = flows(&bench, &peer, 12);
+    flows.iter().for_each(|flow| flow.goes_on(3));
+    let host = bench.network.host.clone();
+    let frames = |nic: u8| {
+        let counters = host.counters(&nic_name(nic));
+        counters.expect("it exists").tx_frames
+    };
+    bench.forwarder.kill();
+    flows.iter().for_each(|flow| flow.goes_on(3));
+    let before = [frames(1), frames(2)];
+    flows.iter().for_each(|flow| flow.goes_on(3));
+    assert!(frames(1) > before[0] && frames(2) > before[1], "the kernel spreads over both");
+
+    // It fails while no forwarder runs.
+    bench.network.pull_cable(1).expect("a cable");
+    wait_until("the kernel knows", || !bench.network.host.has_carrier("eth1").unwrap_or(true));
+    flows.iter().for_each(|flow| flow.goes_on(3));
+    let before = [frames(1), frames(2)];
+    flows.iter().for_each(|flow| flow.goes_on(5));
+    assert_eq!(frames(1), before[0], "nothing leaves by the dead NIC");
+    assert!(frames(2) > before[1] + 5 * flows.len() as u64);
+
+    // It had failed before the forwarder died.
+    bench.start_forwarder();
+    flows.iter().for_each(|flow| flow.goes_on(3));
+    bench.forwarder.kill();
+    let before = [frames(1), frames(2)];
+    flows.iter().for_each(|flow| flow.goes_on(5));
+    assert_eq!(frames(1), before[0], "nothing leaves by the dead NIC");
+    assert!(frames(2) > before[1] + 5 * flows.len() as u64);
+    flows.into_iter().for_each(Conversation::finish);
 }
