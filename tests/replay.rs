@@ -332,6 +332,60 @@ fn partial_checksums_are_completed_and_wrong_ones_stay_wrong() {
 }
 
 #[test]
+fn a_super_packet_passes_whole_and_what_lies_behind_a_packet_is_left_out() {
+    let place = Place::new("super");
+    let mut large = Vec::new();
+    let step = PacketBuilder::ipv4(VIPA, PEER, 64).tcp(40_000, 443, 1, 100);
+    step.write(&mut large, &[7; 30_000]).unwrap();
+    let sum = Sum::pseudo_header(VIPA.into(), PEER.into(), 6, large.len() as u32 - 20).fold();
+    large[36..38].copy_from_slice(&sum.to_be_bytes());
+    let mut padded = tcp((VIPA, 40_001), (PEER, 80), true);
+    let length = padded.len();
+    padded.resize(100_000, 0xee);
+    let (report, out) = place.replay_well(CONFIG, &capture(&[(TUN, 0, large), (TUN, 0, padded)]));
+    assert_eq!((&report["transmitted"], &report["completed_checksums"]), (&2.into(), &1.into()));
+    assert_eq!(out[0].2.len(), 14 + 40 + 30_000);
+    assert!(is_right(&out[0].2[14..]));
+    assert_eq!(out[1].2.len(), 14 + length);
+}
+
+#[test]
+fn packets_of_one_moment_keep_their_order_and_the_clock_never_goes_back() {
+    let place = Place::new("order");
+    let first = tcp((VIPA, 40_000), (PEER, 443), true);
+    let (_, port) = wire_end(&place, &first);
+    let reply = ethernet(&tcp((PEER, 443), (SECOND, port), false));
+    let second = tcp((VIPA, 40_000), (PEER, 443), false);
+    // The first packet waits for its next hop and for the hold while the others are run.
+    let packets = [
+        (TUN, 5 * MS, first),
+        (TUN, 5 * MS, second.clone()),
+        (ETH1, 5 * MS, reply),
+        (TUN, MS, second),
+    ];
+    let (report, out) = place.replay_well(CONFIG, &capture(&packets));
+    assert_eq!((&report["transmitted"], &report["delivered"]), (&3.into(), &1.into()));
+    let order: Vec<_> = out.iter().map(|(name, time, _)| (name == "vipa0", time / MS)).collect();
+    assert_eq!(order, [(false, 5), (false, 5), (true, 5), (false, 1)]);
+    let ports = |at: usize| Headers::parse(&out[at].2[14..]).unwrap().ports();
+    assert_eq!([ports(0), ports(1), ports(3)], [(port, 443); 3], "one flow");
+}
+
+#[test]
+fn flows_time_out_by_the_clock_of_the_capture() {
+    let place = Place::new("clock");
+    let first = tcp((VIPA, 40_000), (PEER, 443), true);
+    let (_, port) = wire_end(&place, &first);
+    let reply = ethernet(&tcp((PEER, 443), (SECOND, port), false));
+    for (seconds, delivered) in [(60, 1), (200, 0)] {
+        let packets = [(TUN, MS, first.clone()), (ETH1, seconds * 1000 * MS, reply.clone())];
+        let (report, _) = place.replay_well(CONFIG, &capture(&packets));
+        assert_eq!(report["delivered"], delivered);
+        assert_eq!(report["dropped"]["no_flow"], 1 - delivered);
+    }
+}
+
+#[test]
 fn packets_that_are_not_right_are_counted_under_their_names() {
     let place = Place::new("bad");
     let whole = tcp((VIPA, 40_000), (PEER, 80), true);
