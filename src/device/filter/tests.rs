@@ -77,7 +77,8 @@ fn nearly_a_reply() -> impl Strategy<Value = (Family, Vec<u8>)> {
     let protocol = prop_oneof![Just(6_u8), Just(17), Just(1), Just(58), any::<u8>()];
     let kind = prop_oneof![Just(0_u8), Just(129), any::<u8>()];
     let port = prop_oneof![4 => 60_990_u16..=61_010, 1 => any::<u16>()];
-    let fragment = prop_oneof![4 => Just(0_u16), 2 => Just(0x4000), 1 => any::<u16>()];
+    let fragment =
+        prop_oneof![4 => Just(0_u16), 1 => Just(0x4000), 1 => Just(0x2000), 1 => any::<u16>()];
     let length = prop_oneof![3 => Just(80_usize), 1 => 0_usize..80];
     (destination, protocol, kind, port, fragment, 5_u8..=15, length).prop_map(
         |((is_v4, v4, is_owned), protocol, kind, port, fragment, words, length)| {
