@@ -151,8 +151,12 @@ fn begin(
             address.ok_or(DropReason::NoSourceAddress)?
         }
     };
-    if let Some(stale) = state.flows.find(key) {
-        state.released.extend(state.flows.remove(stale));
+    if let Some(known) = state.flows.find(key) {
+        // A SYN sent again, or the next connection of the same ports: nothing is to change.
+        if wanted == headers.source {
+            return Ok(Begun::Flow(known));
+        }
+        state.released.extend(state.flows.remove(known));
     }
     let flow = if wanted == headers.source {
         Flow { rewritten: None, has_reply_key: false }
