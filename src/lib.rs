@@ -6,11 +6,13 @@
 //! 1. [`wire`]: bytes and their meaning. Pure, safe, no allocation.
 //! 2. [`forward`]: one packet in, one verdict out. Pure: no sockets, no clock, no locks.
 //! 3. What touches the world: [`device`] (packets), [`link`] (the network around the host), [`engine`]
-//!    (carries batches between the two), [`admin`], [`cli`], [`config`], [`lab`].
+//!    (carries batches between the two), [`capture`] (files of packets) and [`replay`] (the same forwarder over
+//!    them), [`admin`], [`cli`], [`config`], [`lab`].
 //!
 //! Start with [`forward::pipeline`]: it is the story of a packet.
 
 pub mod admin;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod device;
@@ -20,5 +22,6 @@ pub mod lab;
 pub mod link;
 pub mod log;
 pub mod privilege;
+pub mod replay;
 pub mod state;
 pub mod wire;

@@ -1,5 +1,5 @@
-//! The established path allocates nothing: counted by an allocator, over devices in memory, while packets
-//! are seen to pass.
+//! The established path allocates nothing, live and in replay: counted by an allocator, over devices in memory,
+//! while packets are seen to pass.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use etherparse::PacketBuilder;
+use vipa::capture::{Link, Reader, Writer};
+use vipa::config::Config;
 use vipa::device::memory::Memory;
 use vipa::engine::heartbeat::HeartbeatPage;
 use vipa::engine::message::{Command, HeldFlow, Request};
@@ -19,6 +21,7 @@ use vipa::forward::pipeline::State;
 use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::source::{Rule, SourcePolicy, Target};
 use vipa::forward::view::{NetView, NicId, NicState, NicView, WorkerId};
+use vipa::replay;
 use vipa::wire::ethernet::MacAddr;
 use vipa::wire::offload::Offload;
 
@@ -162,4 +165,31 @@ fn the_established_path_allocates_nothing() {
     assert!(tun.sent_count() - back_before >= A_TURN, "replies passed");
     // The memory device drops each packet it was given; it makes none.
     assert_eq!(allocations, 0);
+}
+
+/// A capture of so many packets of one flow.
+fn capture(packets: u64) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), [("vipa0", Link::Ip)]);
+    for number in 0..packets {
+        let packet = tcp((VIPA, 40000), ([192, 0, 2, 1], 443), number == 0);
+        writer.write(0, number * 1_000, &packet).expect("memory");
+    }
+    writer.finish().expect("memory")
+}
+
+#[test]
+fn replay_allocates_nothing_for_a_packet() {
+    let text = "[virtual]\nname = \"vipa0\"\naddresses = [\"203.0.113.10\", \"203.0.113.11\"]\n\
+                [[nic]]\nname = \"eth1\"\n\
+                [[source.rule]]\nprotocol = \"tcp\"\nport = 443\nuse = \"203.0.113.11\"\n";
+    let (config, _) = Config::parse(text, std::path::Path::new("vipa.toml")).expect("it is right");
+    let allocations = |packets: u64| {
+        let file = capture(packets);
+        let before = ALLOCATIONS.with(Cell::get);
+        let reader = Reader::new(file.as_slice()).expect("a capture");
+        let report = replay::run(&config, reader, std::io::sink(), None, |_| {}).expect("a sink");
+        assert_eq!((report.transmitted, report.flows_rewritten), (packets, 1));
+        ALLOCATIONS.with(Cell::get) - before
+    };
+    assert_eq!(allocations(5_000), allocations(100));
 }

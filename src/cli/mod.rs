@@ -6,6 +6,7 @@ mod down;
 mod failure;
 mod output;
 mod plan;
+mod replay;
 mod run;
 mod status;
 mod table;
@@ -36,6 +37,8 @@ enum Command {
     Check(Check),
     /// Show what a running forwarder does.
     Status(StatusOf),
+    /// Run a capture through the real forwarder, without privilege.
+    Replay(Replay),
     /// Watch the main job on a private network on this machine.
     Demo(Demo),
 }
@@ -99,6 +102,26 @@ pub struct StatusOf {
     pub state: Option<PathBuf>,
 }
 
+/// `vipa replay`.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// The configuration; its [replay] stands for what a kernel would tell.
+    #[arg(long, value_name = "CONFIG")]
+    pub config: PathBuf,
+    /// The capture, pcap or pcapng.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// What comes out, pcapng with an interface for each device.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Where Ethernet packets came in, in a capture that names no interfaces.
+    #[arg(long = "in", value_name = "NIC")]
+    pub nic: Option<String>,
+    /// One JSON object on stdout, and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `vipa demo`.
 #[derive(Clone, Debug, Args)]
 pub struct Demo {
@@ -115,6 +138,7 @@ pub fn call(arguments: &Arguments) -> ExitCode {
         Command::Down(down) => down::run(down),
         Command::Check(check) => check::run(check),
         Command::Status(status) => status::run(status),
+        Command::Replay(replay) => replay::run(replay),
         Command::Demo(demo) => demo::run(demo),
     };
     done.unwrap_or_else(|failure| {

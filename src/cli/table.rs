@@ -17,7 +17,7 @@ pub(super) fn render(status: &Status) -> String {
     neighbours(&mut page, status);
     workers(&mut page, status);
     router(&mut page, status);
-    drops(&mut page, status);
+    drops(&mut page, status.drops.iter().map(|(name, frames)| (name.as_str(), *frames)));
     page
 }
 
@@ -129,8 +129,8 @@ fn router(page: &mut String, status: &Status) {
 }
 
 /// Only what occurred: `--json` has every reason.
-fn drops(page: &mut String, status: &Status) {
-    let dropped: Vec<_> = status.drops.iter().filter(|(_, frames)| **frames > 0).collect();
+pub(super) fn drops<'a>(page: &mut String, drops: impl Iterator<Item = (&'a str, u64)>) {
+    let dropped: Vec<_> = drops.filter(|(_, frames)| *frames > 0).collect();
     if dropped.is_empty() {
         let _ = writeln!(page, "drops   none");
         return;
@@ -138,7 +138,7 @@ fn drops(page: &mut String, status: &Status) {
     let rows = dropped.into_iter().map(|(name, frames)| {
         let reason = DropReason::ALL.iter().find(|reason| reason.name() == name);
         let meaning = reason.map_or("", |reason| reason.meaning());
-        vec![name.clone(), count(*frames), meaning.to_owned()]
+        vec![name.to_owned(), count(frames), meaning.to_owned()]
     });
     columns(page, &["dropped", "frames", "because"], rows);
 }
@@ -151,7 +151,7 @@ fn and_more(page: &mut String, total: usize) {
 
 /// A blank line, titles, rows; nothing where there are no rows. Numbers stand to the right, but not in
 /// the first column.
-fn columns(page: &mut String, titles: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+pub(super) fn columns(page: &mut String, titles: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let rows: Vec<Vec<String>> = rows.collect();
     if rows.is_empty() {
         return;
@@ -186,7 +186,7 @@ fn columns(page: &mut String, titles: &[&str], rows: impl Iterator<Item = Vec<St
 }
 
 /// `1 234 567`
-fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {

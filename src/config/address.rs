@@ -12,6 +12,8 @@ pub(super) enum Place {
     Vipa,
     /// A `[[nic]] gateway`; link-local is usual in IPv6.
     Gateway,
+    /// One of `[[replay.nic]] addresses`, whose prefix length has been taken off.
+    Card,
 }
 
 impl Place {
@@ -21,6 +23,7 @@ impl Place {
                 "a unicast address that other hosts can reach, without prefix length, such as \"203.0.113.10\""
             }
             Place::Gateway => "the address of a router on the link, such as \"10.1.1.1\"",
+            Place::Card => "a unicast address with its prefix length, such as \"10.1.1.2/24\"",
         }
     }
 }
@@ -69,7 +72,7 @@ fn fault(address: IpAddr, place: Place) -> Option<&'static str> {
 }
 
 /// 169.254.0.0/16 (RFC 3927) or fe80::/10 (RFC 4291, 2.5.6).
-pub(super) fn is_link_local(address: IpAddr) -> bool {
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),

@@ -5,6 +5,7 @@ mod address;
 mod mistake;
 mod read;
 mod reader;
+mod replay;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::forward::source::Rule;
+use crate::wire::ethernet::MacAddr;
 
+pub(crate) use address::is_link_local;
 pub use mistake::{Errors, Mistake, Report, Warning};
 
 /// A whole configuration, checked.
@@ -31,6 +34,8 @@ pub struct Config {
     pub nics: Vec<Nic>,
     /// `[source]`.
     pub source: Source,
+    /// `[replay]`.
+    pub replay: Replay,
 }
 
 /// `[virtual]`: the virtual adapter (V1, V2).
@@ -85,4 +90,40 @@ pub struct Source {
     pub is_bound_forwarded: bool,
     /// `[[source.rule]]` in order; all are applied by the forwarder in this version.
     pub rules: Vec<Rule>,
+}
+
+/// `[replay]`: what `vipa replay` cannot ask a kernel for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// `ephemeral`, in place of `ip_local_port_range`: a UDP source port outside it marks an answer.
+    pub ephemeral: RangeInclusive<u16>,
+    /// `[[replay.nic]]`; those of `[[nic]]` that are not among them have the defaults.
+    pub nics: Vec<ReplayNic>,
+}
+
+impl Default for Replay {
+    /// The kernel's own range, and no card.
+    fn default() -> Replay {
+        Replay { ephemeral: 32_768..=60_999, nics: Vec::new() }
+    }
+}
+
+/// One `[[replay.nic]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayNic {
+    /// The `[[nic]]` that it speaks of.
+    pub name: String,
+    /// Its MAC address. Left out: one made up, and frames to any address are taken for its own.
+    pub mac: Option<MacAddr>,
+    /// The MAC address of whatever is behind it.
+    pub next_hop_mac: Option<MacAddr>,
+    /// Its addresses and their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Bytes of the largest packet it takes.
+    pub mtu: u32,
+}
+
+impl ReplayNic {
+    /// `mtu` where it is left out.
+    pub const DEFAULT_MTU: u32 = 1500;
 }

@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
-use super::{Adapter, Config, Forwarder, Nic, Source, rules};
+use super::{Adapter, Config, Forwarder, Nic, Source, replay, rules};
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
@@ -98,6 +98,7 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
         vipas,
         mistakes,
     );
+    let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
     for section in NOT_YET {
         if file.get(section).is_some() {
             let found = format!("`{section}` is not in this version of vipa");
@@ -108,7 +109,7 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
     if mistakes.has_errors() {
         return None;
     }
-    Some(Config { path: path.to_owned(), adapter: adapter?, forwarder, nics, source })
+    Some(Config { path: path.to_owned(), adapter: adapter?, forwarder, nics, source, replay })
 }
 
 /// The table `key`, empty where it is left out.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Config, Errors, Warning};
+use super::{Config, Errors, Replay, ReplayNic, Warning};
 use crate::forward::source::Target;
+use crate::wire::ethernet::MacAddr;
 
 const LEAST: &str = r#"
 [virtual]
@@ -107,6 +108,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.source.hold, Duration::from_secs(60));
     assert!(!config.source.is_bound_forwarded);
     assert!(config.source.rules.is_empty());
+    assert_eq!(config.replay, Replay { ephemeral: 32_768..=60_999, nics: Vec::new() });
     assert_eq!(config.path, Path::new("vipa.toml"));
 }
 
@@ -313,6 +315,73 @@ fn what_a_later_version_has_is_told_so() {
 }
 
 #[test]
+fn the_replay_table_is_read() {
+    let text = format!(
+        r#"{LEAST}[replay]
+ephemeral = "1024-4999"
+[[replay.nic]]
+name = "eth1"
+mac = "02:00:5e:AA:00:01"
+next-hop-mac = "02:00:5e:00:00:02"
+addresses = ["10.1.1.2/24", "fe80::2/64"]
+mtu = 9000
+"#
+    );
+    let (config, _) = parse(&text).unwrap();
+    let nic = ReplayNic {
+        name: "eth1".into(),
+        mac: Some(MacAddr([2, 0, 0x5e, 0xaa, 0, 1])),
+        next_hop_mac: Some(MacAddr([2, 0, 0x5e, 0, 0, 2])),
+        addresses: vec![("10.1.1.2".parse().unwrap(), 24), ("fe80::2".parse().unwrap(), 64)],
+        mtu: 9000,
+    };
+    assert_eq!(config.replay, Replay { ephemeral: 1024..=4999, nics: vec![nic] });
+    let (config, _) = parse(&format!("{LEAST}[[replay.nic]]\nname = \"eth1\"\n")).unwrap();
+    assert_eq!((config.replay.nics[0].mac, config.replay.nics[0].mtu), (None, 1500));
+}
+
+#[test]
+fn mistakes_of_the_replay_table_are_told_with_their_places() {
+    let text = format!(
+        r#"{LEAST}[replay]
+ephemeral = "9-8"
+speed = 1
+[[replay.nic]]
+name = "eth9"
+mac = "02:00:00:00:00"
+[[replay.nic]]
+name = "eth1"
+mac = "01:00:5e:00:00:01"
+next-hop-mac = 7
+addresses = ["10.1.1.2", "10.1.1.2/33", "224.0.0.1/4", "10.1.1.3/0"]
+mtu = 67
+[[replay.nic]]
+name = "eth1"
+mac = "+2:00:00:00:00:01"
+[[replay.nic]]
+"#
+    );
+    let expected = [
+        (8, 13, "`ephemeral` \"9-8\" runs backwards"),
+        (9, 1, "[replay] has no key `speed`"),
+        (11, 8, "\"eth9\" is no [[nic]]"),
+        (12, 7, "`mac` is \"02:00:00:00:00\""),
+        (15, 7, "\"01:00:5e:00:00:01\" is a group's address"),
+        (16, 16, "`next-hop-mac` is an integer"),
+        (17, 14, "\"10.1.1.2\" has no prefix length"),
+        (17, 26, "\"33\" is not a prefix length of 1 to 32"),
+        (17, 41, "224.0.0.1 is multicast"),
+        (17, 56, "\"0\" is not a prefix length of 1 to 32"),
+        (18, 7, "`mtu` is 67"),
+        (20, 8, "\"eth1\" is given twice"),
+        (21, 7, "`mac` is \"+2:00:00:00:00:01\""),
+        (22, 1, "[[replay.nic]] has no `name`"),
+    ];
+    let expected: Vec<_> = expected.map(|(l, c, f)| (l, c, f.to_owned())).into();
+    assert_eq!(mistakes(&text), expected);
+}
+
+#[test]
 fn rules_that_contradict_themselves_are_refused() {
     let rule = |body: &str| only_mistake(&with_rules(&format!("[[source.rule]]\n{body}\n")));
     assert_eq!(rule("protocol = 'tcp'"), "[[source.rule]] has no `use`");
@@ -418,6 +487,7 @@ fn the_configurations_of_the_readme_are_right() {
     assert_eq!(full.source.ports, least.source.ports);
     assert_eq!(full.source.hold, least.source.hold);
     assert_eq!(full.nics[0].hold_down, least.nics[0].hold_down);
+    assert_eq!(full.replay.ephemeral, least.replay.ephemeral);
 }
 
 #[test]

@@ -180,6 +180,44 @@ fn icmp_of(family: Family) -> u8 {
     }
 }
 
+/// Does a socket with the program of [`replies`] hear `packet`, which is for this host and begins with its IP
+/// header? The same choice for those who have no socket; the two change together.
+pub fn hears(family: Family, packet: &[u8], owned: &[IpAddr], ports: &RangeInclusive<u16>) -> bool {
+    let destination = match family {
+        Family::V4 => {
+            packet.get(16..20).and_then(|b| b.first_chunk::<4>().copied()).map(IpAddr::from)
+        }
+        Family::V6 => {
+            packet.get(24..40).and_then(|b| b.first_chunk::<16>().copied()).map(IpAddr::from)
+        }
+    };
+    if !destination.is_some_and(|address| owned.contains(&address)) {
+        return false;
+    }
+    let half = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
+    let is_reserved = |port: Option<u16>| port.is_some_and(|port| ports.contains(&port));
+    let (layer4, protocol) = match family {
+        Family::V4 if half(6).is_some_and(|fragment| fragment & 0x3fff != 0) => return true,
+        Family::V4 => (usize::from(packet[0] & 0x0f) << 2, packet[9]),
+        Family::V6 => (40, packet[6]),
+    };
+    let kind = packet.get(layer4).copied();
+    match (protocol, family) {
+        (ip::TCP | ip::UDP, _) => is_reserved(half(layer4 + 2)),
+        (ip::ICMP, Family::V4) => match kind {
+            Some(3..=5 | 11 | 12) => true,
+            Some(0) => is_reserved(half(layer4 + 4)),
+            _ => false,
+        },
+        (ip::ICMPV6, Family::V6) => match kind {
+            Some(..=127) => true,
+            Some(129) => is_reserved(half(layer4 + 4)),
+            _ => false,
+        },
+        _ => true,
+    }
+}
+
 /// Which of `workers` hears a reply: the one that gave out its port or identifier. All that does not show one
 /// goes to the first, which hands on what is not its own.
 pub fn worker(family: Family, workers: u8) -> Vec<Instruction> {
@@ -227,23 +265,4 @@ fn within(p: &mut Program, ports: &RangeInclusive<u16>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jumps_stay_inside_and_the_kernels_limit_is_kept() {
-        let owned: Vec<IpAddr> =
-            (0..300u32).map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes())).collect();
-        for family in Family::BOTH {
-            let program = replies(family, &owned, &(61000..=65535));
-            assert!(program.len() < 4096);
-            for (at, i) in program.iter().enumerate() {
-                let code = u32::from(i.code);
-                let furthest =
-                    if code == ALWAYS { i.k as usize } else { usize::from(i.jt.max(i.jf)) };
-                assert!(at + furthest + usize::from(code & 7 == libc::BPF_JMP) < program.len());
-            }
-            assert_eq!(u32::from(program[program.len() - 1].code), RETURN);
-        }
-    }
-}
+mod tests;

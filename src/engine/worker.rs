@@ -44,8 +44,8 @@ const ROUNDS: usize = 64;
 const BULK: usize = 32 << 10;
 const LINGER: usize = 64;
 /// How often flows are looked through, and how long one look-through of all of them takes.
-const SWEEP_EVERY: Millis = Millis(1_000);
-const SWEEPS_FOR_ALL: u32 = 30;
+pub(crate) const SWEEP_EVERY: Millis = Millis(1_000);
+pub(crate) const SWEEPS_FOR_ALL: u32 = 30;
 
 const ORDERS: Token = Token(NICS);
 const ADAPTER: Token = Token(NICS + 1);

@@ -50,8 +50,12 @@ pub(super) fn begin(
             address.ok_or(DropReason::NoSourceAddress)?
         }
     };
-    if let Some(stale) = state.flows.find(key) {
-        state.released.extend(state.flows.remove(stale));
+    if let Some(known) = state.flows.find(key) {
+        // A SYN sent again, or the next connection of the same ports: nothing is to change.
+        if wanted == headers.source && state.flows.rewritten_source(known).is_none() {
+            return Ok(Begun::Flow(known));
+        }
+        state.released.extend(state.flows.remove(known));
     }
     let source = |port| Some(Endpoint { address: wanted, port });
     let flow = if wanted == headers.source {

@@ -368,7 +368,8 @@ impl Mirror {
         Changed { routes_uncertain: true, ..Changed::NETWORK }
     }
 
-    fn new_route(&mut self, route: KernelRoute, is_replace: bool) -> bool {
+    /// Takes in a route; true if that changed anything.
+    pub(crate) fn new_route(&mut self, route: KernelRoute, is_replace: bool) -> bool {
         if !self.tables.contains(&route.table) {
             return false;
         }

@@ -17,6 +17,16 @@ use vipa::wire::packet::Headers;
 use crate::fixture::*;
 
 #[test]
+fn a_syn_sent_again_makes_no_second_flow() {
+    let (mut state, view) = (state(8), view([true; 3]));
+    let syn = tcp((VIPA, 40000), (OTHER, 80), true);
+    let ways: Vec<Verdict> = (0..3).map(|_| run(&syn, TUN, &mut state, &view).verdict).collect();
+    assert!(matches!(ways[0], Verdict::Transmit { .. }));
+    assert_eq!(ways, [ways[0]; 3]);
+    assert_eq!((state.flows.len(), state.flows.created()), (1, 1));
+}
+
+#[test]
 fn a_flow_with_the_right_source_leaves_as_it_is() {
     let (mut state, view) = (state(16), view([true; 3]));
     let packet = tcp((VIPA, 40000), (OTHER, 80), true);

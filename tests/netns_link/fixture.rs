@@ -156,6 +156,7 @@ impl Fixture {
                 is_bound_forwarded: false,
                 rules: Vec::new(),
             },
+            replay: vipa::config::Replay::default(),
         }
     }
 
