@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod engine;
+pub mod explain;
 pub mod forward;
 pub mod lab;
 pub mod link;

@@ -1,7 +1,7 @@
 //! What an operator sees of a running forwarder: the control socket, on the monitor thread.
 //!
 //! A Unix socket (mode 0600) takes JSON lines: `{"command":"status"}` is answered by one line, a
-//! [`Status`]. The thread is a tokio current-thread runtime that sleeps until somebody connects; it reads
+//! [`Status`]; `{"command":"explain","question":{…}}` by an [`Explanation`](crate::explain::Explanation). The thread is a tokio current-thread runtime that sleeps until somebody connects; it reads
 //! counters and the published view, and holds up neither router nor workers.
 
 mod client;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::{Admin, Status};
+use crate::explain::{Question, explain};
 use crate::log::limited;
 
 /// Clients served at once; others wait in the backlog.
@@ -33,6 +34,7 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 #[derive(Deserialize)]
 struct Request {
     command: String,
+    question: Option<Question>,
 }
 
 #[derive(Serialize)]
@@ -169,8 +171,20 @@ async fn next_line(reader: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) ->
 fn answer(line: &[u8], admin: &Admin) -> String {
     match serde_json::from_slice::<Request>(line) {
         Err(_) => refusal("a request is a JSON object such as {\"command\":\"status\"}"),
-        Ok(request) if request.command == "status" => json_line(&Status::of(admin)),
-        Ok(_) => refusal("unknown command; known: status"),
+        Ok(request) => match (request.command.as_str(), request.question) {
+            ("status", _) => json_line(&Status::of(admin)),
+            ("explain", Some(question)) => explained(&question, admin),
+            ("explain", None) => refusal("explain needs a question"),
+            _ => refusal("unknown command; known: explain, status"),
+        },
+    }
+}
+
+fn explained(question: &Question, admin: &Admin) -> String {
+    let file = admin.config.path.display().to_string();
+    match explain(&admin.cell.load(), question, &file) {
+        Ok(explanation) => json_line(&explanation),
+        Err(error) => refusal(&error.to_string()),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Admin;
 use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics};
 use crate::forward::verdict::DropReason;
-use crate::forward::view::{NetView, NicId, NicState};
+use crate::forward::view::{NetView, NicId};
 
 /// Routes and neighbours listed at most; beyond them only the count is told.
 const LISTED: usize = 1024;
@@ -210,7 +210,7 @@ fn nics(view: &NetView, workers: &[std::sync::Arc<WorkerStatistics>]) -> Vec<Nic
         .zip(&view.nics)
         .map(|(id, nic)| NicStatus {
             name: nic.name.clone(),
-            state: state_name(nic.state).to_owned(),
+            state: nic.state.name().to_owned(),
             is_live: nic.is_live,
             ifindex: nic.ifindex,
             mac: nic.mac.to_string(),
@@ -229,16 +229,6 @@ fn nics(view: &NetView, workers: &[std::sync::Arc<WorkerStatistics>]) -> Vec<Nic
             offload_refused: sum(id, |nic| nic.offload_refused.get()),
         })
         .collect()
-}
-
-fn state_name(state: NicState) -> &'static str {
-    match state {
-        NicState::Missing => "missing",
-        NicState::Down => "down",
-        NicState::NoCarrier => "no_carrier",
-        NicState::HeldDown => "held_down",
-        NicState::Live => "live",
-    }
 }
 
 fn routes(view: &NetView) -> Vec<RouteStatus> {

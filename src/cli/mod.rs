@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod down;
+mod explain;
 mod failure;
 mod output;
 mod plan;
@@ -12,6 +13,7 @@ mod status;
 mod table;
 mod target;
 
+pub use explain::End;
 pub use failure::Failure;
 
 use std::path::PathBuf;
@@ -39,6 +41,8 @@ enum Command {
     Status(StatusOf),
     /// Run a capture through the real forwarder, without privilege.
     Replay(Replay),
+    /// Explain which source address, NIC and next hop the first packet of a flow gets, and why.
+    Explain(Explain),
     /// Watch the main job on a private network on this machine.
     Demo(Demo),
 }
@@ -122,6 +126,38 @@ pub struct Replay {
     pub json: bool,
 }
 
+/// `vipa explain`.
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// The configuration; with --live only its adapter's name is read.
+    #[arg(long, value_name = "CONFIG", required_unless_present = "live")]
+    pub config: Option<PathBuf>,
+    /// tcp, udp, icmp, or an IANA number.
+    #[arg(long, value_name = "P")]
+    pub protocol: String,
+    /// Source as the host sends it: an address, with a port or without (203.0.113.10:40000, [2001:db8::10]:40000).
+    #[arg(long, value_name = "A[:p]")]
+    pub from: End,
+    /// Destination: an address, and a port of TCP and UDP.
+    #[arg(long, value_name = "B[:p]")]
+    pub to: End,
+    /// As if this NIC were down; may be said several times.
+    #[arg(long, value_name = "NIC")]
+    pub down: Vec<String>,
+    /// Ask the forwarder that runs here: NICs, routes and neighbours as they are now.
+    #[arg(long)]
+    pub live: bool,
+    /// The adapter, where this network namespace has several.
+    #[arg(long, value_name = "NAME", requires = "live", conflicts_with = "config")]
+    pub adapter: Option<String>,
+    /// Where state is kept [default: $RUNTIME_DIRECTORY, else /run/vipa].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `vipa demo`.
 #[derive(Clone, Debug, Args)]
 pub struct Demo {
@@ -139,6 +175,7 @@ pub fn call(arguments: &Arguments) -> ExitCode {
         Command::Check(check) => check::run(check),
         Command::Status(status) => status::run(status),
         Command::Replay(replay) => replay::run(replay),
+        Command::Explain(explain) => explain::run(explain),
         Command::Demo(demo) => demo::run(demo),
     };
     done.unwrap_or_else(|failure| {

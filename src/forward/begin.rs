@@ -41,15 +41,7 @@ pub(super) fn begin(
         return Ok(Begun::Elsewhere(owner));
     }
     let is_forwarded = decision == Decision::Keep(Defined::Foreign);
-    let wanted = match decision {
-        Decision::Keep(_) => headers.source,
-        Decision::Vipa(address, _) => address,
-        Decision::Physical(_) => {
-            let hop = next_hop(headers, None, view)?;
-            let address = view.nic(hop.nic).address(headers.family());
-            address.ok_or(DropReason::NoSourceAddress)?
-        }
-    };
+    let wanted = source(headers, decision, view)?;
     if let Some(known) = state.flows.find(key) {
         // A SYN sent again, or the next connection of the same ports: nothing is to change.
         if wanted == headers.source && state.flows.rewritten_source(known).is_none() {
@@ -57,17 +49,17 @@ pub(super) fn begin(
         }
         state.released.extend(state.flows.remove(known));
     }
-    let source = |port| Some(Endpoint { address: wanted, port });
+    let rewritten = |port| Some(Endpoint { address: wanted, port });
     let flow = if wanted == headers.source {
         Flow { rewritten: None, has_reply_key: false, is_forwarded }
     } else if decision == Decision::Physical(Ignored::Rip) {
-        Flow { rewritten: source(key.source().port), has_reply_key: false, is_forwarded }
+        Flow { rewritten: rewritten(key.source().port), has_reply_key: false, is_forwarded }
     } else if owner != state.worker {
         return Ok(Begun::Elsewhere(owner));
     } else {
         let port =
             wire_port(headers, key, wanted, state, view).ok_or(DropReason::PortsExhausted)?;
-        Flow { rewritten: source(port), has_reply_key: true, is_forwarded }
+        Flow { rewritten: rewritten(port), has_reply_key: true, is_forwarded }
     };
     match state.flows.insert(key, flow, now) {
         Ok((id, evicted)) => {
@@ -76,6 +68,22 @@ pub(super) fn begin(
         }
         Err(_) if flow.rewritten.is_none() => Ok(Begun::Untracked { is_forwarded }),
         Err(_) => Err(DropReason::FlowTableFull),
+    }
+}
+
+/// The source address that a decision yields.
+pub(crate) fn source(
+    headers: &Headers,
+    decision: Decision,
+    view: &NetView,
+) -> Result<IpAddr, DropReason> {
+    match decision {
+        Decision::Keep(_) => Ok(headers.source),
+        Decision::Vipa(address, _) => Ok(address),
+        Decision::Physical(_) => {
+            let hop = next_hop(headers, None, view)?;
+            view.nic(hop.nic).address(headers.family()).ok_or(DropReason::NoSourceAddress)
+        }
     }
 }
 

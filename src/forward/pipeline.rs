@@ -378,7 +378,7 @@ fn way_out(
     wire_source: Option<Endpoint>,
     view: &NetView,
 ) -> Result<Result<Way, Wait>, DropReason> {
-    let hop = next_hop(headers, wire_source, view)?;
+    let hop = next_hop(headers, wire_source.map(|source| source.address), view)?;
     let address = hop.gateway.unwrap_or(headers.destination);
     Ok(match view.neighbours.get(&(hop.nic, address)) {
         Some(destination) => Ok(Way { nic: hop.nic, destination: *destination }),
@@ -387,9 +387,9 @@ fn way_out(
 }
 
 /// A flow that carries a NIC's own address stays with that NIC while it lives: replies come back to it.
-pub(super) fn next_hop(
+pub(crate) fn next_hop(
     headers: &Headers,
-    wire_source: Option<Endpoint>,
+    wire_source: Option<IpAddr>,
     view: &NetView,
 ) -> Result<NextHop, DropReason> {
     let route = view.routes.lookup(headers.destination).ok_or(DropReason::NoRoute)?;
@@ -399,7 +399,7 @@ pub(super) fn next_hop(
     if let Some(source) = wire_source {
         let is_home = |hop: &&NextHop| {
             let nic = view.nic(hop.nic);
-            nic.is_live && nic.addresses.iter().any(|(address, _)| *address == source.address)
+            nic.is_live && nic.addresses.iter().any(|(address, _)| *address == source)
         };
         if let Some(home) = route.next_hops.iter().find(is_home) {
             return Ok(*home);
@@ -426,7 +426,7 @@ fn is_homeless(headers: &Headers, flows: &FlowTable, id: FlowId, view: &NetView)
         })
 }
 
-fn is_multicast(address: IpAddr) -> bool {
+pub(crate) fn is_multicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
         IpAddr::V6(a) => a.is_multicast(),

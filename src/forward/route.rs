@@ -27,7 +27,7 @@ pub struct Route {
 
 /// Routes of both families, immutable. A look-up probes once for each prefix length that occurs, longest
 /// first: hosts have few, and only the first packet of a flow asks.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Route>,
     by_prefix: HashMap<Prefix, u32, foldhash::fast::RandomState>,

@@ -52,6 +52,20 @@ pub fn choose(hops: &[NextHop], view: &NetView, flow: u64) -> Option<NextHop> {
     best.map(|(_, hop)| hop)
 }
 
+/// The share of all flows that each of `hops` gets, 0 to 1; 0 for one that carries none.
+pub fn shares(hops: &[NextHop], view: &NetView) -> Vec<f64> {
+    let lowest = hops.iter().map(|hop| view.nic(hop.nic)).filter(|nic| nic.is_live);
+    let lowest = lowest.map(|nic| nic.metric).min();
+    let share = |hop: &NextHop| {
+        let nic = view.nic(hop.nic);
+        let siblings = hops.iter().filter(|other| other.nic == hop.nic).count();
+        let carries = nic.is_live && Some(nic.metric) == lowest;
+        if carries { f64::from(nic.weight) / siblings as f64 } else { 0.0 }
+    };
+    let total: f64 = hops.iter().map(share).sum();
+    hops.iter().map(|hop| if total > 0.0 { share(hop) / total } else { 0.0 }).collect()
+}
+
 /// `-share / ln(u)` with `u` uniform in (0, 1): the highest of such scores falls on each NIC in proportion
 /// to its share (Schindelhauer and Schomaker, 2005).
 fn score(flow: u64, key: u64, share: f64) -> f64 {

@@ -42,6 +42,19 @@ pub enum NicState {
     Live,
 }
 
+impl NicState {
+    /// Its name in status.
+    pub fn name(self) -> &'static str {
+        match self {
+            NicState::Missing => "missing",
+            NicState::Down => "down",
+            NicState::NoCarrier => "no_carrier",
+            NicState::HeldDown => "held_down",
+            NicState::Live => "live",
+        }
+    }
+}
+
 /// One `[[nic]]` as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicView {
@@ -74,7 +87,7 @@ impl NicView {
 }
 
 /// The network around the host, as of one moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NetView {
     /// Rises by one with each view published; never 0.
     pub generation: u32,
