@@ -197,6 +197,8 @@ fn stranger(headers: &Headers, state: &State, view: &NetView) -> Result<Verdict,
             }
             WorkerId((port % u16::from(state.workers)) as u8)
         }
+        // What it quotes has decided whose it is, and not who sent it: handed on, it would come back.
+        _ if headers.is_icmp_error() => state.worker,
         _ => begin::owner_without_port(headers.source, state.workers),
     };
     match headers.layer4 {

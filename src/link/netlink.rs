@@ -219,9 +219,7 @@ impl Events {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
                 Ok(length) if length > self.buffer.len() => drained.is_overrun = true,
-                Ok(_) => drained
-                    .notices
-                    .extend(Messages(&self.buffer).filter_map(|(h, bytes)| notice(h, bytes))),
+                Ok(_) => drained.notices.extend(notices(&self.buffer)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(drained),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => drained.is_overrun = true,
@@ -261,6 +259,11 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
+/// What a datagram of the kernel tells; what is not understood is left out.
+pub fn notices(datagram: &[u8]) -> impl Iterator<Item = Notice> + '_ {
+    Messages(datagram).filter_map(|(header, bytes)| notice(header, bytes))
+}
+
 fn notice(header: Header, bytes: &[u8]) -> Option<Notice> {
     if NETCONF.contains(&header.kind) {
         return Some(Notice::Setting);
@@ -282,18 +285,18 @@ fn notice(header: Header, bytes: &[u8]) -> Option<Notice> {
 
 /// NLMSG_ERROR: an errno, the request's header, and perhaps the reason in words.
 fn verdict(header: Header, payload: &[u8]) -> io::Result<()> {
-    let Some(code) = payload.first_chunk().map(|c| i32::from_ne_bytes(*c)) else {
+    let Some(errno) = payload.first_chunk().map(|c| i32::from_ne_bytes(*c).saturating_neg()) else {
         return Err(io::ErrorKind::InvalidData.into());
     };
-    if code == 0 {
+    if errno == 0 {
         return Ok(());
     }
-    let plain = io::Error::from_raw_os_error(-code);
+    let plain = io::Error::from_raw_os_error(errno);
     let words = (header.flags & NLM_F_ACK_TLVS != 0)
         .then(|| payload.get(4 + HEADER..).and_then(reason))
         .flatten();
     Err(match words {
-        Some(words) => refusal(-code, &words),
+        Some(words) => refusal(errno, &words),
         None => plain,
     })
 }
@@ -301,7 +304,7 @@ fn verdict(header: Header, payload: &[u8]) -> io::Result<()> {
 /// The end of a dump carries an errno as well.
 fn done(payload: &[u8]) -> io::Result<()> {
     match payload.first_chunk().map(|c| i32::from_ne_bytes(*c)) {
-        Some(code) if code < 0 => Err(io::Error::from_raw_os_error(-code)),
+        Some(code) if code < 0 => Err(io::Error::from_raw_os_error(code.saturating_neg())),
         _ => Ok(()),
     }
 }
@@ -377,5 +380,15 @@ mod tests {
         assert_eq!(errno(&error), Some(libc::ENETDOWN));
         assert!(error.to_string().contains("Device for nexthop is not up"));
         assert_eq!(errno(&io::Error::from_raw_os_error(libc::EEXIST)), Some(libc::EEXIST));
+    }
+
+    #[test]
+    fn an_errno_that_cannot_be_is_an_error_all_the_same() {
+        let header = Header { kind: ERROR, flags: 0, sequence: 1 };
+        for code in [i32::MIN, -1, 1] {
+            assert!(verdict(header, &code.to_ne_bytes()).is_err(), "{code}");
+        }
+        assert!(done(&i32::MIN.to_ne_bytes()).is_err());
+        assert!(verdict(header, &[0; 4]).is_ok() && verdict(header, &[0; 3]).is_err());
     }
 }

@@ -135,14 +135,16 @@ impl Headers {
     }
 
     /// Reads the headers of the packet that this one, an ICMP error, quotes: `Some` if at least eight bytes
-    /// of its layer 4 are there (RFC 792; RFC 4443 section 2.4 c). They count from [`Headers::quote_start`],
+    /// of its layer 4 are there (RFC 792; RFC 4443 section 2.4 c) and it is of this family. They count from [`Headers::quote_start`],
     /// and their `length` is what is there of the packet.
     pub fn quoted(&self, packet: &[u8]) -> Option<Headers> {
         if !self.is_icmp_error() || self.fragment == Fragment::Later {
             return None;
         }
         let quote = packet.get(self.quote_start()..self.length)?;
-        parse(quote, Extent::Beginning).ok().filter(|quoted| quoted.fragment != Fragment::Later)
+        parse(quote, Extent::Beginning)
+            .ok()
+            .filter(|quoted| quoted.fragment != Fragment::Later && quoted.family() == self.family())
     }
 
     /// Where an ICMP error's quote begins.
@@ -247,7 +249,7 @@ fn parse_v4(packet: &[u8], extent: Extent) -> Result<Headers, ParseError> {
         fragment,
         fragment_id,
         layer4_start: header_len,
-        layer4: parse_layer4(protocol, fragment, extent, &packet[header_len..length])?,
+        layer4: parse_layer4((protocol, ip::ICMP), fragment, extent, &packet[header_len..length])?,
         length,
     })
 }
@@ -277,7 +279,13 @@ fn parse_v6(packet: &[u8], extent: Extent) -> Result<Headers, ParseError> {
     let address = |bytes: &[u8]| {
         let mut octets = [0; 16];
         octets.copy_from_slice(bytes);
-        IpAddr::V6(Ipv6Addr::from(octets))
+        let address = Ipv6Addr::from(octets);
+        // An IPv4-mapped one is an IPv4 host's, in a socket's eyes (RFC 4291 section 2.5.5.2), and would find
+        // that host's flows; no packet may have it.
+        match address.to_ipv4_mapped() {
+            Some(_) => Err(ParseError::Malformed),
+            None => Ok(IpAddr::V6(address)),
+        }
     };
     let mut protocol = header[6];
     let mut at = 40;
@@ -315,19 +323,20 @@ fn parse_v6(packet: &[u8], extent: Extent) -> Result<Headers, ParseError> {
         return Err(ParseError::Malformed);
     }
     Ok(Headers {
-        source: address(&header[8..24]),
-        destination: address(&header[24..40]),
+        source: address(&header[8..24])?,
+        destination: address(&header[24..40])?,
         protocol,
         fragment,
         fragment_id: if fragment == Fragment::Whole { 0 } else { fragment_id },
         layer4_start: at,
-        layer4: parse_layer4(protocol, fragment, extent, &packet[at..])?,
+        layer4: parse_layer4((protocol, ip::ICMPV6), fragment, extent, &packet[at..])?,
         length,
     })
 }
 
+/// `icmp` is the number that the family's ICMP has: that of the other one means nothing here.
 fn parse_layer4(
-    protocol: u8,
+    (protocol, icmp): (u8, u8),
     fragment: Fragment,
     extent: Extent,
     bytes: &[u8],
@@ -357,9 +366,9 @@ fn parse_layer4(
             let b = at_least(8)?;
             Ok(Layer4::Udp { source: word(b, 0), destination: word(b, 2) })
         }
-        ip::ICMP | ip::ICMPV6 => {
+        _ if protocol == icmp => {
             let b = at_least(8)?;
-            let (request, reply) = if protocol == ip::ICMP { (8, 0) } else { (128, 129) };
+            let (request, reply) = if icmp == ip::ICMP { (8, 0) } else { (128, 129) };
             Ok(if b[0] == request || b[0] == reply {
                 Layer4::Echo { is_request: b[0] == request, identifier: word(b, 4) }
             } else {
@@ -468,5 +477,43 @@ mod tests {
         bytes[51] = 0x09;
         let headers = Headers::parse(&bytes).expect("headers");
         assert_eq!((headers.ports(), headers.fragment), ((0, 0), Fragment::Later));
+    }
+
+    #[test]
+    fn an_ipv4_mapped_address_is_in_no_ipv6_packet() {
+        let mapped = std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
+        for (source, destination) in [(mapped, [2; 16]), ([1; 16], mapped)] {
+            let bytes = built(PacketBuilder::ipv6(source, destination, 9).udp(1, 2), b"x");
+            assert_eq!(Headers::parse(&bytes), Err(ParseError::Malformed));
+        }
+    }
+
+    #[test]
+    fn the_icmp_of_the_other_family_is_no_icmp() {
+        let echo = [8, 0, 0, 0, 0, 1, 0, 1];
+        let mut v6 = Vec::new();
+        PacketBuilder::ipv6([1; 16], [2; 16], 9)
+            .icmpv6_raw(3, 0, [0; 4])
+            .write(&mut v6, &echo)
+            .expect("built");
+        assert!(Headers::parse(&v6).expect("headers").is_icmp_error());
+        v6[6] = ip::ICMP;
+        let headers = Headers::parse(&v6).expect("headers");
+        assert_eq!((headers.layer4, headers.checksum_at()), (Layer4::Other, None));
+    }
+
+    #[test]
+    fn an_error_quotes_packets_of_its_own_family_alone() {
+        let v4 = built(PacketBuilder::ipv4([1; 4], [2; 4], 9).udp(1, 2), b"x");
+        let v6 = built(PacketBuilder::ipv6([1; 16], [2; 16], 9).udp(1, 2), b"x");
+        for (quote, is_there) in [(&v4, true), (&v6, false)] {
+            let mut error = Vec::new();
+            PacketBuilder::ipv4([3; 4], [1; 4], 9)
+                .icmpv4_raw(3, 3, [0; 4])
+                .write(&mut error, quote)
+                .expect("built");
+            let headers = Headers::parse(&error).expect("headers");
+            assert_eq!(headers.quoted(&error).is_some(), is_there);
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::ip;
 use super::offload::{Csum, Gso};
-use super::packet::{Headers, Layer4, full_checksum};
+use super::packet::{Fragment, Headers, Layer4, full_checksum};
 
 const TCP_FIN_AND_PSH: u8 = 0x09;
 const TCP_CWR: u8 = 0x80;
@@ -11,14 +11,21 @@ const TCP_CWR: u8 = 0x80;
 /// How many packets `packet` makes.
 pub fn count(headers: &Headers, packet: &[u8], gso: Option<Gso>) -> usize {
     let payload = headers.length.saturating_sub(headers.headers_len(packet));
-    match gso {
-        Some(gso) if gso.size > 0 => payload.div_ceil(usize::from(gso.size)).max(1),
-        _ => 1,
+    match segments(headers, gso) {
+        Some(size) => payload.div_ceil(size).max(1),
+        None => 1,
     }
 }
 
+/// Payload bytes of each packet, if it is one that can be split: whole, TCP or UDP.
+fn segments(headers: &Headers, gso: Option<Gso>) -> Option<usize> {
+    let can_be = matches!(headers.layer4, Layer4::Tcp { .. } | Layer4::Udp { .. })
+        && headers.fragment == Fragment::Whole;
+    gso.map(|gso| usize::from(gso.size)).filter(|size| can_be && *size > 0)
+}
+
 /// Writes packet number `at` of [`count`] into `out` and returns its length, or `None` if `out` is too
-/// small for it. Without `gso` that is the packet itself with its checksum completed.
+/// small for it. Without `gso`, or if it cannot be split, that is the packet itself with its checksum completed.
 pub fn segment(
     packet: &[u8],
     headers: &Headers,
@@ -29,7 +36,8 @@ pub fn segment(
 ) -> Option<usize> {
     let header_len = headers.headers_len(packet);
     let payload = packet.get(header_len..headers.length)?;
-    let size = gso.map_or(payload.len(), |gso| usize::from(gso.size)).max(1);
+    let segments = segments(headers, gso);
+    let size = segments.unwrap_or(payload.len());
     let start = (at * size).min(payload.len());
     let part = &payload[start..(start + size).min(payload.len())];
     let is_last = start + part.len() == payload.len();
@@ -38,9 +46,11 @@ pub fn segment(
     out[..header_len].copy_from_slice(&packet[..header_len]);
     out[header_len..].copy_from_slice(part);
 
-    write_lengths(out, headers, at as u16);
+    if segments.is_some() {
+        write_lengths(out, headers, at as u16);
+    }
     let layer4 = headers.layer4_start;
-    if gso.is_some() && matches!(headers.layer4, Layer4::Tcp { .. }) {
+    if segments.is_some() && matches!(headers.layer4, Layer4::Tcp { .. }) {
         let sequence = out.get_mut(layer4 + 4..layer4 + 8)?;
         let first = u32::from_be_bytes([sequence[0], sequence[1], sequence[2], sequence[3]]);
         sequence.copy_from_slice(&first.wrapping_add(start as u32).to_be_bytes());
@@ -51,7 +61,7 @@ pub fn segment(
             out[layer4 + 13] &= !TCP_CWR;
         }
     }
-    if gso.is_some() || csum != Csum::Complete {
+    if segments.is_some() || csum != Csum::Complete {
         let part = Headers { length, ..*headers };
         if let (Some(field), Some(at)) = (full_checksum(out, &part), headers.checksum_at()) {
             out[at..at + 2].copy_from_slice(&field.to_be_bytes());
@@ -150,6 +160,37 @@ mod tests {
             let parts = split(&packet, Gso { kind, size: 1448 });
             assert_eq!(parts.len(), 4);
             assert_eq!(parts.concat(), payload);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_split_stays_as_it_is() {
+        let mut whole = Vec::new();
+        PacketBuilder::ipv4([1; 4], [2; 4], 9)
+            .udp(1, 2)
+            .write(&mut whole, &[7; 99])
+            .expect("built");
+        let later = |length: usize| {
+            let mut packet = whole[..length].to_vec();
+            packet[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+            packet[7] = 5;
+            packet
+        };
+        let partial = Csum::Partial { start: 20, offset: 6 };
+        let cut = Some(Gso { kind: GsoKind::Udp, size: 10 });
+        let nothing = Some(Gso { kind: GsoKind::Udp, size: 0 });
+        // The second has no room for a UDP header: later fragments show none.
+        for (packet, csum, gso) in [
+            (later(120), partial, cut),
+            (later(23), partial, None),
+            (later(23), Csum::Complete, cut),
+            (whole.clone(), Csum::Complete, nothing),
+        ] {
+            let headers = Headers::parse(&packet).expect("headers");
+            assert_eq!(count(&headers, &packet, gso), 1);
+            let mut out = vec![0; packet.len()];
+            let length = segment(&packet, &headers, csum, gso, 0, &mut out).expect("room");
+            assert_eq!(out[..length], packet);
         }
     }
 }

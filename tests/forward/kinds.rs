@@ -464,6 +464,34 @@ fn an_error_about_anything_else_is_the_kernels() {
     assert_eq!(frame.packet(), error);
 }
 
+#[test]
+fn an_error_that_no_worker_knows_is_handed_over_once_at_most() {
+    const WORKERS: u8 = 3;
+    let view = ruled();
+    let mut handed_over = 0;
+    for (port, last) in (1024..1034).zip(0..) {
+        let sent = udp(false, (SECOND_AT, port), (RULED_AT, 53), b"question");
+        let mut error = unreachable(false, ROUTER_AT, SECOND_AT, &sent);
+        // From another router each time.
+        error[15] = last;
+        for first in 0..WORKERS {
+            let on = |worker: u8| {
+                let mut state = state(16);
+                (state.worker, state.workers) = (WorkerId(worker), WORKERS);
+                run(&error, FROM_NIC, &mut state, &view).verdict
+            };
+            match on(first) {
+                Verdict::Punt(WorkerId(next)) => {
+                    assert_eq!(on(next), Verdict::Kernel, "port {port}, from {first} to {next}");
+                    handed_over += 1;
+                }
+                verdict => assert_eq!(verdict, Verdict::Kernel),
+            }
+        }
+    }
+    assert_eq!(handed_over, 20, "by two workers out of three");
+}
+
 fn gso_frame(packet: &[u8], gso: Option<Gso>) -> Frame {
     let headers = Headers::parse(packet).expect("headers");
     let offset = headers.checksum_at().expect("a checksum") - headers.layer4_start;

@@ -2,7 +2,7 @@
 //! trusts no length. Pure; the kernel's byte order rules headers, nf_tables wants its integers big-endian.
 
 /// Bytes of `struct nlmsghdr`.
-pub(crate) const HEADER: usize = 16;
+pub const HEADER: usize = 16;
 /// The message is a request.
 pub(crate) const REQUEST: u16 = 0x1;
 /// An answer is wanted even on success.
@@ -122,27 +122,27 @@ impl Writer {
 
 /// One message of a datagram.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Message<'a> {
+pub struct Message<'a> {
     /// `nlmsg_type`.
-    pub(crate) kind: u16,
+    pub kind: u16,
     /// `nlmsg_flags`.
-    pub(crate) flags: u16,
+    pub flags: u16,
     /// `nlmsg_seq`.
-    pub(crate) sequence: u32,
+    pub sequence: u32,
     /// What follows the header.
-    pub(crate) payload: &'a [u8],
+    pub payload: &'a [u8],
 }
 
 impl Message<'_> {
     /// The errno of an ERROR message; 0 acknowledges.
-    pub(crate) fn errno(&self) -> Option<i32> {
+    pub fn errno(&self) -> Option<i32> {
         let code = self.payload.first_chunk::<4>()?;
         (self.kind == ERROR).then(|| i32::from_ne_bytes(*code).saturating_neg())
     }
 }
 
 /// The messages of a datagram, up to the first whose length cannot be.
-pub(crate) fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let header = rest.first_chunk::<HEADER>()?;
         let word = |at: usize| {
@@ -158,7 +158,7 @@ pub(crate) fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// Attributes as (type, value), up to the first whose length cannot be.
-pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header = rest.first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
@@ -170,17 +170,17 @@ pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> 
 }
 
 /// The value of the first attribute of type `kind`.
-pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|a| a.0 == kind).map(|a| a.1)
 }
 
 /// A big-endian integer of 32 bits.
-pub(crate) fn number(value: &[u8]) -> Option<u32> {
+pub fn number(value: &[u8]) -> Option<u32> {
     value.first_chunk::<4>().map(|b| u32::from_be_bytes(*b))
 }
 
 /// A text up to its NUL; empty if it is not UTF-8.
-pub(crate) fn text(value: &[u8]) -> &str {
+pub fn text(value: &[u8]) -> &str {
     let end = value.iter().position(|&b| b == 0).unwrap_or(value.len());
     std::str::from_utf8(&value[..end]).unwrap_or("")
 }

@@ -10,7 +10,7 @@
 
 mod edit;
 mod expression;
-pub(crate) mod message;
+pub mod message;
 pub(crate) mod present;
 mod rules;
 pub(crate) mod socket;

@@ -1,0 +1,157 @@
+//! A host with three NICs of different MTUs, rules of every kind, and workers: what the pipeline runs in.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vipa::forward::flow::{FlowTable, WORDS};
+use vipa::forward::pipeline::State;
+use vipa::forward::route::{NextHop, Route, RouteTable};
+use vipa::forward::source::{Rule, SourcePolicy, Target};
+use vipa::forward::view::{NetView, NicId, NicState, NicView, WorkerId};
+use vipa::wire::ethernet::MacAddr;
+use vipa::wire::ip;
+
+use super::input::Input;
+use super::packets::ADDRESSES;
+
+pub(crate) const MTUS: [u32; 3] = [1500, 1280, 600];
+
+/// Workers, each with a small flow table.
+pub(crate) fn states(input: &mut Input<'_>) -> Vec<State> {
+    let (workers, flows) = (input.pick(&[1, 1, 2, 3]), input.pick(&[16, 4, 1, 64]));
+    (0..workers)
+        .map(|number| {
+            let (flows, torn) = FlowTable::adopt(words(number, flows), 7);
+            assert_eq!(torn, 0);
+            State::new(flows, WorkerId(number), workers)
+        })
+        .collect()
+}
+
+/// Room for a table of `flows` flows, all zero: made once for each number and size, and used again.
+pub(crate) fn words(number: u8, flows: usize) -> &'static [AtomicU64] {
+    // One thread at a time: checks run one after the other.
+    type Made = BTreeMap<(u8, usize), &'static [AtomicU64]>;
+    static MADE: Mutex<Made> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().expect("no check goes on after a panic");
+    let words = *made.entry((number, flows)).or_insert_with(|| {
+        (0..flows * WORDS).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
+    });
+    words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    words
+}
+
+pub(crate) fn view(input: &mut Input<'_>) -> NetView {
+    let policy = input.byte();
+    let [default, second] = [ADDRESSES[0], ADDRESSES[1]];
+    let has_v6 = policy & 4 == 0;
+    let vipas = [default.0.into(), second.0.into(), default.1.into(), second.1.into()];
+    NetView {
+        generation: 1,
+        nics: nics(input.byte()),
+        routes: routes(),
+        neighbours: neighbours().collect(),
+        source: SourcePolicy {
+            sourcevipa: policy & 1 == 0,
+            vipas: vipas[..if has_v6 { 4 } else { 2 }].to_vec(),
+            default_v4: Some(default.0.into()),
+            default_v6: has_v6.then(|| default.1.into()),
+            rules: rules(has_v6),
+            ports: (61000..61000 + u16::from(policy >> 4)).collect(),
+            ephemeral: (policy & 8 == 0).then_some(32768..=60999),
+            is_bound_forwarded: policy & 2 != 0,
+        },
+    }
+}
+
+/// Those whose bits are set in `dead` carry nothing.
+pub(crate) fn nics(dead: u8) -> Box<[NicView]> {
+    (0..3).map(|n| nic(n, dead & (1 << n) == 0)).collect()
+}
+
+fn nic(number: u8, is_live: bool) -> NicView {
+    NicView {
+        name: format!("eth{number}"),
+        ifindex: u32::from(number) + 1,
+        mac: MacAddr([2, 0, 0, 0, 0, number]),
+        mtu: MTUS[usize::from(number)],
+        weight: 1 + u16::from(number),
+        metric: u32::from(number == 2),
+        is_live,
+        state: if is_live { NicState::Live } else { NicState::NoCarrier },
+        addresses: vec![
+            (IpAddr::from([10, number, 1, 2]), 24),
+            (IpAddr::from([0xfd00, u16::from(number), 0, 0, 0, 0, 0, 2]), 64),
+        ],
+    }
+}
+
+fn gateway(number: u8, is_v6: bool) -> IpAddr {
+    if is_v6 {
+        IpAddr::from([0xfd00, u16::from(number), 0, 0, 0, 0, 0, 1])
+    } else {
+        IpAddr::from([10, number, 1, 1])
+    }
+}
+
+fn routes() -> RouteTable {
+    let route = |prefix: &str, next_hops: Vec<NextHop>| Route {
+        prefix: prefix.parse().expect("a prefix"),
+        next_hops,
+    };
+    let all = |is_v6: bool| {
+        (0..3)
+            .map(|n| NextHop { nic: NicId(n), gateway: Some(gateway(n, is_v6)) })
+            .collect::<Vec<_>>()
+    };
+    RouteTable::new(vec![
+        route("0.0.0.0/0", all(false)),
+        route("::/0", all(true)),
+        route("172.17.0.0/16", vec![]),
+        route("10.50.0.0/16", vec![NextHop { nic: NicId(1), gateway: None }]),
+        // IPv4 by an IPv6 gateway (RFC 8950).
+        route("10.30.0.0/16", vec![NextHop { nic: NicId(2), gateway: Some(gateway(2, true)) }]),
+    ])
+}
+
+/// One next hop is not resolved, one destination on a link is.
+fn neighbours() -> impl Iterator<Item = ((NicId, IpAddr), MacAddr)> {
+    let mac = |n| MacAddr([6, 0, 0, 0, 0, n]);
+    [
+        ((NicId(0), gateway(0, false)), mac(0)),
+        ((NicId(0), gateway(0, true)), mac(0)),
+        ((NicId(1), gateway(1, false)), mac(1)),
+        ((NicId(2), gateway(2, false)), mac(2)),
+        ((NicId(2), gateway(2, true)), mac(2)),
+        ((NicId(1), IpAddr::from([10, 50, 0, 1])), mac(9)),
+    ]
+    .into_iter()
+}
+
+fn rules(has_v6: bool) -> Vec<Rule> {
+    let rule = |protocol: Option<u8>, destination: Option<&str>, target: Target| Rule {
+        protocol,
+        destination: destination.map(|text| text.parse().expect("a prefix")),
+        ports: None,
+        local_ports: None,
+        target,
+        line: 1,
+    };
+    let second = Target::Vipa(ADDRESSES[1].0.into());
+    let mut rules = vec![
+        Rule { ports: Some(25..=25), ..rule(Some(ip::TCP), None, Target::Physical) },
+        Rule { local_ports: Some(5060..=5060), ..rule(Some(ip::UDP), None, second) },
+        Rule { ports: Some(5000..=6000), ..rule(Some(ip::UDP), None, Target::Physical) },
+        rule(Some(ip::ICMP), Some("10.30.0.0/16"), Target::Physical),
+        rule(Some(ip::SCTP), Some("10.50.0.0/16"), Target::Physical),
+        rule(None, Some("10.20.0.0/16"), second),
+    ];
+    if has_v6 {
+        let second = Target::Vipa(ADDRESSES[1].1.into());
+        rules.push(rule(None, Some("2001:db8::99/128"), second));
+        rules.push(rule(Some(ip::ICMP), Some("2001:db8::98/128"), Target::Physical));
+    }
+    rules
+}
