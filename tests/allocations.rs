@@ -75,12 +75,9 @@ fn view() -> NetView {
             vipas: vec![VIPA.into(), SECOND.into()],
             default_v4: Some(VIPA.into()),
             rules: vec![Rule {
-                protocol: None,
-                destination: None,
                 ports: Some(443..=443),
-                local_ports: None,
                 target: Target::Vipa(SECOND.into()),
-                line: 1,
+                ..Rule::default()
             }],
             ports: (61000..=65535).collect(),
             ..SourcePolicy::default()

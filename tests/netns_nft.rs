@@ -130,9 +130,8 @@ fn rule(protocol: Option<u8>, destination: &str, port: Option<u16>, target: Targ
         protocol,
         destination: Some(destination.parse().expect("a prefix")),
         ports: port.map(|port| port..=port),
-        local_ports: None,
         target,
-        line: 1,
+        ..Rule::default()
     }
 }
 

@@ -26,6 +26,7 @@ use crate::forward::flow::{Direction, Key, Millis};
 use crate::forward::frame::Frame;
 use crate::forward::pipeline::{State, process_batch};
 use crate::forward::rewrite::Endpoint;
+use crate::forward::socket::Socket;
 use crate::forward::verdict::{DropReason, Verdict, Wait};
 use crate::forward::view::{NetView, NicId, WorkerId};
 use crate::wire::ethernet::MacAddr;
@@ -404,7 +405,8 @@ impl Worker {
     }
 
     fn punt(&mut self, worker: WorkerId, frame: &Frame) {
-        let copy = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        let mut copy = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        copy.socket = frame.socket.clone();
         let is_taken = self.peers.get(usize::from(worker.0)).is_some_and(|peer| peer.punt(copy));
         if is_taken {
             self.desk.statistics.punts.add(1);
@@ -416,7 +418,7 @@ impl Worker {
     /// Runs every frame that waits once more.
     fn run_waiting(&mut self, view: &NetView) {
         for waiter in self.desk.waiting.take() {
-            let Waiter { frame, cause, since } = waiter;
+            let Waiter { mut frame, cause, since } = waiter;
             if self.desk.now.0.saturating_sub(since.0) > PATIENCE {
                 match cause {
                     Wait::Neighbour { .. } => {
@@ -427,6 +429,7 @@ impl Worker {
                         self.desk.state.flows.set_held(id);
                         self.desk.statistics.flows_unheld.add(1);
                     }
+                    Wait::Socket(_) => frame.socket = Socket::Unknown,
                 }
             }
             let mut frames = [frame];
@@ -562,9 +565,10 @@ impl Desk {
 
     /// Keeps a frame and asks for what it waits for.
     fn keep(&mut self, frame: &Frame, cause: Wait, since: Millis) {
-        let frame = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        let mut copy = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        copy.socket = frame.socket.clone();
         self.statistics.waits.add(1);
-        if !self.waiting.push(Waiter { frame, cause, since }) {
+        if !self.waiting.push(Waiter { frame: copy, cause, since }) {
             self.drop(DropReason::WaitQueueFull);
             return;
         }
@@ -574,6 +578,7 @@ impl Desk {
                 let key = self.state.flows.original(id);
                 self.ask_hold(&key);
             }
+            Wait::Socket(_) => {}
         }
     }
 

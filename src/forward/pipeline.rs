@@ -8,6 +8,7 @@ use super::flow::{Direction, Flow, FlowId, FlowTable, Key, Millis, Way};
 use super::frame::{Frame, Ingress};
 use super::rewrite::{self, Edit, Endpoint};
 use super::route::NextHop;
+use super::socket::Socket;
 use super::source::{Decision, Defined, Ignored, SourcePolicy};
 use super::spread;
 use super::verdict::{DropReason, Verdict, Wait};
@@ -70,10 +71,11 @@ fn outbound(
     let known = state.flows.find(&key).filter(|id| !begins_anew(headers, &state.flows, *id));
     let id = match known {
         Some(id) => id,
-        None => match begin(headers, &key, state, view, now)? {
+        None => match begin(headers, &key, &frame.socket, state, view, now)? {
             Begun::Flow(id) => id,
             Begun::Untracked => return way_out(headers, None, state, view),
             Begun::Elsewhere(worker) => return Ok(Verdict::Punt(worker)),
+            Begun::Unsure => return Ok(Verdict::Wait(Wait::Socket(key))),
         },
     };
     if !state.flows.is_held(id) {
@@ -123,12 +125,15 @@ enum Begun {
     Untracked,
     /// A rewritten flow belongs to the worker that its hash names.
     Elsewhere(WorkerId),
+    /// A rule asks for what only the socket knows.
+    Unsure,
 }
 
 /// The first packet of a flow: FIG. 4.
 fn begin(
     headers: &Headers,
     key: &Key,
+    socket: &Socket,
     state: &mut State,
     view: &NetView,
     now: Millis,
@@ -137,12 +142,13 @@ fn begin(
         return Err(DropReason::Fragment);
     }
     let is_nic_address = view.has_nic_address(headers.source);
-    let decision = view.source.decide(headers, is_nic_address);
+    let decision = view.source.decide(headers, is_nic_address, socket);
     let owner = owner(headers, state.workers);
     if owner != state.worker && may_be_owned(headers, decision, &view.source) {
         return Ok(Begun::Elsewhere(owner));
     }
     let wanted = match decision {
+        Decision::Ask => return Ok(Begun::Unsure),
         Decision::Keep(_) => headers.source,
         Decision::Vipa(address, _) => address,
         Decision::Physical(_) => {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::flow::FlowId;
+use super::flow::{FlowId, Key};
 use super::view::{NicId, WorkerId};
 use crate::wire::ethernet::MacAddr;
 
@@ -39,6 +39,8 @@ pub enum Wait {
     },
     /// The egress hold must know a rewritten flow before its first frame leaves.
     Hold(FlowId),
+    /// What only the socket of this flow knows.
+    Socket(Key),
 }
 
 macro_rules! drop_reasons {

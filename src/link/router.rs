@@ -301,6 +301,7 @@ impl Router {
         let prepared = &mut self.prepared;
         prepared.network.read_routes()?;
         prepared.ports.read();
+        prepared.network.set_ephemeral(&prepared.ports.ephemeral);
         prepared.tables.spare(&prepared.ports.listening);
         pending.settings = true;
         pending.network = true;

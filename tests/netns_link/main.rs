@@ -32,14 +32,8 @@ fn down_leaves_the_host_as_it_was() {
         fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "8080\n").expect("it can be set");
         let (before, values) = (everything(), settings.map(sysctl));
         let mut config = fixture.config();
-        config.source.rules = vec![Rule {
-            protocol: Some(6),
-            destination: None,
-            ports: None,
-            local_ports: None,
-            target: Target::Physical,
-            line: 1,
-        }];
+        config.source.rules =
+            vec![Rule { protocol: Some(6), target: Target::Physical, ..Rule::default() }];
         drop(fixture.run(config.clone()));
         assert_eq!(settings.map(sysctl), ["2", "1", "1", "8080,61000-65535"]);
         assert!(ip("link show vipa0").contains("NO-CARRIER"), "it stays, for the kernel");
@@ -267,14 +261,8 @@ fn flushed_nftables_rules_come_back_with_the_flows_held() {
             text.lines().filter(|l| !l.contains("expires")).collect::<Vec<_>>().join("\n")
         };
         let mut config = fixture.config();
-        config.source.rules = vec![Rule {
-            protocol: Some(6),
-            destination: None,
-            ports: None,
-            local_ports: None,
-            target: Target::Physical,
-            line: 1,
-        }];
+        config.source.rules =
+            vec![Rule { protocol: Some(6), target: Target::Physical, ..Rule::default() }];
         let running = fixture.run(config);
         let flow = HeldFlow {
             protocol: 6,

@@ -418,7 +418,7 @@ mod tests {
     use super::*;
 
     fn rule(target: Target) -> Rule {
-        Rule { protocol: None, destination: None, ports: None, local_ports: None, target, line: 7 }
+        Rule { target, line: 7, ..Rule::default() }
     }
 
     fn address(text: &str) -> IpAddr {
