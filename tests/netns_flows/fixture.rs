@@ -52,16 +52,29 @@ impl Setup {
         Setup { source, ..self }
     }
 
-    /// All that goes to the client, and matches `also`, carries the second VIPA.
-    pub(crate) fn second_vipa(mut self, also: &str) -> Setup {
+    /// All that goes to the client, and matches `also`, carries the second VIPA; the forwarder sees to it.
+    pub(crate) fn second_vipa(self, also: &str) -> Setup {
+        self.second_vipa_by_anyone(&format!("apply = \"forwarder\"\n{also}"))
+    }
+
+    /// The same, by the kernel where it can.
+    pub(crate) fn second_vipa_by_anyone(mut self, also: &str) -> Setup {
         for family in Family::BOTH {
             self = self.rule(family, also, &vipas(family)[1].to_string());
         }
         self
     }
 
-    /// All that goes to the client, and matches `also`, carries the address of the NIC it leaves by.
-    pub(crate) fn physical(mut self, also: &str) -> Setup {
+    /// All that goes to the client, and matches `also`, carries the address of the NIC it leaves by; the
+    /// forwarder sees to it.
+    #[allow(dead_code)] // one of the programs that share the fixture calls it
+    pub(crate) fn physical(self, also: &str) -> Setup {
+        self.physical_by_anyone(&format!("apply = \"forwarder\"\n{also}"))
+    }
+
+    /// The same, by the kernel where it can.
+    #[allow(dead_code)] // one of the programs that share the fixture calls it
+    pub(crate) fn physical_by_anyone(mut self, also: &str) -> Setup {
         for family in Family::BOTH {
             self = self.rule(family, also, "physical");
         }
@@ -137,6 +150,12 @@ impl Bench {
         let status = self.status();
         let workers = status["workers"].as_array().expect("workers in the status");
         workers.iter().map(|worker| number(&worker["from_tun"]["frames"])).sum()
+    }
+
+    /// Flows that were ever rewritten (the egress hold knows each), and frames that came back for such flows.
+    #[allow(dead_code)] // one of the programs that share the fixture calls it
+    pub(crate) fn rewritten(&self) -> (u64, u64) {
+        (number(&self.status()["router"]["flows_held"]), self.nics("received", "frames"))
     }
 
     /// Frames dropped for a reason.

@@ -2,8 +2,10 @@
 //! the host of a private network, watched from the router's wires. Needs root and what tools/packages.txt
 //! names.
 
+mod applied;
 mod fixture;
 mod ping;
+mod program;
 mod restart;
 mod rewritten;
 mod sources;

@@ -2,6 +2,7 @@
 //! and `nsenter`.
 
 mod fixture;
+mod rules;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -118,7 +119,7 @@ fn what_others_remove_is_put_back() {
             ip("rule add lookup default pref 32767");
         });
         running.survives("ip -6 rule del", || {
-            ip("-6 rule del pref 9234");
+            ip("-6 rule del pref 9320");
         });
         running.survives("IPv4 VIPA", || {
             ip("addr del 203.0.113.10/32 dev vipa0");

@@ -34,7 +34,8 @@ use self::socket::{Batch, Events, Refused, Requests, Step};
 use super::plan::can_rewrite;
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
-use crate::forward::source::Rule;
+use crate::forward::applies::Applies;
+use crate::forward::rule::Rule;
 use crate::wire::ip::Family;
 
 const GETGEN: u16 = 16;
@@ -64,6 +65,10 @@ pub struct NftRules {
     pub sources: Vec<IpAddr>,
     /// `[[source.rule]]`, in order.
     pub rules: Vec<Rule>,
+    /// Who applies each of them.
+    pub applies: Vec<Applies>,
+    /// `bound = "forward"`: sockets bound to a NIC's address are the forwarder's, whoever applies a rule.
+    pub is_bound_forwarded: bool,
     /// How long the egress hold lasts beyond the last [`Nft::renew_lease`].
     pub hold: Duration,
 }
