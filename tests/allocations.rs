@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use etherparse::PacketBuilder;
 use vipa::device::memory::Memory;
 use vipa::engine::heartbeat::HeartbeatPage;
-use vipa::engine::message::{Command, HeldFlow, Request};
+use vipa::engine::message::{HeldFlow, Request};
 use vipa::engine::statistics::WorkerStatistics;
 use vipa::engine::worker::{Order, Parts, RouterHandle, Worker};
 use vipa::forward::flow::{FlowTable, WORDS};
@@ -130,7 +130,6 @@ fn the_established_path_allocates_nothing() {
         Request::Hold { flow, .. } => flow,
         other => panic!("{other:?}"),
     };
-    let Command::Held(held) = Command::Held(held);
     handle.order(Order::Held(held));
     worker.turn(&mut events).expect("a turn");
     assert_eq!(nic.sent_count(), 4, "both flows go out");

@@ -162,6 +162,10 @@ pub struct RouterStatus {
     pub kernel_errors: u64,
     /// Flows put into the egress hold's set.
     pub flows_held: u64,
+    /// Sockets asked for, since a source rule needed what only they know.
+    pub sockets_asked: u64,
+    /// Those of them that were not found: rules that need one do not match.
+    pub sockets_unknown: u64,
 }
 
 impl Status {
@@ -191,6 +195,8 @@ impl Status {
                 resyncs: admin.router.resyncs.get(),
                 kernel_errors: admin.router.kernel_errors.get(),
                 flows_held: admin.router.flows_held.get(),
+                sockets_asked: admin.router.sockets_asked.get(),
+                sockets_unknown: admin.router.sockets_unknown.get(),
             },
             drops: drops(&admin.workers),
         }

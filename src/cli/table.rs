@@ -119,12 +119,14 @@ fn router(page: &mut String, status: &Status) {
     let router = &status.router;
     let _ = writeln!(
         page,
-        "\nrouter  views {}, repaired {}, resyncs {}, kernel errors {}, flows held {}",
+        "\nrouter  views {}, repaired {}, resyncs {}, kernel errors {}, flows held {}, sockets asked {} (unknown {})",
         count(router.views),
         count(router.repaired),
         count(router.resyncs),
         count(router.kernel_errors),
         count(router.flows_held),
+        count(router.sockets_asked),
+        count(router.sockets_unknown),
     );
 }
 

@@ -1,8 +1,10 @@
-//! Frames that wait: for a next hop's MAC address, or until the egress hold knows their flow. A few for each
+//! Frames that wait: for a next hop's MAC address, for what their socket knows, or until the egress hold
+//! knows their flow. A few for each
 //! cause, not many in all, none for long.
 
-use crate::forward::flow::Millis;
+use crate::forward::flow::{Key, Millis};
 use crate::forward::frame::Frame;
+use crate::forward::socket::Socket;
 use crate::forward::verdict::Wait;
 
 /// Frames kept in all.
@@ -43,6 +45,13 @@ impl Waiting {
             self.queue.push(waiter);
         }
         has_room
+    }
+
+    /// Tells the frames that wait for it what is known of their socket.
+    pub fn answer(&mut self, key: &Key, socket: &Socket) {
+        for waiter in self.queue.iter_mut().filter(|w| w.cause == Wait::Socket(*key)) {
+            waiter.frame.socket.clone_from(socket);
+        }
     }
 
     /// Takes all of them, in the order in which they came.

@@ -58,6 +58,8 @@ pub enum Order {
     Nic(NicId, Option<Box<dyn Device>>),
     /// The egress hold knows the flow, or goes without it.
     Held(HeldFlow),
+    /// What is known of the socket that sends packets with this key.
+    Socket(Key, Socket),
     /// A new view stands in the cell.
     View,
 }
@@ -292,6 +294,10 @@ impl Worker {
                 }
                 Order::Held(flow) => {
                     self.desk.held(&flow);
+                    has_answers = true;
+                }
+                Order::Socket(key, socket) => {
+                    self.desk.waiting.answer(&key, &socket);
                     has_answers = true;
                 }
             }
@@ -578,7 +584,10 @@ impl Desk {
                 let key = self.state.flows.original(id);
                 self.ask_hold(&key);
             }
-            Wait::Socket(_) => {}
+            Wait::Socket(key) => {
+                let worker = self.state.worker;
+                self.router.ask(Request::Socket { worker, key });
+            }
         }
     }
 

@@ -5,12 +5,13 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 use vipa::lab::Hop;
 use vipa::lab::topology::{client_address, vipas};
 use vipa::wire::ip::{Family, ICMP, TCP, UDP};
 
-use crate::fixture::{Bench, Conversation, Peer, Setup, ask_by, nic_addresses, unbound};
+use crate::fixture::{Bench, Conversation, Peer, Setup, ask_by, nic_addresses, number, unbound};
 use crate::ping::ping;
 use crate::program::Program;
 use crate::wire::Wire;
@@ -257,4 +258,125 @@ fn a_connection_under_the_kernels_rule_is_not_held_beside_one_of_the_forwarders(
         });
         assert_eq!(waiting.err(), Some(std::io::ErrorKind::TimedOut), "held");
     }
+}
+
+/// A cgroup of cgroup2 with one below it, gone with the test.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(name: &str) -> Cgroup {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("proc");
+        let root = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let path = fields.next()?;
+            (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
+        });
+        let root = root.expect("these tests need cgroup2, mounted and writable");
+        let directory = root.join(format!("vipa-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(directory.join("below")).expect("a cgroup");
+        Cgroup(directory)
+    }
+
+    fn name(&self) -> &str {
+        self.0.file_name().and_then(|name| name.to_str()).expect("it has one")
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A program that ended may take a moment to leave.
+        for directory in [self.0.join("below"), self.0.clone()] {
+            for _ in 0..100 {
+                if std::fs::remove_dir(&directory).is_ok() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+#[test]
+fn programs_of_a_cgroup_carry_the_vipa_of_the_cgroups_rule() {
+    let [wanted, other] = ["wanted", "other"].map(Cgroup::new);
+    let rule = format!("cgroup = \"/{}\"", wanted.name());
+    let mut bench = Bench::start(&Setup::new(2).workers(2).second_vipa_by_anyone(&rule));
+    let peer = Peer::listen(&bench.network.client, PORT);
+    for is_offloaded in [true, false] {
+        bench.network.tx_checksum(is_offloaded).expect("ethtool");
+        let wire = Wire::tap(&bench.network);
+        for family in Family::BOTH {
+            let [first, second] = vipas(family);
+            for protocol in [TCP, UDP] {
+                let ask = |cgroup: Option<&Path>| {
+                    let program = Program { cgroup, ..Program::default() };
+                    program.ask(&bench, protocol, peer.address(family))
+                };
+                for (cgroup, wanted) in [
+                    (Some(wanted.0.clone()), second),
+                    (Some(wanted.0.join("below")), second),
+                    (Some(other.0.clone()), first),
+                    (None, first),
+                ] {
+                    assert_eq!(ask(cgroup.as_deref()).ip(), wanted, "{cgroup:?}");
+                }
+            }
+            // A ping has no socket that could be asked for: no rule that needs one matches.
+            ping(&bench.network.host, client_address(family), 4711);
+            wire.came_from(ICMP, 0, first);
+        }
+        wire.assert_no_reset();
+    }
+    let router = &bench.status()["router"];
+    assert!(number(&router["sockets_asked"]) >= 34, "{router}");
+    assert!(number(&router["sockets_unknown"]) >= 2, "the pings: {router}");
+    // While nobody asks, nobody is held up either: what a cgroup sends cannot be told at the hook.
+    bench.forwarder.kill();
+    for family in Family::BOTH {
+        let talk = Conversation::open(&bench.network.host, peer.address(family));
+        assert_eq!(talk.seen, talk.local);
+        talk.finish();
+    }
+}
+
+#[test]
+fn the_forwarder_asks_the_socket_for_its_user_and_mark_where_it_is_told_to() {
+    let setup = Setup::new(2)
+        .second_vipa(&format!("user = {SOMEBODY}"))
+        .physical("mark = 9\nprotocol = \"udp\"")
+        .second_vipa_by_anyone("mark = 8\nprotocol = \"udp\"");
+    let bench = Bench::start(&setup);
+    let peer = Peer::listen(&bench.network.client, PORT);
+    for family in Family::BOTH {
+        let [first, second] = vipas(family);
+        for protocol in [TCP, UDP] {
+            let ask = |user| {
+                Program { user, ..Program::default() }
+                    .ask(&bench, protocol, peer.address(family))
+                    .ip()
+            };
+            assert_eq!(ask(Some(SOMEBODY)), second);
+            assert_eq!(ask(None), first);
+        }
+        for (mark, wanted) in
+            [(9, nic_addresses(&bench.network, family)), (8, vec![second]), (7, vec![first])]
+        {
+            let socket = udp(&bench, family);
+            set_mark(&socket, mark);
+            let seen = ask_by(&socket, peer.address(family)).expect("an answer");
+            assert!(wanted.contains(&seen.ip()), "mark {mark}: {seen}");
+            // A connected socket is found as well.
+            let socket = udp(&bench, family);
+            set_mark(&socket, mark);
+            socket.connect(peer.address(family)).expect("connected");
+            socket.set_read_timeout(Some(crate::fixture::PATIENCE)).expect("not zero");
+            socket.send(b"who am I?").expect("sent");
+            let mut answer = [0; 100];
+            let length = socket.recv(&mut answer).expect("an answer");
+            let seen: SocketAddr =
+                std::str::from_utf8(&answer[..length]).expect("text").parse().expect("an address");
+            assert!(wanted.contains(&seen.ip()), "connected, mark {mark}: {seen}");
+        }
+    }
+    assert!(bench.rewritten().0 >= 8);
 }
