@@ -15,6 +15,7 @@ pub(super) fn render(status: &Status) -> String {
     nics(&mut page, status);
     routes(&mut page, status);
     neighbours(&mut page, status);
+    rules(&mut page, status);
     workers(&mut page, status);
     router(&mut page, status);
     drops(&mut page, status);
@@ -81,6 +82,19 @@ fn neighbours(page: &mut String, status: &Status) {
     });
     columns(page, &["neighbour", "NIC", "MAC"], rows);
     and_more(page, status.neighbour_count);
+}
+
+fn rules(page: &mut String, status: &Status) {
+    let rows = status.rules.iter().map(|rule| {
+        vec![
+            format!("line {}", rule.line),
+            rule.matches.clone(),
+            rule.target.clone(),
+            rule.applied_by.clone(),
+            rule.because.clone(),
+        ]
+    });
+    columns(page, &["rule", "of", "carries", "by the", "because"], rows);
 }
 
 fn workers(page: &mut String, status: &Status) {

@@ -52,10 +52,13 @@ impl Applies {
         }
     }
 
-    /// Why so, for a reader who knows `rules`.
-    pub fn reason(self, rules: &[Rule]) -> String {
+    /// Why so, of `rule`, for a reader who knows `rules`.
+    pub fn reason(self, rule: &Rule, rules: &[Rule]) -> String {
         let text = match self {
-            Applies::Kernel => "it decides when the socket connects",
+            Applies::Kernel if rule.target == Target::Physical => {
+                "by the main table's route when the socket connects; where that has none, the forwarder"
+            }
+            Applies::Kernel => "by a policy rule when the socket connects",
             Applies::Forwarder(Because::Told) => "apply = \"forwarder\"",
             Applies::Forwarder(Because::Cgroup) => "policy rules know no cgroups",
             Applies::Forwarder(Because::LocalPort) => {
@@ -63,7 +66,7 @@ impl Applies {
             }
             Applies::Forwarder(Because::BoundForward) => "bound = \"forward\"",
             Applies::Forwarder(Because::Behind(at)) => {
-                let line = rules.get(at).map_or(0, |rule| rule.line);
+                let line = rules.get(at).map_or(0, |earlier| earlier.line);
                 return format!(
                     "it can match the same packet as the rule of line {line}, which is the forwarder's"
                 );
