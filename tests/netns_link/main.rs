@@ -37,7 +37,9 @@ fn down_leaves_the_host_as_it_was() {
             vec![Rule { protocol: Some(6), target: Target::Physical, ..Rule::default() }];
         drop(fixture.run(config.clone()));
         assert_eq!(settings.map(sysctl), ["2", "1", "1", "8080,61000-65535"]);
-        assert!(ip("link show vipa0").contains("NO-CARRIER"), "it stays, for the kernel");
+        eventually("it stays, for the kernel", PATIENCE, || {
+            ip("link show vipa0").contains("NO-CARRIER")
+        });
         let stands = everything();
         // Again, as after a crash: nothing changes, and the originals stay the originals.
         drop(fixture.run(config));

@@ -155,8 +155,8 @@ fn what_others_remove_is_back_within_100_ms() {
         let whole = settings(host);
         for removal in [
             "nft flush ruleset",
-            "ip rule del pref 9233",
-            "ip -6 rule del pref 9234",
+            "ip rule del pref 9320",
+            "ip -6 rule del pref 9320",
             "ip addr del 203.0.113.11/32 dev vipa0",
             "ip route flush table 923",
             "ip -6 route flush table 923",
