@@ -392,7 +392,13 @@ fn a_rule_for_a_user_or_a_mark_holds_what_just_these_send() {
     ]);
     // The kernel's rule before one of the forwarder's: what the kernel decided about passes.
     rules.rules[3].is_for_forwarder = true;
-    rules.rules.insert(3, to("10.6.0.0/16", Some(Mark { value: 0x15, mask: u32::MAX }), None));
+    rules.rules.insert(
+        3,
+        Rule {
+            target: Target::Vipa(address("203.0.113.11")),
+            ..to("10.6.0.0/16", Some(Mark { value: 0x15, mask: u32::MAX }), None)
+        },
+    );
     rules.applies.insert(3, Applies::Kernel);
     let mut ours = Nft::open(ADAPTER, true).expect("nftables");
     ours.ensure(&rules).expect("it is set up");

@@ -5,6 +5,7 @@
 //! is the kernel's only where the two cannot match the same packet.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use super::rule::{Rule, Target};
 use crate::wire::ip::{TCP, UDP};
@@ -30,6 +31,8 @@ pub enum Because {
     Cgroup,
     /// A TCP socket that connects has no local port yet.
     LocalPort,
+    /// Policy rules know no port 65535, by itself or at the end of a range (`fib_rule_port_range_valid`).
+    LastPort,
     /// `bound = "forward"` leads sockets that have a NIC's address to the forwarder, however they got it.
     BoundForward,
     /// It can match the same packet as this earlier rule (an index), which is the forwarder's.
@@ -64,6 +67,7 @@ impl Applies {
             Applies::Forwarder(Because::LocalPort) => {
                 "a TCP socket has no local port yet when the kernel decides"
             }
+            Applies::Forwarder(Because::LastPort) => "policy rules cannot name port 65535",
             Applies::Forwarder(Because::BoundForward) => "bound = \"forward\"",
             Applies::Forwarder(Because::Behind(at)) => {
                 let line = rules.get(at).map_or(0, |earlier| earlier.line);
@@ -92,6 +96,11 @@ pub fn preferences(rule: &Rule) -> u32 {
     }
 }
 
+/// Does the range end at 65535, which no policy rule can say?
+pub fn has_last_port(ports: &RangeInclusive<u16>) -> bool {
+    *ports.end() == u16::MAX
+}
+
 /// Who applies each of `rules`.
 pub fn applies(rules: &[Rule], is_bound_forwarded: bool) -> Vec<Applies> {
     let mut decided: Vec<Applies> = Vec::with_capacity(rules.len());
@@ -106,6 +115,8 @@ pub fn applies(rules: &[Rule], is_bound_forwarded: bool) -> Vec<Applies> {
         } else if rule.local_ports.is_some() && rule.protocol != Some(UDP) {
             debug_assert!(rule.protocol.is_none_or(|p| p == TCP), "ports are TCP's or UDP's");
             Some(Because::LocalPort)
+        } else if [&rule.ports, &rule.local_ports].into_iter().flatten().any(has_last_port) {
+            Some(Because::LastPort)
         } else if rule.target == Target::Physical && is_bound_forwarded {
             Some(Because::BoundForward)
         } else if let Some(at) = rules.iter().zip(&decided).position(is_behind) {
@@ -153,8 +164,14 @@ mod tests {
             Rule { is_for_forwarder: true, user: Some(1), ..to("10.0.0.1") },
             Rule { cgroup: Some("a".into()), user: Some(2), ..to("10.0.0.1") },
             Rule { protocol: Some(TCP), local_ports: Some(9..=9), user: Some(3), ..to("10.0.0.1") },
+            Rule {
+                protocol: Some(UDP),
+                ports: Some(9..=u16::MAX),
+                user: Some(4),
+                ..to("10.0.0.1")
+            },
         ];
-        let because = [Because::Told, Because::Cgroup, Because::LocalPort];
+        let because = [Because::Told, Because::Cgroup, Because::LocalPort, Because::LastPort];
         assert_eq!(applies(&rules, false), because.map(Applies::Forwarder));
     }
 

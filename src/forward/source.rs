@@ -194,10 +194,11 @@ impl SourcePolicy {
     }
 
     /// The kernel applied the rule when the socket connected. (The main table may have no way for `physical`,
-    /// and with `bound = "forward"` a NIC's address says nothing.)
+    /// with `bound = "forward"` a NIC's address says nothing, and no policy rule knows port 65535.)
     fn has_kernel_decided(&self, at: usize, headers: &Headers) -> bool {
         self.applies.get(at).is_some_and(|by| by.is_by_kernel())
             && [TCP, UDP, ICMP, ICMPV6].contains(&headers.protocol)
+            && !matches!(headers.layer4, Layer4::Udp { source: u16::MAX, .. })
             && self.rules[at].target != Target::Physical
             && self.default_vipa(headers.family()) == Some(headers.source)
     }

@@ -38,6 +38,20 @@ fn config(fixture: &Fixture) -> Config {
         Rule { user: Some(26), ..to("physical") },
         Rule { mark: Some(Mark { value: 0x10, mask: 0xf0 }), ..to(SECOND) },
         Rule { mark: Some(Mark { value: 0x10, mask: 0xf0 }), ..to(SECOND_V6) },
+        // What is no selector to the kernel, and what it cannot say.
+        Rule {
+            destination: prefix("0.0.0.0/0"),
+            protocol: Some(6),
+            ports: Some(7..=7),
+            ..to(SECOND)
+        },
+        Rule {
+            destination: prefix("::/0"),
+            protocol: Some(6),
+            ports: Some(7..=7),
+            ..to(SECOND_V6)
+        },
+        Rule { protocol: Some(6), ports: Some(65535..=65535), ..to(SECOND) },
         // A mark of 0 is a mark.
         Rule {
             protocol: Some(6),
@@ -91,6 +105,9 @@ fn the_kernel_chooses_the_source_by_what_it_knows_of_a_socket() {
             ("2001:db8:77::1 ipproto tcp dport 9 mark 0x10", second_v6),
             ("198.51.100.1 ipproto tcp dport 22 mark 0x100", second),
             ("198.51.100.1 ipproto tcp dport 22 mark 0x1", first),
+            ("198.51.100.1 ipproto tcp dport 7", second),
+            ("2001:db8:77::1 ipproto tcp dport 7", second_v6),
+            ("198.51.100.1 ipproto tcp dport 65535", first),
             // RIP stands before all rules; who has a source or a device keeps it; others' ways stay others'.
             ("10.20.1.1 ipproto udp sport 40000 dport 520 mark 0x10", first),
             ("2001:db8:1::77 from 2001:db8:1::2 ipproto tcp dport 443", "dev eth1"),
@@ -127,6 +144,24 @@ fn a_default_over_a_nic_serves_physical_as_well() {
         });
         ip("route replace default via 192.168.9.1 dev mgmt");
         eventually("and is not any more", PROMPT, || way(other).contains("src 203.0.113.10"));
+        drop(running);
+    });
+}
+
+#[test]
+fn the_ports_of_clients_are_followed_as_far_as_a_policy_rule_can_say() {
+    in_namespace("ephemeral", |fixture| {
+        let asked = |port: u16| way(&format!("198.51.100.1 ipproto udp sport {port} dport 53"));
+        let is_clients = |port| asked(port).contains("src 203.0.113.11");
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535").expect("it is set");
+        let running = fixture.run(config(fixture));
+        assert!(is_clients(1024) && is_clients(65534) && !is_clients(1023));
+        // The kernel takes no range that ends at 65535.
+        assert!(!is_clients(65535));
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 50000").expect("it is set");
+        // No message tells of it: it is read every five seconds.
+        eventually("the new range", 3 * PATIENCE, || !is_clients(39999));
+        assert!(is_clients(40000) && is_clients(50000) && !is_clients(50001));
         drop(running);
     });
 }

@@ -19,7 +19,6 @@ use super::expression::{
 use crate::config::Config;
 use crate::device::MARK;
 use crate::engine::message::HeldFlow;
-use crate::forward::applies::Applies;
 use crate::forward::rule::{Rule, Target};
 use crate::wire::ip::{Family, ICMP, ICMPV6, TCP, UDP};
 
@@ -281,8 +280,8 @@ pub(super) fn egress_hold(rules: &NftRules, nics: &[String]) -> Table {
         let client = new().protocol(UDP).within(SOURCE_PORT, &rules.ephemeral);
         table.rule(hold, "", client.then(Verdict::Goto(first)));
         table.rule(hold, "", is_request().then(Verdict::Goto(first)));
-        for (rule, by) in rules.held() {
-            table.source_rule(first, family, rule, by, rules.chosen_by_kernel(family));
+        for (rule, is_decided) in rules.held() {
+            table.source_rule(first, family, rule, is_decided, rules.chosen_by_kernel(family));
         }
     }
     table
@@ -296,12 +295,19 @@ fn echo_request(family: Family) -> (u8, u8) {
 }
 
 impl NftRules {
-    /// The rules that bear on first packets: those of the forwarder, and those of the kernel before them.
-    /// (With `bound = "forward"` nobody but the forwarder sees to a socket bound to a NIC's address.)
-    fn held(&self) -> impl Iterator<Item = (&Rule, Applies)> {
-        let is_forwarders = |by: &Applies| !by.is_by_kernel() || self.is_bound_forwarded;
-        let count = self.applies.iter().rposition(is_forwarders).map_or(0, |last| last + 1);
-        self.rules.iter().zip(self.applies.iter().copied()).take(count)
+    /// The rules that bear on first packets, and of each whether the kernel has decided about them: those of
+    /// the forwarder, and those of the kernel before them. (With `bound = "forward"` nobody but the forwarder
+    /// sees to a socket bound to a NIC's address. What comes here of `physical`, the main table had no way for.)
+    fn held(&self) -> impl Iterator<Item = (&Rule, bool)> {
+        let decided: Vec<bool> = self
+            .rules
+            .iter()
+            .zip(&self.applies)
+            .map(|(rule, by)| by.is_by_kernel() && rule.target != Target::Physical)
+            .collect();
+        let is_forwarders = |is_decided: &bool| !is_decided || self.is_bound_forwarded;
+        let count = decided.iter().rposition(is_forwarders).map_or(0, |last| last + 1);
+        self.rules.iter().zip(decided).take(count)
     }
 
     /// Where sockets bound to a NIC's address come here as well, what the others carry.
@@ -317,18 +323,18 @@ impl Table {
     }
 
     /// A `[[source.rule]]` as it bears on first packets of `family`: what carries the rule's VIPA already
-    /// passes, all else that matches is held. Of a rule that the kernel applies all passes, if the kernel
-    /// chose its source (`chosen`; `None`: as it did of all that comes here).
+    /// passes, all else that matches is held. Of what the kernel has decided about all passes, if it chose
+    /// the source (`chosen`; `None`: as it did of all that comes here).
     fn source_rule(
         &mut self,
         chain: &str,
         family: Family,
         rule: &Rule,
-        by: Applies,
+        is_decided: bool,
         chosen: Option<IpAddr>,
     ) {
         for matching in matches(rule, family) {
-            if by.is_by_kernel() {
+            if is_decided {
                 let mut kernels = matching.write();
                 if let Some(vipa) = chosen {
                     kernels = kernels.field(source(family), &octets(vipa));
@@ -462,7 +468,7 @@ fn fingerprint(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::applies::{Because, applies};
+    use crate::forward::applies::{Applies, Because, applies};
 
     fn rule(target: Target) -> Rule {
         Rule { target, line: 7, ..Rule::default() }
@@ -559,17 +565,18 @@ mod tests {
 
     #[test]
     fn only_what_the_forwarder_would_rewrite_is_held() {
-        let kernels = Rule { protocol: Some(UDP), line: 1, ..rule(Target::Physical) };
+        let vipa = Target::Vipa(address("203.0.113.11"));
+        let kernels = Rule { protocol: Some(UDP), line: 1, ..rule(vipa) };
         let told = Rule { is_for_forwarder: true, line: 2, ..rule(Target::Physical) };
         let cgroup = Rule { cgroup: Some("a".into()), line: 3, ..rule(Target::Physical) };
         assert_eq!(first_v4(vec![kernels.clone()], false), Vec::<String>::new());
         let in_order = ["source.rule of line 1: the kernel's", "source.rule of line 2"];
         assert_eq!(first_v4(vec![kernels.clone(), told.clone(), cgroup], false), in_order);
-        let behind = Rule { line: 4, ..kernels };
-        assert_eq!(
-            first_v4(vec![told, behind], false),
-            ["source.rule of line 2", "source.rule of line 4"]
-        );
+        let behind = Rule { line: 4, target: Target::Physical, ..kernels };
+        let both = ["source.rule of line 2", "source.rule of line 4"];
+        assert_eq!(first_v4(vec![told, behind.clone()], false), both);
+        // The kernel's, but for what the main table has no way for.
+        assert_eq!(first_v4(vec![behind], false), ["source.rule of line 4"]);
     }
 
     #[test]

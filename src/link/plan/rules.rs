@@ -26,7 +26,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use crate::config::Config;
-use crate::forward::applies::{Applies, ROOM, applies, preferences as preferences_of};
+use crate::forward::applies::{
+    Applies, ROOM, applies, has_last_port, preferences as preferences_of,
+};
 use crate::forward::rule::{Mark, Rule as SourceRule, Target};
 use crate::link::MAIN_TABLE;
 use crate::wire::ip::{Family, ICMP, ICMPV6, Prefix, TCP, UDP};
@@ -355,7 +357,8 @@ fn selected(base: &Rule, rule: &SourceRule, ephemeral: &RangeInclusive<u16>) -> 
             let mut selected = selecting(base, rule);
             selected.protocol = Some(protocol);
             if protocol == UDP && selected.source_ports.is_none() {
-                selected.source_ports = Some(ephemeral.clone());
+                selected.source_ports =
+                    Some(*ephemeral.start()..=(*ephemeral.end()).min(u16::MAX - 1));
             }
             selected
         })
@@ -365,13 +368,15 @@ fn selected(base: &Rule, rule: &SourceRule, ephemeral: &RangeInclusive<u16>) -> 
 /// `base` with all that a policy rule can say of what the source rule speaks of.
 fn selecting(base: &Rule, rule: &SourceRule) -> Rule {
     let mut selecting = base.clone();
-    selecting.destination = rule.destination;
+    // To the kernel `to 0.0.0.0/0` is no selector.
+    selecting.destination = rule.destination.filter(|prefix| prefix.length() > 0);
     selecting.protocol = match (rule.protocol, base.family) {
         (Some(ICMP), Family::V6) => Some(ICMPV6),
         (protocol, _) => protocol,
     };
-    selecting.source_ports.clone_from(&rule.local_ports);
-    selecting.destination_ports.clone_from(&rule.ports);
+    // What a policy rule cannot say it leaves out: more is led in, and the forwarder sees to it.
+    selecting.source_ports = rule.local_ports.clone().filter(|ports| !has_last_port(ports));
+    selecting.destination_ports = rule.ports.clone().filter(|ports| !has_last_port(ports));
     selecting.mark = rule.mark;
     selecting.user = rule.user;
     selecting
