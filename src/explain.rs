@@ -7,10 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::{IpNumber, PacketBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::forward::applies::applies;
 use crate::forward::begin;
 use crate::forward::pipeline::{is_multicast, next_hop};
 use crate::forward::route::NextHop;
-use crate::forward::source::{Decision, Defined, Ignored, SourcePolicy, Target};
+use crate::forward::rule::{Rule, Target};
+use crate::forward::socket::{Socket, SocketFacts};
+use crate::forward::source::{Decision, Defined, Ignored, SourcePolicy};
 use crate::forward::spread;
 use crate::forward::verdict::DropReason;
 use crate::forward::view::{NetView, NicId, NicState};
@@ -31,6 +34,9 @@ pub struct Question {
     pub to: IpAddr,
     /// Destination port.
     pub to_port: Option<u16>,
+    /// The user who made the socket; left out: unknown, and rules by user match nothing.
+    #[serde(default)]
+    pub user: Option<u32>,
     /// NICs that are taken for dead.
     #[serde(default)]
     pub down: Vec<String>,
@@ -52,6 +58,8 @@ pub struct Explanation {
     pub why: String,
     /// The `[[source.rule]]` that won.
     pub rule: Option<RuleMatch>,
+    /// Lines of rules before it that would match, if the socket has the user, mark or cgroup that they ask for.
+    pub unknown: Vec<u32>,
     /// `forwarder`, `kernel`, or `nobody` where nothing is changed.
     pub applied_by: String,
     /// The source address on the wire.
@@ -154,7 +162,19 @@ pub fn explain(view: &NetView, question: &Question, file: &str) -> Result<Explan
         return Ok(told);
     }
     let is_nic_address = view.has_nic_address(headers.source);
-    let decision = view.source.decide(&headers, is_nic_address);
+    // As if no rule were the kernel's: it decides as the forwarder would, only earlier.
+    let policy = SourcePolicy { applies: Vec::new(), can_ask: false, ..view.source.clone() };
+    let socket = question.user.map_or(Socket::Unknown, |user| {
+        Socket::Known(SocketFacts { user, ..SocketFacts::default() })
+    });
+    let decision = policy.decide(&headers, is_nic_address, &socket);
+    let by_kernel = rule_of(decision).is_some_and(|at| {
+        let by = applies(&policy.rules, policy.is_bound_forwarded);
+        by.get(at).is_some_and(|by| by.is_by_kernel())
+    });
+    if !matches!(decision, Decision::Keep(_)) {
+        told.unknown = unknown(&policy, &headers, &socket, rule_of(decision));
+    }
     told.steps = steps(&view.source, &headers, decision);
     told.rule = rule_of(decision).and_then(|at| view.source.rules.get(at)).map(|rule| RuleMatch {
         file: file.to_owned(),
@@ -169,7 +189,7 @@ pub fn explain(view: &NetView, question: &Question, file: &str) -> Result<Explan
         told.candidates = candidates(view, &route.next_hops);
     }
     let outcome = begin::source(&headers, decision, view).and_then(|source| {
-        let wire = (source != headers.source).then_some(source);
+        let wire = (source != headers.source && !by_kernel).then_some(source);
         Ok((source, next_hop(&headers, wire, view)?))
     });
     match outcome {
@@ -182,9 +202,32 @@ pub fn explain(view: &NetView, question: &Question, file: &str) -> Result<Explan
             told.reason = Some(reason.name().to_owned());
             told.why = reason.meaning().trim().to_owned();
         }
-        Ok((source, hop)) => sent(&mut told, view, &headers, source, hop),
+        Ok(_) if by_kernel && matches!(decision, Decision::Physical(_)) => {
+            told.verdict = "kernel".to_owned();
+            told.applied_by = "kernel".to_owned();
+            told.why =
+                "the main table's route and its card's address, if it has one over a [[nic]]; \
+                        else the forwarder sees to it"
+                    .to_owned();
+        }
+        Ok((source, hop)) => sent(&mut told, view, &headers, source, hop, by_kernel),
     }
     Ok(told)
+}
+
+/// Rules that match as far as the packet tells, and stand before the one that won.
+fn unknown(
+    policy: &SourcePolicy,
+    headers: &Headers,
+    socket: &Socket,
+    winner: Option<usize>,
+) -> Vec<u32> {
+    let before = policy.rules.iter().take(winner.unwrap_or(policy.rules.len()));
+    let is_unknown = |rule: &&Rule| match socket {
+        Socket::Known(_) => rule.mark.is_some() || rule.cgroup.is_some(),
+        Socket::Unknown | Socket::Unasked => rule.needs_socket(),
+    };
+    before.filter(|rule| rule.matches(headers)).filter(is_unknown).map(|rule| rule.line).collect()
 }
 
 /// `view` as it would be without these NICs.
@@ -262,6 +305,9 @@ fn in_a_line(question: &Question, assumed: Option<u16>, headers: &Headers) -> St
         let what = if destination == 0 { "identifier" } else { "source port" };
         line.push_str(&format!(" ({what} {port} taken for an example)"));
     }
+    if let Some(user) = question.user {
+        line.push_str(&format!(", by user {user}"));
+    }
     for nic in &question.down {
         line.push_str(&format!(", as if {nic} were down"));
     }
@@ -272,7 +318,7 @@ fn rule_of(decision: Decision) -> Option<usize> {
     match decision {
         Decision::Vipa(_, rule) => rule,
         Decision::Physical(Ignored::Rule(rule)) => Some(rule),
-        Decision::Physical(_) | Decision::Keep(_) => None,
+        Decision::Physical(_) | Decision::Keep(_) | Decision::Ask => None,
     }
 }
 
@@ -316,7 +362,8 @@ fn steps(policy: &SourcePolicy, headers: &Headers, decision: Decision) -> Vec<St
             Some(format!("no: rule of line {} asks for {address}", line(rule)))
         }
         Decision::Vipa(_, None) => Some("no: no rule speaks of it".to_owned()),
-        Decision::Keep(_) => None,
+        // Nobody is asked here.
+        Decision::Keep(_) | Decision::Ask => None,
     };
     steps.extend(ignore.map(|answer| step(420, "is it IGNORE SOURCEVIPA?", answer)));
     steps.push(match decision {
@@ -353,11 +400,20 @@ fn candidates(view: &NetView, hops: &[NextHop]) -> Vec<Candidate> {
         .collect()
 }
 
-fn sent(told: &mut Explanation, view: &NetView, headers: &Headers, source: IpAddr, hop: NextHop) {
+fn sent(
+    told: &mut Explanation,
+    view: &NetView,
+    headers: &Headers,
+    source: IpAddr,
+    hop: NextHop,
+    by_kernel: bool,
+) {
     let nic = view.nic(hop.nic);
     let address = hop.gateway.unwrap_or(headers.destination);
     let gateway = hop.gateway.map(|gateway| gateway.to_string());
-    let is_home = source != headers.source && nic.addresses.iter().any(|(own, _)| *own == source);
+    let is_home = source != headers.source
+        && !by_kernel
+        && nic.addresses.iter().any(|(own, _)| *own == source);
     for candidate in &mut told.candidates {
         if candidate.nic == nic.name && candidate.gateway == gateway {
             candidate.why = match (is_home, candidate.share >= 1.0) {
@@ -369,11 +425,14 @@ fn sent(told: &mut Explanation, view: &NetView, headers: &Headers, source: IpAdd
     }
     told.verdict = "transmit".to_owned();
     told.source = Some(source.to_string());
-    told.is_rewritten = source != headers.source;
+    told.is_rewritten = source != headers.source && !by_kernel;
     told.nic = Some(nic.name.clone());
     told.next_hop = Some(address.to_string());
     told.mac = view.neighbours.get(&(hop.nic, address)).map(ToString::to_string);
-    if told.is_rewritten {
+    if by_kernel {
+        told.applied_by = "kernel".to_owned();
+        told.why = format!("the socket has {source} from the start");
+    } else if told.is_rewritten {
         told.applied_by = "forwarder".to_owned();
         told.why = format!("the source {} becomes {source}", headers.source);
     } else {
@@ -399,6 +458,12 @@ impl Explanation {
             let _ = writeln!(page, "{name:<11}{text}");
         };
         line("\nrule", &format!(" {rule}"));
+        for at in &self.unknown {
+            line(
+                "",
+                &format!("the rule of line {at} comes before, if the socket is what it asks for"),
+            );
+        }
         line("applied by", &self.applied_by);
         if let Some(route) = &self.route {
             line("route", route);

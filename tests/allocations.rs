@@ -12,7 +12,7 @@ use vipa::capture::{Link, Reader, Writer};
 use vipa::config::Config;
 use vipa::device::memory::Memory;
 use vipa::engine::heartbeat::HeartbeatPage;
-use vipa::engine::message::{Command, HeldFlow, Request};
+use vipa::engine::message::{HeldFlow, Request};
 use vipa::engine::statistics::WorkerStatistics;
 use vipa::engine::worker::{Order, Parts, RouterHandle, Worker};
 use vipa::forward::flow::{FlowTable, WORDS};
@@ -78,12 +78,9 @@ fn view() -> NetView {
             vipas: vec![VIPA.into(), SECOND.into()],
             default_v4: Some(VIPA.into()),
             rules: vec![Rule {
-                protocol: None,
-                destination: None,
                 ports: Some(443..=443),
-                local_ports: None,
                 target: Target::Vipa(SECOND.into()),
-                line: 1,
+                ..Rule::default()
             }],
             ports: (61000..=65535).collect(),
             ..SourcePolicy::default()
@@ -136,7 +133,6 @@ fn the_established_path_allocates_nothing() {
         Request::Hold { flow, .. } => flow,
         other => panic!("{other:?}"),
     };
-    let Command::Held(held) = Command::Held(held);
     handle.order(Order::Held(held));
     worker.turn(&mut events).expect("a turn");
     assert_eq!(nic.sent_count(), 4, "both flows go out");

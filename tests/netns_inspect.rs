@@ -147,6 +147,8 @@ fn nftables_rules_that_compare_the_outgoing_device_are_named() {
         ephemeral: 32_768..=60_999,
         sources: Vec::new(),
         rules: Vec::new(),
+        applies: Vec::new(),
+        is_bound_forwarded: false,
         hold: Duration::from_secs(60),
     };
     ours.ensure(&rules).expect("our own tables are made");

@@ -14,7 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vipa::engine::message::HeldFlow;
-use vipa::forward::source::{Rule, Target};
+use vipa::forward::applies::{Applies, Because};
+use vipa::forward::rule::{Mark, Rule, Target};
 use vipa::link::nft::{Nft, NftRules};
 
 /// For what must happen.
@@ -130,29 +131,35 @@ fn rule(protocol: Option<u8>, destination: &str, port: Option<u16>, target: Targ
         protocol,
         destination: Some(destination.parse().expect("a prefix")),
         ports: port.map(|port| port..=port),
-        local_ports: None,
         target,
-        line: 1,
+        ..Rule::default()
     }
 }
 
 fn rules() -> NftRules {
     let second = Target::Vipa(address("203.0.113.11"));
+    by_forwarder(vec![
+        rule(Some(6), "10.9.0.0/16", Some(443), second),
+        rule(Some(17), "10.9.0.0/16", None, second),
+        rule(Some(1), "10.9.0.0/16", None, second),
+        rule(None, "10.7.0.0/16", None, Target::Physical),
+        rule(None, "10.6.0.0/16", None, Target::Vipa(address("203.0.113.10"))),
+        rule(None, "10.0.0.0/9", Some(53), Target::Physical),
+        rule(None, "2001:db8:9::/48", None, Target::Physical),
+    ])
+}
+
+/// All of the rules are the forwarder's.
+fn by_forwarder(rules: Vec<Rule>) -> NftRules {
     NftRules {
         nics: vec!["eth1".into()],
         owned: vec![address("203.0.113.11"), address("2001:db8::10")],
         ports: 61_000..=65_535,
         ephemeral: 32_768..=60_999,
         sources: vec![address("203.0.113.10"), address("2001:db8::10")],
-        rules: vec![
-            rule(Some(6), "10.9.0.0/16", Some(443), second),
-            rule(Some(17), "10.9.0.0/16", None, second),
-            rule(Some(1), "10.9.0.0/16", None, second),
-            rule(None, "10.7.0.0/16", None, Target::Physical),
-            rule(None, "10.6.0.0/16", None, Target::Vipa(address("203.0.113.10"))),
-            rule(None, "10.0.0.0/9", Some(53), Target::Physical),
-            rule(None, "2001:db8:9::/48", None, Target::Physical),
-        ],
+        applies: vec![Applies::Forwarder(Because::Told); rules.len()],
+        rules,
+        is_bound_forwarded: false,
         hold: Duration::from_secs(60),
     }
 }
@@ -361,6 +368,48 @@ fn udp_from_client_ports_is_held_and_else_passes() {
     };
     assert_eq!(result, 0);
     assert!(passes(&heard, &marked, "10.9.0.1:7000"), "the forwarder's own frames");
+}
+
+#[test]
+fn a_rule_for_a_user_or_a_mark_holds_what_just_these_send() {
+    let neighbour = host();
+    let heard = udp(&neighbour, 7000);
+    let plain = client("203.0.113.10:40000");
+    let marked = client("203.0.113.10:40001");
+    let mark: u32 = 0x15;
+    // SAFETY: SO_MARK takes a u32, and its size is told.
+    let result = unsafe {
+        let value = std::ptr::from_ref(&mark).cast();
+        libc::setsockopt(marked.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MARK, value, 4)
+    };
+    assert_eq!(result, 0);
+    let to =
+        |prefix, mark, user| Rule { mark, user, ..rule(Some(17), prefix, None, Target::Physical) };
+    let mut rules = by_forwarder(vec![
+        to("10.9.0.0/16", None, Some(26)),
+        to("10.8.0.0/16", None, Some(0)),
+        to("10.7.0.0/16", Some(Mark { value: 0x10, mask: 0xf0 }), None),
+        to("10.6.0.0/16", None, None),
+    ]);
+    // The kernel's rule before one of the forwarder's: what the kernel decided about passes.
+    rules.rules[3].is_for_forwarder = true;
+    rules.rules.insert(
+        3,
+        Rule {
+            target: Target::Vipa(address("203.0.113.11")),
+            ..to("10.6.0.0/16", Some(Mark { value: 0x15, mask: u32::MAX }), None)
+        },
+    );
+    rules.applies.insert(3, Applies::Kernel);
+    let mut ours = Nft::open(ADAPTER, true).expect("nftables");
+    ours.ensure(&rules).expect("it is set up");
+    ours.renew_lease().expect("it is renewed");
+    assert!(passes(&heard, &plain, "10.9.0.1:7000"), "another user's");
+    assert!(!passes(&heard, &plain, "10.8.0.1:7000"), "this test is run by root");
+    assert!(passes(&heard, &plain, "10.7.0.1:7000"), "it has no mark");
+    assert!(!passes(&heard, &marked, "10.7.0.1:7000"));
+    assert!(!passes(&heard, &plain, "10.6.0.1:7000"));
+    assert!(passes(&heard, &marked, "10.6.0.1:7000"), "the kernel saw to it");
 }
 
 /// An echo request, its checksum made good.

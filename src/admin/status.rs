@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
+use crate::config::Config;
 use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics};
+use crate::forward::applies::{Applies, applies};
+use crate::forward::rule::Rule;
 use crate::forward::verdict::DropReason;
 use crate::forward::view::{NetView, NicId};
 
@@ -42,6 +45,8 @@ pub struct Status {
     pub neighbours: Vec<NeighbourStatus>,
     /// How many neighbours there are.
     pub neighbour_count: usize,
+    /// Every `[[source.rule]]`, in order.
+    pub rules: Vec<RuleStatus>,
     /// Every worker.
     pub workers: Vec<WorkerStatus>,
     /// The router.
@@ -122,6 +127,23 @@ pub struct NeighbourStatus {
     pub mac: String,
 }
 
+/// One `[[source.rule]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuleStatus {
+    /// Its line of the configuration.
+    pub line: u32,
+    /// What it speaks of.
+    pub matches: String,
+    /// A VIPA, or `physical`.
+    #[serde(rename = "use")]
+    pub target: String,
+    /// `kernel` or `forwarder`.
+    pub applied_by: String,
+    /// Why so.
+    pub because: String,
+}
+
 /// One worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -142,7 +164,7 @@ pub struct WorkerStatus {
     pub wakeups: u64,
     /// Frames handed to the worker that owns their flow.
     pub punts: u64,
-    /// Frames that waited for a neighbour, for the egress hold or for their datagram's first fragment.
+    /// Frames that waited for a neighbour, a socket, the egress hold or their datagram's first fragment.
     pub waits: u64,
     /// Packets answered with an ICMP error.
     pub answered: u64,
@@ -166,6 +188,10 @@ pub struct RouterStatus {
     pub kernel_errors: u64,
     /// Flows put into the egress hold's set.
     pub flows_held: u64,
+    /// Sockets asked for, since a source rule needed what only they know.
+    pub sockets_asked: u64,
+    /// Those of them that were not found: rules that need one do not match.
+    pub sockets_unknown: u64,
 }
 
 impl Status {
@@ -185,6 +211,7 @@ impl Status {
             route_count: view.routes.routes().len(),
             neighbours: neighbours(&view),
             neighbour_count: view.neighbours.len(),
+            rules: rules(&admin.config),
             workers: (0..)
                 .zip(&admin.workers)
                 .map(|(number, worker)| of_worker(number, worker))
@@ -195,10 +222,26 @@ impl Status {
                 resyncs: admin.router.resyncs.get(),
                 kernel_errors: admin.router.kernel_errors.get(),
                 flows_held: admin.router.flows_held.get(),
+                sockets_asked: admin.router.sockets_asked.get(),
+                sockets_unknown: admin.router.sockets_unknown.get(),
             },
             drops: drops(&admin.workers),
         }
     }
+}
+
+/// Who applies each source rule, and why.
+pub fn rules(config: &Config) -> Vec<RuleStatus> {
+    let source = &config.source;
+    let by = applies(&source.rules, source.is_bound_forwarded);
+    let one = |(rule, by): (&Rule, Applies)| RuleStatus {
+        line: rule.line,
+        matches: rule.to_string(),
+        target: rule.target.to_string(),
+        applied_by: by.name().to_owned(),
+        because: by.reason(rule, &source.rules),
+    };
+    source.rules.iter().zip(by).map(one).collect()
 }
 
 fn nics(view: &NetView, workers: &[std::sync::Arc<WorkerStatistics>]) -> Vec<NicStatus> {

@@ -30,6 +30,17 @@ addresses = ["203.0.113.10", "2001:db8::10"]
 name = "eth1"
 [[nic]]
 name = "eth2"
+[[source.rule]]
+protocol = "tcp"
+port = 443
+use = "203.0.113.10"
+[[source.rule]]
+user = 26
+use = "physical"
+apply = "forwarder"
+[[source.rule]]
+user = 26
+use = "2001:db8::10"
 "#;
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -123,6 +134,21 @@ fn status_tells_view_and_counters() {
     assert_eq!((first.mac.as_str(), first.mtu), ("02:00:00:00:00:03", 1500));
     assert_eq!(first.addresses, ["10.1.1.2/24"]);
     assert_eq!((second.state.as_str(), second.is_live, second.ifindex), ("missing", false, 0));
+    let rules: Vec<_> = told
+        .rules
+        .iter()
+        .map(|r| (r.line, &*r.matches, &*r.target, &*r.applied_by, &*r.because))
+        .collect();
+    let kernels = "by a policy rule when the socket connects";
+    let behind = "it can match the same packet as the rule of line 13, which is the forwarder's";
+    assert_eq!(
+        rules,
+        [
+            (9, "tcp port 443", "203.0.113.10", "kernel", kernels),
+            (13, "all user 26", "physical", "forwarder", "apply = \"forwarder\""),
+            (17, "all user 26", "2001:db8::10", "forwarder", behind),
+        ]
+    );
     assert_eq!(told.routes[0].prefix, "0.0.0.0/0");
     assert_eq!(told.routes[0].next_hops[0].gateway.as_deref(), Some("10.1.1.1"));
     assert_eq!(told.neighbours[0].mac, "02:00:00:00:01:01");

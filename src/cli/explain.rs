@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Explain, Failure, failure, output, status};
+use crate::config;
 use crate::explain::{Explanation, Question, explain};
 use crate::replay;
 
@@ -41,6 +42,7 @@ pub(super) fn run(arguments: &Explain) -> Result<ExitCode, Failure> {
         from_port: arguments.from.port,
         to: arguments.to.address,
         to_port: arguments.to.port,
+        user: arguments.user.as_deref().map(user).transpose()?,
         down: arguments.down.clone(),
     };
     let config = arguments.config.as_deref().map(failure::load).transpose()?;
@@ -60,6 +62,10 @@ pub(super) fn run(arguments: &Explain) -> Result<ExitCode, Failure> {
     } else {
         explanation.render()
     })
+}
+
+fn user(name: &str) -> Result<u32, Failure> {
+    config::user_id(name).ok_or_else(|| Failure::bad_use(format!("this host has no user {name:?}")))
 }
 
 #[derive(Deserialize)]

@@ -141,6 +141,9 @@ pub struct Explain {
     /// Destination: an address, and a port of TCP and UDP.
     #[arg(long, value_name = "B[:p]")]
     pub to: End,
+    /// The user who made the socket, a name or a number.
+    #[arg(long, value_name = "U")]
+    pub user: Option<String>,
     /// As if this NIC were down; may be said several times.
     #[arg(long, value_name = "NIC")]
     pub down: Vec<String>,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::Failure;
+use crate::admin;
 use crate::config::Config;
 use crate::link;
 
@@ -14,7 +15,8 @@ pub(super) fn describe(config: &Config) -> Result<String, Failure> {
     let plan = link::preview(config).map_err(|error| failed(&error))?;
     let findings = link::inspect::inspect(config)?;
     let tables = link::nft::outline(config);
-    let mut text = format!("vipa run would set up:\n{plan}{tables}\n");
+    let rules = rules(config);
+    let mut text = format!("vipa run would set up:\n{plan}{tables}\n{rules}");
     if findings.is_empty() {
         text.push_str("Nothing on this host would behave differently.\n");
     } else {
@@ -25,6 +27,24 @@ pub(super) fn describe(config: &Config) -> Result<String, Failure> {
         let _ = writeln!(text, "  {}: {}", finding.kind.name(), finding.text);
     }
     Ok(text)
+}
+
+/// Who applies each source rule, and why; empty without rules.
+fn rules(config: &Config) -> String {
+    let rules = admin::rules(config);
+    if rules.is_empty() {
+        return String::new();
+    }
+    let mut text = "Source rules, of which the first that matches wins:\n".to_owned();
+    for rule in rules {
+        let _ = writeln!(
+            text,
+            "  line {}: {} carries {}, by the {} ({})",
+            rule.line, rule.matches, rule.target, rule.applied_by, rule.because
+        );
+    }
+    text.push('\n');
+    text
 }
 
 /// Deletes `adapter` and restores what is saved of it in `state`. Whoever calls holds its lock.

@@ -15,6 +15,7 @@ pub(super) fn render(status: &Status) -> String {
     nics(&mut page, status);
     routes(&mut page, status);
     neighbours(&mut page, status);
+    rules(&mut page, status);
     workers(&mut page, status);
     router(&mut page, status);
     drops(&mut page, status.drops.iter().map(|(name, frames)| (name.as_str(), *frames)));
@@ -83,6 +84,19 @@ fn neighbours(page: &mut String, status: &Status) {
     and_more(page, status.neighbour_count);
 }
 
+fn rules(page: &mut String, status: &Status) {
+    let rows = status.rules.iter().map(|rule| {
+        vec![
+            format!("line {}", rule.line),
+            rule.matches.clone(),
+            rule.target.clone(),
+            rule.applied_by.clone(),
+            rule.because.clone(),
+        ]
+    });
+    columns(page, &["rule", "of", "carries", "by the", "because"], rows);
+}
+
 fn workers(page: &mut String, status: &Status) {
     let titles = [
         "worker",
@@ -119,12 +133,14 @@ fn router(page: &mut String, status: &Status) {
     let router = &status.router;
     let _ = writeln!(
         page,
-        "\nrouter  views {}, repaired {}, resyncs {}, kernel errors {}, flows held {}",
+        "\nrouter  views {}, repaired {}, resyncs {}, kernel errors {}, flows held {}, sockets asked {} (unknown {})",
         count(router.views),
         count(router.repaired),
         count(router.resyncs),
         count(router.kernel_errors),
         count(router.flows_held),
+        count(router.sockets_asked),
+        count(router.sockets_unknown),
     );
 }
 

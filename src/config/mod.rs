@@ -9,6 +9,7 @@ mod replay;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -20,6 +21,7 @@ use crate::wire::ethernet::MacAddr;
 
 pub(crate) use address::is_link_local;
 pub use mistake::{Errors, Mistake, Report, Warning};
+pub use user::user_id;
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug)]
@@ -45,9 +47,10 @@ pub struct Adapter {
     pub name: String,
     /// The VIPAs; the first of a family is the default source.
     pub addresses: Vec<IpAddr>,
-    /// `table`: routing table of the pairs of routes. Default 923.
+    /// `table`: routing table of the pairs of routes; those behind it are for rules that yield another VIPA, in
+    /// the order of `addresses`. Default 923.
     pub table: u32,
-    /// `preference`: of our first policy rule; ten are used. Default 9230.
+    /// `preference`: of our first policy rule; a hundred are ours. Default 9230.
     pub preference: u32,
     /// `protect`: keep other programs from changing our nftables tables, where the kernel can. Default true.
     pub is_protected: bool,
@@ -88,7 +91,7 @@ pub struct Source {
     pub hold: Duration,
     /// `bound = "forward"`: FIG. 4 applies to sockets bound to a NIC's address as well.
     pub is_bound_forwarded: bool,
-    /// `[[source.rule]]` in order; all are applied by the forwarder in this version.
+    /// `[[source.rule]]` in order.
     pub rules: Vec<Rule>,
 }
 

@@ -134,12 +134,20 @@ fn read_adapter(mut table: Table<'_>, mistakes: &mut Mistakes<'_>) -> Adapter {
         addresses,
         table: table.integer("table", 1..=u32::MAX, 923, mistakes),
         // The kernel's own rules: `local` at 0, `main` at 32766. Ours lie between them.
-        preference: table.integer("preference", 1..=32_756, 9230, mistakes),
+        preference: table.integer("preference", 1..=32_666, 9230, mistakes),
         is_protected: table.boolean("protect", true, mistakes),
     };
+    let wanted = "a routing table that nothing else uses, such as 923";
+    let more = u32::try_from(adapter.addresses.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let last = adapter.table.checked_add(more);
     if (253..=255).contains(&adapter.table) {
         let found = format!("`table` is {}, one of the kernel's own", adapter.table);
-        let wanted = "a routing table that nothing else uses, such as 923";
+        mistakes.error(value_span(&mut table, "table"), found, wanted);
+    } else if last.is_none_or(|last| adapter.table < 253 && last >= 253) {
+        let found = format!(
+            "`table` is {}, with too few tables behind it for {more} more addresses",
+            adapter.table
+        );
         mistakes.error(value_span(&mut table, "table"), found, wanted);
     }
     table.finish(mistakes);

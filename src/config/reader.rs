@@ -5,7 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use serde_spanned::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::mistake::Mistakes;
 
@@ -109,8 +109,7 @@ impl<'t> Table<'t> {
             mistakes.error(value.span(), is_a(key, value.get_ref()), wanted);
             return default;
         };
-        let parsed = i128::from_str_radix(integer.as_str(), integer.radix());
-        match parsed.ok().and_then(|number| u32::try_from(number).ok()) {
+        match self::integer(integer) {
             Some(number) if range.contains(&number) => number,
             _ => {
                 mistakes.error(value.span(), format!("`{key}` is {integer}"), wanted);
@@ -190,6 +189,12 @@ impl<'t> Table<'t> {
             mistakes.error(key.span(), format!("{} has no key `{name}`", self.title), wanted);
         }
     }
+}
+
+/// The number, if it is one of 32 bits.
+pub(super) fn integer(integer: &DeInteger<'_>) -> Option<u32> {
+    let parsed = i128::from_str_radix(integer.as_str(), integer.radix());
+    parsed.ok().and_then(|number| u32::try_from(number).ok())
 }
 
 /// `value` as a string, or a complaint.

@@ -7,8 +7,9 @@ use toml::de::DeValue;
 
 use super::address::is_link_local;
 use super::mistake::Mistakes;
-use super::reader::{Span, Table, Value, is_a, string};
-use crate::forward::source::{Rule, Target};
+use super::reader::{Span, Table, Value, integer, is_a, string};
+use super::user;
+use crate::forward::rule::{Mark, Rule, Target, is_at_or_below};
 use crate::wire::ip::{Family, ICMP, Prefix, TCP, UDP};
 
 /// RIP and RIPng: IGNORE SOURCEVIPA by nature (V5).
@@ -42,8 +43,11 @@ fn read_rule(mut table: Table<'_>, vipas: &[IpAddr], mistakes: &mut Mistakes<'_>
     let destination = read_destination(&mut table, mistakes);
     let ports = read_rule_ports(&mut table, "port", protocol, mistakes);
     let local_ports = read_rule_ports(&mut table, "local-port", protocol, mistakes);
+    let mark = read_mark(&mut table, mistakes);
+    let user = table.get("user").and_then(|value| user::read(value, mistakes));
+    let cgroup = read_cgroup(&mut table, mistakes);
     let target = read_target(&mut table, vipas, mistakes);
-    table.one_of("apply", &["auto", "forwarder"], mistakes);
+    let is_for_forwarder = table.one_of("apply", &["auto", "forwarder"], mistakes) == "forwarder";
     if let (Some((Target::Vipa(vipa), _)), Some((prefix, span))) = (&target, &destination)
         && Family::of(*vipa) != prefix.family()
     {
@@ -56,6 +60,10 @@ fn read_rule(mut table: Table<'_>, vipas: &[IpAddr], mistakes: &mut Mistakes<'_>
         destination: destination.map(|(prefix, _)| prefix),
         ports,
         local_ports,
+        mark,
+        user,
+        cgroup,
+        is_for_forwarder,
         target: target?.0,
         line,
     })
@@ -121,6 +129,64 @@ fn read_rule_ports(
         mistakes.error(table.key_span(key), found, "`protocol` = \"tcp\" or \"udp\" beside it");
     }
     ports(value, key, "a port from 1 to 65535, or a range such as \"1000-2000\"", mistakes)
+}
+
+/// `5`, `"0x10"` or `"0x10/0xff"`, as `ip rule` has them.
+fn read_mark(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<Mark> {
+    let wanted = "a number, or a number and a mask such as \"0x10/0xff\"";
+    let value = table.get("mark")?;
+    let read = match value.get_ref() {
+        DeValue::Integer(number) => integer(number).map(|value| (value, u32::MAX)),
+        DeValue::String(text) => {
+            let (value, mask) = text.split_once('/').unwrap_or((text, "0xffffffff"));
+            number(value).zip(number(mask))
+        }
+        other => {
+            mistakes.error(value.span(), is_a("mark", other), wanted);
+            return None;
+        }
+    };
+    let text = || match value.get_ref() {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        _ => String::new(),
+    };
+    match read {
+        Some((_, 0)) => {
+            mistakes.error(value.span(), format!("`mark` {} has an empty mask", text()), wanted);
+        }
+        Some((number_, mask)) if number_ & !mask != 0 => {
+            let found = format!("`mark` {} has bits outside of its mask", text());
+            mistakes.error(value.span(), found, format!("\"{:#x}/{mask:#x}\"", number_ & mask));
+        }
+        Some((value, mask)) => return Some(Mark { value, mask }),
+        None => mistakes.error(value.span(), format!("`mark` is {}", text()), wanted),
+    }
+    None
+}
+
+/// `16` or `0x10`.
+fn number(text: &str) -> Option<u32> {
+    let text = text.trim();
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// A path below the root of cgroup2; slashes at its ends say nothing.
+fn read_cgroup(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<String> {
+    const LONGEST: usize = 4096;
+    let wanted = "a path below the root of cgroup2, such as \"system.slice/nginx.service\"";
+    let value = table.get("cgroup")?;
+    let text = string(value, "cgroup", wanted, mistakes)?;
+    let path = text.trim_matches('/');
+    let is_name = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    if path.len() < LONGEST && path.split('/').all(is_name) {
+        return Some(path.to_owned());
+    }
+    mistakes.error(value.span(), format!("`cgroup` is {text:?}"), wanted);
+    None
 }
 
 fn read_target(
@@ -191,7 +257,7 @@ fn never_matches(rule: &Rule, earlier: &[Rule]) -> Option<String> {
         return Some("RIP, udp 520 and 521, is \"physical\" before any rule".to_owned());
     }
     let mut covering: Vec<u32> = Vec::new();
-    for family in Family::BOTH.into_iter().filter(|family| is_for(rule, *family)) {
+    for family in Family::BOTH.into_iter().filter(|family| rule.is_for(*family)) {
         covering.push(earlier.iter().find(|other| covers(other, rule, family))?.line);
     }
     covering.dedup();
@@ -219,24 +285,30 @@ fn reaches_adapter(prefix: Prefix) -> bool {
     !is_kernels
 }
 
-fn is_for(rule: &Rule, family: Family) -> bool {
-    rule.destination.is_none_or(|prefix| prefix.family() == family)
-        && match rule.target {
-            Target::Vipa(vipa) => Family::of(vipa) == family,
-            Target::Physical => true,
-        }
-}
-
 /// Does `wide` match every packet of `family` that `narrow` matches?
 fn covers(wide: &Rule, narrow: &Rule, family: Family) -> bool {
     let destination = narrow.destination.unwrap_or_else(|| Prefix::default_route(family));
-    is_for(wide, family)
+    wide.is_for(family)
         && (wide.protocol.is_none() || wide.protocol == narrow.protocol)
         && wide.destination.is_none_or(|prefix| {
             prefix.length() <= destination.length() && prefix.contains(destination.address())
         })
         && are_within(&narrow.ports, &wide.ports)
         && are_within(&narrow.local_ports, &wide.local_ports)
+        // Without a local port a rule does not speak of what a UDP server answers.
+        && (narrow.protocol != Some(UDP)
+            || narrow.local_ports.is_none()
+            || wide.local_ports.is_some())
+        && (wide.user.is_none() || wide.user == narrow.user)
+        && wide.mark.is_none_or(|wide| narrow.mark.is_some_and(|narrow| holds(wide, narrow)))
+        && wide.cgroup.as_ref().is_none_or(|wide| {
+            narrow.cgroup.as_ref().is_some_and(|narrow| is_at_or_below(narrow, wide))
+        })
+}
+
+/// Is every mark of `narrow` one of `wide`?
+fn holds(wide: Mark, narrow: Mark) -> bool {
+    narrow.mask & wide.mask == wide.mask && wide.contains(narrow.value)
 }
 
 fn are_within(narrow: &Option<RangeInclusive<u16>>, wide: &Option<RangeInclusive<u16>>) -> bool {

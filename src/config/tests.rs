@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{Config, Errors, Replay, ReplayNic, Warning};
-use crate::forward::source::Target;
+use crate::forward::rule::{Mark, Target};
 use crate::wire::ethernet::MacAddr;
 
 const LEAST: &str = r#"
@@ -62,6 +62,9 @@ protocol   = "udp"
 port       = "1000-2000"
 local-port = 53
 use        = "physical"
+mark       = "0x10/0xf0"
+user       = "root"
+cgroup     = "/system.slice/nginx.service/"
 "#;
 
 fn parse(text: &str) -> Result<(Config, Vec<Warning>), Errors> {
@@ -139,6 +142,33 @@ fn every_key_is_read() {
         (Some(1000..=2000), Some(53..=53))
     );
     assert_eq!(second.target, Target::Physical);
+    assert_eq!(second.mark, Some(Mark { value: 0x10, mask: 0xf0 }));
+    assert_eq!(second.user, Some(0));
+    assert_eq!(second.cgroup.as_deref(), Some("system.slice/nginx.service"));
+    assert_eq!((first.is_for_forwarder, second.is_for_forwarder), (true, false));
+    assert_eq!((first.mark, first.user, &first.cgroup), (None, None, &None));
+}
+
+#[test]
+fn users_and_marks_may_be_numbers() {
+    let rule = |body: &str| {
+        let text = with_rules(&format!("[[source.rule]]\nuse = 'physical'\n{body}\n"));
+        parse(&text).unwrap().0.source.rules.remove(0)
+    };
+    for (body, user) in
+        [("user = 26", 26), ("user = '26'", 26), ("user = 4294967294", u32::MAX - 1)]
+    {
+        assert_eq!(rule(body).user, Some(user));
+    }
+    for (body, value, mask) in [
+        ("mark = 5", 5, u32::MAX),
+        ("mark = 0xff", 255, u32::MAX),
+        ("mark = '0x10'", 16, u32::MAX),
+        ("mark = '1/0x3'", 1, 3),
+        ("mark = 0", 0, u32::MAX),
+    ] {
+        assert_eq!(rule(body).mark, Some(Mark { value, mask }), "{body}");
+    }
 }
 
 #[test]
@@ -288,7 +318,11 @@ fn nics_are_1_to_64() {
 fn numbers_and_ports_have_bounds() {
     let in_virtual = |line: &str| LEAST.replace("[virtual]", &format!("[virtual]\n{line}"));
     assert!(only_mistake(&in_virtual("table = 254")).contains("kernel's own"));
-    assert_eq!(only_mistake(&in_virtual("preference = 32757")), "`preference` is 32757");
+    let many = LEAST
+        .replace("[\"203", "[\"2001:db8::1\", \"203")
+        .replace("[virtual]", "[virtual]\ntable = 252");
+    assert!(only_mistake(&many).contains("too few tables behind it"));
+    assert_eq!(only_mistake(&in_virtual("preference = 32667")), "`preference` is 32667");
     assert_eq!(
         only_mistake(&in_virtual("table = 99999999999999999999")),
         "`table` is 99999999999999999999"
@@ -396,6 +430,20 @@ fn rules_that_contradict_themselves_are_refused() {
     assert!(rule("use = 'physical'\ndestinaton = '10.0.0.0/8'").contains("no key `destinaton`"));
     assert_eq!(rule("use = 'physical'\napply = 'kernel'"), "`apply` is \"kernel\"");
     assert!(rule("use = 'physical'\nprotocol = 'udp'\nport = '0-5'").contains("`port` is"));
+    let physical = |body: &str| rule(&format!("use = 'physical'\n{body}"));
+    assert_eq!(physical("user = 'no-such-user'"), "this host has no user \"no-such-user\"");
+    assert_eq!(physical("user = ''"), "this host has no user \"\"");
+    assert_eq!(physical("user = 4294967295"), "`user` is 4294967295");
+    assert_eq!(physical("user = '99999999999'"), "`user` is \"99999999999\"");
+    assert_eq!(physical("user = true"), "`user` is a boolean");
+    assert_eq!(physical("mark = '0x10/0x0f'"), "`mark` \"0x10/0x0f\" has bits outside of its mask");
+    assert_eq!(physical("mark = '0/0'"), "`mark` \"0/0\" has an empty mask");
+    assert_eq!(physical("mark = 'high'"), "`mark` is \"high\"");
+    assert_eq!(physical("mark = -1"), "`mark` is -1");
+    assert_eq!(physical("mark = 1.5"), "`mark` is a float");
+    for cgroup in ["", "/", "a//b", "a/../b"] {
+        assert_eq!(physical(&format!("cgroup = '{cgroup}'")), format!("`cgroup` is {cgroup:?}"));
+    }
 }
 
 #[test]
@@ -415,6 +463,26 @@ fn a_rule_that_can_never_match_is_a_warning() {
     }
     let multicast = "[[source.rule]]\ndestination = '224.0.0.0/24'\nuse = 'physical'\n";
     assert_eq!(warnings(multicast).len(), 1);
+
+    for (first, second) in [
+        ("user = 26", "user = 26\nmark = 1"),
+        ("mark = '1/1'", "mark = 3"),
+        ("cgroup = 'a'", "cgroup = 'a/b'"),
+        ("protocol = 'udp'\nlocal-port = '1-9'", "protocol = 'udp'\nlocal-port = 5"),
+    ] {
+        let rules = format!(
+            "[[source.rule]]\nuse = 'physical'\n{first}\n[[source.rule]]\nuse = '203.0.113.11'\n{second}\n"
+        );
+        assert_eq!(warnings(&rules).len(), 1, "{second} behind {first}");
+        let turned = format!(
+            "[[source.rule]]\nuse = 'physical'\n{second}\n[[source.rule]]\nuse = '203.0.113.11'\n{first}\n"
+        );
+        assert_eq!(warnings(&turned), [], "{first} behind {second}");
+    }
+    // What a UDP server answers is another rule's.
+    let server = "[[source.rule]]\nprotocol = 'udp'\nuse = 'physical'\n\
+                  [[source.rule]]\nprotocol = 'udp'\nlocal-port = 53\nuse = '203.0.113.11'\n";
+    assert_eq!(warnings(server), []);
 
     let fine = "[[source.rule]]\nprotocol = 'tcp'\nport = '1-100'\nuse = 'physical'\n\
                 [[source.rule]]\nprotocol = 'tcp'\nport = '50-101'\nuse = 'physical'\n\

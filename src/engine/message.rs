@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
+use crate::forward::flow::Key;
 use crate::forward::rewrite::Endpoint;
+use crate::forward::socket::Socket;
 use crate::forward::view::{NetView, NicId, WorkerId};
 
 /// A rewritten flow as the application sends it, before the rewrite: what the egress hold must know.
@@ -41,6 +43,13 @@ pub enum Request {
         /// The flow.
         flow: HeldFlow,
     },
+    /// What does the socket know that sends packets with this key? Answered by [`Command::Socket`].
+    Socket {
+        /// Who asks.
+        worker: WorkerId,
+        /// The packets.
+        key: Key,
+    },
     /// The flow is gone: take it out of the set.
     Release(HeldFlow),
     /// A send to this NIC failed as if it were gone: look at its link now.
@@ -52,6 +61,8 @@ pub enum Request {
 pub enum Command {
     /// The flow is in the egress hold's set (or cannot be, and goes without).
     Held(HeldFlow),
+    /// What is known of the socket that sends packets with this key.
+    Socket(Key, Socket),
 }
 
 /// The data plane as the router sees it; all calls come from the router thread.

@@ -172,9 +172,11 @@ impl Plane for Workers {
     }
 
     fn tell(&mut self, worker: WorkerId, command: Command) {
-        let Command::Held(flow) = command;
         if let Some(handle) = self.handles.get(usize::from(worker.0)) {
-            handle.order(Order::Held(flow));
+            handle.order(match command {
+                Command::Held(flow) => Order::Held(flow),
+                Command::Socket(key, socket) => Order::Socket(key, socket),
+            });
         }
     }
 }

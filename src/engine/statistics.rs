@@ -172,4 +172,8 @@ pub struct RouterStatistics {
     pub kernel_errors: Counter,
     /// Flows put into the egress hold's set.
     pub flows_held: Counter,
+    /// Sockets asked for, since a source rule needed what only they know.
+    pub sockets_asked: Counter,
+    /// Those of them that were not found.
+    pub sockets_unknown: Counter,
 }

@@ -1,8 +1,9 @@
-//! Frames that wait: for a next hop's MAC address, until the egress hold knows their flow, or for the first
-//! fragment of their datagram. A few for each cause, not many in all, none for long.
+//! Frames that wait: for a next hop's MAC address, for what their socket knows, until the egress hold knows their
+//! flow, or for the first fragment of their datagram. A few for each cause, not many in all, none for long.
 
-use crate::forward::flow::Millis;
+use crate::forward::flow::{Key, Millis};
 use crate::forward::frame::Frame;
+use crate::forward::socket::Socket;
 use crate::forward::verdict::Wait;
 
 /// Frames kept in all.
@@ -47,13 +48,20 @@ impl Waiting {
         let same = self.queue.iter().filter(|other| other.cause == waiter.cause).count();
         let most = match waiter.cause {
             Wait::FirstFragment(_) => PER_DATAGRAM,
-            Wait::Neighbour { .. } | Wait::Hold(_) => PER_CAUSE,
+            Wait::Neighbour { .. } | Wait::Hold(_) | Wait::Socket(_) => PER_CAUSE,
         };
         let has_room = same < most && self.queue.len() < CAPACITY;
         if has_room {
             self.queue.push(waiter);
         }
         has_room
+    }
+
+    /// Tells the frames that wait for it what is known of their socket.
+    pub fn answer(&mut self, key: &Key, socket: &Socket) {
+        for waiter in self.queue.iter_mut().filter(|w| w.cause == Wait::Socket(*key)) {
+            waiter.frame.socket.clone_from(socket);
+        }
     }
 
     /// Takes all of them, in the order in which they came.

@@ -27,6 +27,7 @@ use crate::forward::fragments::{Fate, FragmentKey};
 use crate::forward::frame::Frame;
 use crate::forward::pipeline::{State, process_batch};
 use crate::forward::rewrite::Endpoint;
+use crate::forward::socket::Socket;
 use crate::forward::verdict::{DropReason, Verdict, Wait};
 use crate::forward::view::{NetView, NicId, WorkerId};
 use crate::wire::ethernet::MacAddr;
@@ -61,6 +62,8 @@ pub enum Order {
     Held(HeldFlow),
     /// Another worker met the first fragment of a datagram whose later ones meet here.
     First(FragmentKey, Fate),
+    /// What is known of the socket that sends packets with this key.
+    Socket(Key, Socket),
     /// A new view stands in the cell.
     View,
 }
@@ -304,6 +307,10 @@ impl Worker {
                     let now = self.desk.now;
                     self.desk.state.fragments.remember(key, fate, now);
                 }
+                Order::Socket(key, socket) => {
+                    self.desk.waiting.answer(&key, &socket);
+                    has_answers = true;
+                }
             }
         }
         has_answers
@@ -430,7 +437,8 @@ impl Worker {
     }
 
     fn punt(&mut self, worker: WorkerId, frame: &Frame) {
-        let copy = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        let mut copy = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        copy.socket = frame.socket.clone();
         let is_taken = self.peers.get(usize::from(worker.0)).is_some_and(|peer| peer.punt(copy));
         if is_taken {
             self.desk.statistics.punts.add(1);
@@ -442,7 +450,7 @@ impl Worker {
     /// Runs every frame that waits once more.
     fn run_waiting(&mut self, view: &NetView) {
         for waiter in self.desk.waiting.take() {
-            let Waiter { frame, cause, since } = waiter;
+            let Waiter { mut frame, cause, since } = waiter;
             if self.desk.now.0.saturating_sub(since.0) > PATIENCE {
                 match cause {
                     Wait::Neighbour { .. } => {
@@ -457,6 +465,7 @@ impl Worker {
                         self.desk.state.flows.set_held(id);
                         self.desk.statistics.flows_unheld.add(1);
                     }
+                    Wait::Socket(_) => frame.socket = Socket::Unknown,
                 }
             }
             let mut frames = [frame];
@@ -592,9 +601,10 @@ impl Desk {
 
     /// Keeps a frame and asks for what it waits for.
     fn keep(&mut self, frame: &Frame, cause: Wait, since: Millis) {
-        let frame = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        let mut copy = Frame::holding(frame.packet(), frame.offload, frame.ingress);
+        copy.socket = frame.socket.clone();
         self.statistics.waits.add(1);
-        if !self.waiting.push(Waiter { frame, cause, since }) {
+        if !self.waiting.push(Waiter { frame: copy, cause, since }) {
             self.drop(DropReason::WaitQueueFull);
             return;
         }
@@ -602,6 +612,10 @@ impl Desk {
             Wait::Neighbour { nic, address } => self.router.ask(Request::Resolve { nic, address }),
             Wait::Hold(id) => self.ask_hold(&self.state.flows.rewritten_flow(id)),
             Wait::FirstFragment(_) => {}
+            Wait::Socket(key) => {
+                let worker = self.state.worker;
+                self.router.ask(Request::Socket { worker, key });
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::flow::{Direction, Flow, FlowId, Key, Millis};
 use super::pipeline::{State, next_hop};
 use super::rewrite::Endpoint;
+use super::socket::Socket;
 use super::source::{Decision, Defined, Ignored, SourcePolicy};
 use super::spread;
 use super::verdict::DropReason;
@@ -21,12 +22,15 @@ pub(super) enum Begun {
     },
     /// A rewritten flow belongs to the worker that its hash names.
     Elsewhere(WorkerId),
+    /// A rule asks for what only the socket knows.
+    Unsure,
 }
 
 /// FIG. 4 for a packet without a flow.
 pub(super) fn begin(
     headers: &Headers,
     key: &Key,
+    socket: &Socket,
     state: &mut State,
     view: &NetView,
     now: Millis,
@@ -35,10 +39,13 @@ pub(super) fn begin(
         return Err(DropReason::Multicast);
     }
     let is_nic_address = view.has_nic_address(headers.source);
-    let decision = view.source.decide(headers, is_nic_address);
+    let decision = view.source.decide(headers, is_nic_address, socket);
     let owner = owner(headers, state.workers);
     if owner != state.worker && may_be_owned(headers, decision, &view.source) {
         return Ok(Begun::Elsewhere(owner));
+    }
+    if decision == Decision::Ask {
+        return Ok(Begun::Unsure);
     }
     let is_forwarded = decision == Decision::Keep(Defined::Foreign);
     let wanted = source(headers, decision, view)?;
@@ -78,7 +85,8 @@ pub(crate) fn source(
     view: &NetView,
 ) -> Result<IpAddr, DropReason> {
     match decision {
-        Decision::Keep(_) => Ok(headers.source),
+        // Nobody is asked where this is called: the source stays.
+        Decision::Keep(_) | Decision::Ask => Ok(headers.source),
         Decision::Vipa(address, _) => Ok(address),
         Decision::Physical(_) => {
             let hop = next_hop(headers, None, view)?;

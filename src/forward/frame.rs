@@ -1,6 +1,7 @@
 //! One frame in a buffer that is made once and used for every frame after: the packet, room in front of it
 //! for the headers a device wants, its offload state, and what is to become of it.
 
+use super::socket::Socket;
 use super::verdict::{DropReason, Verdict};
 use super::view::NicId;
 use crate::wire::ethernet;
@@ -30,6 +31,8 @@ pub struct Frame {
     pub ingress: Ingress,
     /// Its checksum and segments.
     pub offload: Offload,
+    /// What is known of the socket that sent it.
+    pub socket: Socket,
     /// Written by [`super::pipeline::process_batch`].
     pub verdict: Verdict,
 }
@@ -48,6 +51,7 @@ impl Frame {
             length: 0,
             ingress: Ingress::Tun,
             offload: Offload::default(),
+            socket: Socket::Unasked,
             verdict: Verdict::Drop(DropReason::Malformed),
         }
     }
@@ -62,6 +66,7 @@ impl Frame {
             length: packet.len(),
             ingress,
             offload,
+            socket: Socket::Unasked,
             verdict: Verdict::Drop(DropReason::Malformed),
         }
     }

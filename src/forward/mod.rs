@@ -1,6 +1,7 @@
 //! One packet in, one verdict out. Pure: no sockets, no clock (time is a parameter), no locks, no
 //! allocation per packet. The same [`pipeline::process_batch`] runs live, in tests and in benchmarks.
 
+pub mod applies;
 pub(crate) mod begin;
 pub mod flow;
 pub mod fragments;
@@ -8,6 +9,8 @@ pub mod frame;
 pub mod pipeline;
 pub mod rewrite;
 pub mod route;
+pub mod rule;
+pub mod socket;
 pub mod source;
 pub mod spread;
 pub mod verdict;

@@ -104,10 +104,11 @@ fn outbound(
     });
     let (id, is_forwarded) = match known {
         Some(id) => (Some(id), state.flows.is_forwarded(id)),
-        None => match begin::begin(headers, &key, state, view, now)? {
+        None => match begin::begin(headers, &key, &frame.socket, state, view, now)? {
             Begun::Flow(id) => (Some(id), state.flows.is_forwarded(id)),
             Begun::Untracked { is_forwarded } => (None, is_forwarded),
             Begun::Elsewhere(worker) => return Ok(Verdict::Punt(worker)),
+            Begun::Unsure => return Ok(Verdict::Wait(Wait::Socket(key))),
         },
     };
     if let Some(id) = id.filter(|id| !state.flows.is_held(*id)) {

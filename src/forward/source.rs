@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use crate::wire::ip::{self, Family, Prefix};
+use super::applies::Applies;
+pub use super::rule::{Rule, Target};
+use super::socket::Socket;
+use crate::wire::ip::{Family, ICMP, ICMPV6, TCP, UDP, UDP_LITE};
 use crate::wire::packet::{Headers, Layer4};
 
 /// `[source]` of the configuration and what the host adds to it.
@@ -19,38 +22,16 @@ pub struct SourcePolicy {
     pub default_v6: Option<Ipv6Addr>,
     /// Step 420, in order; the first that matches wins. UDP 520 and 521 stand before them all.
     pub rules: Vec<Rule>,
+    /// Who applies each of `rules`; the forwarder those that it does not name.
+    pub applies: Vec<Applies>,
+    /// The engine can find out about sockets. Where it cannot (replay), rules that need one never match.
+    pub can_ask: bool,
     /// Source ports that rewritten flows may get: `[source] ports` less those on which a socket listens.
     pub ports: Vec<u16>,
     /// `ip_local_port_range`: a UDP source port outside it marks an answer.
     pub ephemeral: Option<RangeInclusive<u16>>,
     /// `bound = "forward"`: FIG. 4 applies to sockets bound to a NIC's address as well.
     pub is_bound_forwarded: bool,
-}
-
-/// One `[[source.rule]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// IANA number; `None`: any. ICMP (1) matches ICMPv6 as well.
-    pub protocol: Option<u8>,
-    /// Destination; `None`: any.
-    pub destination: Option<Prefix>,
-    /// Destination ports; `None`: any.
-    pub ports: Option<RangeInclusive<u16>>,
-    /// Source ports as the application chose them; `None`: any.
-    pub local_ports: Option<RangeInclusive<u16>>,
-    /// What a match yields.
-    pub target: Target,
-    /// Line of the configuration file, from 1.
-    pub line: u32,
-}
-
-/// The source address that a rule asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// This VIPA (step 425). The rule matches packets of its family alone.
-    Vipa(IpAddr),
-    /// The address of the NIC that the packet leaves by (IGNORE, step 435).
-    Physical,
 }
 
 /// Why a datagram keeps the source that it has (step 410).
@@ -71,6 +52,8 @@ pub enum Decision {
     Keep(Defined),
     /// Step 425: insert this VIPA; by the rule of this index, or as the default.
     Vipa(IpAddr, Option<usize>),
+    /// Only the socket can tell whether a rule speaks of the datagram.
+    Ask,
     /// Step 435: insert the address of the NIC that it leaves by; by the rule of this index, by nature
     /// (RIP, claim 3 to 5), or because SOURCEVIPA is not enabled (415).
     Physical(Ignored),
@@ -89,6 +72,17 @@ pub enum Ignored {
     NoVipa,
 }
 
+/// What looking for a rule brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The rule of this index.
+    Rule(usize),
+    /// No rule speaks of it.
+    None,
+    /// Only the socket can tell.
+    Unsure,
+}
+
 /// UDP ports of RIP (RFC 2453) and RIPng (RFC 2080).
 const RIP_PORTS: [u16; 2] = [520, 521];
 
@@ -103,34 +97,48 @@ impl SourcePolicy {
 
     /// FIG. 4 for a datagram that has no flow yet. `is_nic_address` tells whether the source is the address
     /// of a NIC and no VIPA.
-    pub fn decide(&self, headers: &Headers, is_nic_address: bool) -> Decision {
+    pub fn decide(&self, headers: &Headers, is_nic_address: bool, socket: &Socket) -> Decision {
         // 410: is the source defined already?
         if let Some(defined) = self.defined(headers, is_nic_address) {
             return Decision::Keep(defined);
         }
-        self.insert(headers)
+        self.insert(headers, socket)
     }
 
-    /// Would a first packet with these addresses and ports get another source than it has?
+    /// Might a first packet with these addresses and ports get another source than it has?
     pub fn would_change(&self, headers: &Headers) -> bool {
-        match self.insert(headers) {
+        self.changes(self.insert(headers, &Socket::Unasked), headers)
+    }
+
+    fn changes(&self, decision: Decision, headers: &Headers) -> bool {
+        match decision {
+            Decision::Keep(_) => false,
             Decision::Vipa(address, _) => address != headers.source,
-            _ => true,
+            Decision::Physical(_) | Decision::Ask => true,
         }
     }
 
     /// Steps 415 to 435.
-    fn insert(&self, headers: &Headers) -> Decision {
+    fn insert(&self, headers: &Headers, socket: &Socket) -> Decision {
         // 420 comes before 415 where a rule speaks of the datagram: a rule is the operator's own word.
         if is_rip(headers) {
             return Decision::Physical(Ignored::Rip);
         }
-        if let Some(at) = self.rules.iter().position(|rule| rule.matches(headers)) {
-            return match self.rules[at].target {
-                Target::Vipa(address) => Decision::Vipa(address, Some(at)),
-                Target::Physical => Decision::Physical(Ignored::Rule(at)),
-            };
+        match self.find(headers, socket) {
+            Found::Rule(at) => self.by_rule(at),
+            Found::None => self.by_default(headers),
+            Found::Unsure => Decision::Ask,
         }
+    }
+
+    fn by_rule(&self, at: usize) -> Decision {
+        match self.rules[at].target {
+            Target::Vipa(address) => Decision::Vipa(address, Some(at)),
+            Target::Physical => Decision::Physical(Ignored::Rule(at)),
+        }
+    }
+
+    fn by_default(&self, headers: &Headers) -> Decision {
         // 415: is SOURCEVIPA enabled?
         if !self.sourcevipa {
             return Decision::Physical(Ignored::NotEnabled);
@@ -142,13 +150,81 @@ impl SourcePolicy {
         }
     }
 
+    /// The first rule that matches. Of a rule that needs the socket and was the kernel's, the default VIPA says
+    /// that it did not match, unless it yields the default VIPA itself; so the socket is asked for such a rule
+    /// only where something would be rewritten though the kernel should have seen to it.
+    fn find(&self, headers: &Headers, socket: &Socket) -> Found {
+        let can_be_asked = *socket == Socket::Unasked && self.can_ask;
+        let mut passed: Option<usize> = None;
+        let mut yields_this = None;
+        let mut found = Found::None;
+        for (at, rule) in self.rules.iter().enumerate().filter(|(_, r)| self.speaks(r, headers)) {
+            let is_match = match socket {
+                _ if !rule.needs_socket() => true,
+                Socket::Known(facts) => rule.matches_socket(facts),
+                _ if self.has_kernel_decided(at, headers) => {
+                    passed.get_or_insert(at);
+                    if rule.target == Target::Vipa(headers.source) {
+                        yields_this.get_or_insert(at);
+                    }
+                    false
+                }
+                _ if can_be_asked => return Found::Unsure,
+                _ => false,
+            };
+            if is_match {
+                found = Found::Rule(at);
+                break;
+            }
+        }
+        let by_kernel = matches!(found, Found::Rule(at) if self.has_kernel_decided(at, headers));
+        let decision = match found {
+            Found::Rule(at) => self.by_rule(at),
+            _ => self.by_default(headers),
+        };
+        let is_doubtful = self.changes(decision, headers)
+            && (yields_this.is_some() || (by_kernel && passed.is_some()));
+        match yields_this {
+            _ if !is_doubtful => found,
+            _ if can_be_asked => Found::Unsure,
+            // Nobody can tell any more: the kernel had its reasons.
+            Some(at) if by_kernel => Found::Rule(at),
+            _ => found,
+        }
+    }
+
+    /// The kernel applied the rule when the socket connected. (The main table may have no way for `physical`,
+    /// with `bound = "forward"` a NIC's address says nothing, and no policy rule knows port 65535.)
+    fn has_kernel_decided(&self, at: usize, headers: &Headers) -> bool {
+        self.applies.get(at).is_some_and(|by| by.is_by_kernel())
+            && [TCP, UDP, ICMP, ICMPV6].contains(&headers.protocol)
+            && !matches!(headers.layer4, Layer4::Udp { source: u16::MAX, .. })
+            && self.rules[at].target != Target::Physical
+            && self.default_vipa(headers.family()) == Some(headers.source)
+    }
+
+    /// Does the rule speak of this datagram, as far as the datagram tells? A rule that names no local port
+    /// does not speak of what a UDP server answers.
+    fn speaks(&self, rule: &Rule, headers: &Headers) -> bool {
+        rule.matches(headers) && (rule.local_ports.is_some() || !self.is_udp_servers(headers))
+    }
+
+    fn is_udp_servers(&self, headers: &Headers) -> bool {
+        matches!(headers.layer4, Layer4::Udp { source, .. } if self.is_server_port(source))
+    }
+
+    fn is_server_port(&self, source: u16) -> bool {
+        self.ephemeral.as_ref().is_some_and(|range| !range.contains(&source))
+    }
+
     /// Could a rule rewrite datagrams with these addresses, whatever their ports? Later fragments show none.
     pub fn may_rewrite(&self, headers: &Headers) -> bool {
         self.default_vipa(headers.family()) == Some(headers.source)
-            && self.rules.iter().any(|rule| {
+            && self.rules.iter().enumerate().any(|(at, rule)| {
                 rule.target != Target::Vipa(headers.source)
                     && rule.matches_addresses(headers)
                     && rule.matches_protocol(headers.protocol)
+                    && !self.has_kernel_decided(at, headers)
             })
     }
 
@@ -166,20 +242,16 @@ impl SourcePolicy {
         self.is_answer(headers).then_some(Defined::Answer)
     }
 
-    fn is_server_port(&self, source: u16) -> bool {
-        self.ephemeral.as_ref().is_some_and(|range| !range.contains(&source))
-    }
-
     /// An answer, as far as one packet without a flow can tell.
     fn is_answer(&self, headers: &Headers) -> bool {
         match headers.layer4 {
             Layer4::Tcp { flags, .. } => !flags.is_bare_syn(),
-            Layer4::Udp { source, .. } if !is_rip(headers) => {
-                self.is_server_port(source)
+            Layer4::Udp { .. } if !is_rip(headers) => {
+                self.is_udp_servers(headers)
                     && !self.rules.iter().any(|r| r.local_ports.is_some() && r.matches(headers))
             }
             Layer4::Udp { .. } => false,
-            Layer4::Kept { source, .. } if headers.protocol == ip::UDP_LITE => {
+            Layer4::Kept { source, .. } if headers.protocol == UDP_LITE => {
                 self.is_server_port(source)
             }
             Layer4::Kept { opens, .. } => !opens,
@@ -195,45 +267,12 @@ fn is_rip(headers: &Headers) -> bool {
         if RIP_PORTS.contains(&source) || RIP_PORTS.contains(&destination))
 }
 
-impl Rule {
-    /// Does the rule speak of this datagram?
-    pub fn matches(&self, headers: &Headers) -> bool {
-        let (source, destination) = match headers.layer4 {
-            Layer4::Tcp { source, destination, .. } | Layer4::Udp { source, destination } => {
-                (Some(source), Some(destination))
-            }
-            _ => (None, None),
-        };
-        let within = |range: &Option<RangeInclusive<u16>>, port: Option<u16>| match range {
-            None => true,
-            Some(range) => port.is_some_and(|port| range.contains(&port)),
-        };
-        self.matches_addresses(headers)
-            && self.matches_protocol(headers.protocol)
-            && within(&self.ports, destination)
-            && within(&self.local_ports, source)
-    }
-
-    fn matches_addresses(&self, headers: &Headers) -> bool {
-        let of_family = match self.target {
-            Target::Vipa(address) => Family::of(address) == headers.family(),
-            Target::Physical => true,
-        };
-        of_family && self.destination.is_none_or(|prefix| prefix.contains(headers.destination))
-    }
-
-    fn matches_protocol(&self, protocol: u8) -> bool {
-        match self.protocol {
-            None => true,
-            Some(ip::ICMP) => protocol == ip::ICMP || protocol == ip::ICMPV6,
-            Some(wanted) => protocol == wanted,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::applies::applies;
+    use crate::forward::socket::SocketFacts;
+    use crate::wire::ip;
     use etherparse::PacketBuilder;
 
     const DEFAULT: [u8; 4] = [203, 0, 113, 10];
@@ -246,9 +285,8 @@ mod tests {
             protocol,
             destination: Some("10.20.0.0/16".parse().expect("a prefix")),
             ports: port.map(|p| p..=p),
-            local_ports: None,
             target,
-            line: 1,
+            ..Rule::default()
         }
     }
 
@@ -279,30 +317,45 @@ mod tests {
 
     #[test]
     fn step_410_leaves_what_came_from_another_host() {
-        let decision = policy(vec![rule(None, None, Target::Physical)])
-            .decide(&tcp([9, 9, 9, 9], true, 80), false);
+        let decision = policy(vec![rule(None, None, Target::Physical)]).decide(
+            &tcp([9, 9, 9, 9], true, 80),
+            false,
+            &Socket::Unknown,
+        );
         assert_eq!(decision, Decision::Keep(Defined::Foreign));
     }
 
     #[test]
     fn step_410_leaves_a_vipa_that_the_application_chose() {
-        let decision =
-            policy(vec![rule(None, None, Target::Physical)]).decide(&tcp(SECOND, true, 80), false);
+        let decision = policy(vec![rule(None, None, Target::Physical)]).decide(
+            &tcp(SECOND, true, 80),
+            false,
+            &Socket::Unknown,
+        );
         assert_eq!(decision, Decision::Keep(Defined::Chosen));
     }
 
     #[test]
     fn step_410_leaves_answers() {
         let policy = policy(vec![rule(None, None, Target::Physical)]);
-        assert_eq!(policy.decide(&tcp(DEFAULT, false, 80), false), Decision::Keep(Defined::Answer));
-        assert_eq!(policy.decide(&udp(DEFAULT, 53, 4000), false), Decision::Keep(Defined::Answer));
-        assert_ne!(policy.decide(&udp(DEFAULT, 40000, 53), false), Decision::Keep(Defined::Answer));
+        assert_eq!(
+            policy.decide(&tcp(DEFAULT, false, 80), false, &Socket::Unknown),
+            Decision::Keep(Defined::Answer)
+        );
+        assert_eq!(
+            policy.decide(&udp(DEFAULT, 53, 4000), false, &Socket::Unknown),
+            Decision::Keep(Defined::Answer)
+        );
+        assert_ne!(
+            policy.decide(&udp(DEFAULT, 40000, 53), false, &Socket::Unknown),
+            Decision::Keep(Defined::Answer)
+        );
     }
 
     #[test]
     fn step_415_without_sourcevipa_inserts_the_physical_address() {
         let policy = SourcePolicy { sourcevipa: false, ..policy(vec![]) };
-        let decision = policy.decide(&tcp(DEFAULT, true, 80), false);
+        let decision = policy.decide(&tcp(DEFAULT, true, 80), false, &Socket::Unknown);
         assert_eq!(decision, Decision::Physical(Ignored::NotEnabled));
     }
 
@@ -315,11 +368,11 @@ mod tests {
             rule(Some(ip::TCP), None, Target::Physical),
         ]);
         assert_eq!(
-            policy.decide(&tcp(DEFAULT, true, 443), false),
+            policy.decide(&tcp(DEFAULT, true, 443), false, &Socket::Unknown),
             Decision::Vipa(SECOND.into(), Some(1))
         );
         assert_eq!(
-            policy.decide(&tcp(DEFAULT, true, 80), false),
+            policy.decide(&tcp(DEFAULT, true, 80), false, &Socket::Unknown),
             Decision::Physical(Ignored::Rule(2))
         );
     }
@@ -328,7 +381,7 @@ mod tests {
     fn step_425_inserts_the_default_vipa_where_no_rule_speaks() {
         let unspecified = tcp([0; 4], true, 80);
         assert_eq!(
-            policy(vec![]).decide(&unspecified, false),
+            policy(vec![]).decide(&unspecified, false, &Socket::Unknown),
             Decision::Vipa(DEFAULT.into(), None)
         );
     }
@@ -338,7 +391,7 @@ mod tests {
         let policy = policy(vec![rule(None, None, Target::Vipa(SECOND.into()))]);
         for (from, to) in [(520, 520), (521, 9), (40000, 521)] {
             assert_eq!(
-                policy.decide(&udp(DEFAULT, from, to), false),
+                policy.decide(&udp(DEFAULT, from, to), false, &Socket::Unknown),
                 Decision::Physical(Ignored::Rip)
             );
         }
@@ -347,10 +400,19 @@ mod tests {
     #[test]
     fn a_bound_socket_is_left_alone_unless_it_is_to_be_forwarded() {
         let bypass = policy(vec![]);
-        assert_eq!(bypass.decide(&tcp(NIC, true, 80), true), Decision::Keep(Defined::Chosen));
+        assert_eq!(
+            bypass.decide(&tcp(NIC, true, 80), true, &Socket::Unknown),
+            Decision::Keep(Defined::Chosen)
+        );
         let forward = SourcePolicy { is_bound_forwarded: true, ..bypass };
-        assert_eq!(forward.decide(&tcp(NIC, true, 80), true), Decision::Vipa(DEFAULT.into(), None));
-        assert_eq!(forward.decide(&tcp(NIC, false, 80), true), Decision::Keep(Defined::Answer));
+        assert_eq!(
+            forward.decide(&tcp(NIC, true, 80), true, &Socket::Unknown),
+            Decision::Vipa(DEFAULT.into(), None)
+        );
+        assert_eq!(
+            forward.decide(&tcp(NIC, false, 80), true, &Socket::Unknown),
+            Decision::Keep(Defined::Answer)
+        );
     }
 
     #[test]
@@ -359,8 +421,82 @@ mod tests {
         named.local_ports = Some(5060..=5060);
         let policy = policy(vec![named]);
         assert_eq!(
-            policy.decide(&udp(DEFAULT, 5060, 9), false),
+            policy.decide(&udp(DEFAULT, 5060, 9), false, &Socket::Unknown),
             Decision::Vipa(SECOND.into(), Some(0))
         );
+    }
+
+    /// A rule that needs the user, then one that does not; who applies them is not said.
+    fn by_user(first: Target, second: Target) -> SourcePolicy {
+        let user = Rule { user: Some(26), ..rule(Some(ip::TCP), None, first) };
+        SourcePolicy { can_ask: true, ..policy(vec![user, rule(Some(ip::TCP), None, second)]) }
+    }
+
+    fn of_user(user: u32) -> Socket {
+        Socket::Known(SocketFacts { user, ..SocketFacts::default() })
+    }
+
+    #[test]
+    fn only_the_socket_tells_whether_a_rule_of_the_forwarders_speaks_of_it() {
+        let policy = by_user(Target::Vipa(SECOND.into()), Target::Physical);
+        let decide = |socket: &Socket| policy.decide(&tcp(DEFAULT, true, 443), false, socket);
+        assert_eq!(decide(&Socket::Unasked), Decision::Ask);
+        assert_eq!(decide(&of_user(26)), Decision::Vipa(SECOND.into(), Some(0)));
+        assert_eq!(decide(&of_user(27)), Decision::Physical(Ignored::Rule(1)));
+        assert_eq!(decide(&Socket::Unknown), Decision::Physical(Ignored::Rule(1)));
+        let elsewhere = {
+            let mut bytes = Vec::new();
+            let step = PacketBuilder::ipv4(DEFAULT, [9, 9, 9, 9], 9).tcp(40000, 443, 1, 1).syn();
+            step.write(&mut bytes, b"").expect("built");
+            Headers::parse(&bytes).expect("headers")
+        };
+        let decision = policy.decide(&elsewhere, false, &Socket::Unasked);
+        assert_eq!(
+            decision,
+            Decision::Vipa(DEFAULT.into(), None),
+            "no rule speaks of it: no question"
+        );
+        let nobody = SourcePolicy { can_ask: false, ..policy };
+        let decision = nobody.decide(&tcp(DEFAULT, true, 443), false, &Socket::Unasked);
+        assert_eq!(decision, Decision::Physical(Ignored::Rule(1)), "replay");
+    }
+
+    #[test]
+    fn what_the_kernel_decided_by_the_socket_is_not_asked_again() {
+        let mut policy = by_user(Target::Vipa(SECOND.into()), Target::Physical);
+        policy.rules.truncate(1);
+        policy.applies = applies(&policy.rules, false);
+        let syn = tcp(DEFAULT, true, 443);
+        assert_eq!(
+            policy.decide(&syn, false, &Socket::Unasked),
+            Decision::Vipa(DEFAULT.into(), None)
+        );
+        // Unless the kernel may have yielded just this, and a later rule would take it away.
+        let mut policy = by_user(Target::Vipa(DEFAULT.into()), Target::Vipa(SECOND.into()));
+        policy.applies = applies(&policy.rules, false);
+        assert_eq!(policy.decide(&syn, false, &Socket::Unasked), Decision::Ask);
+        let kept = Decision::Vipa(DEFAULT.into(), Some(0));
+        assert_eq!(policy.decide(&syn, false, &of_user(26)), kept);
+        assert_eq!(
+            policy.decide(&syn, false, &Socket::Unknown),
+            kept,
+            "the kernel had its reasons"
+        );
+        let other = policy.decide(&syn, false, &of_user(1));
+        assert_eq!(other, Decision::Vipa(SECOND.into(), Some(1)));
+        // Nothing is rewritten by what a NIC's address says of a rule: nobody has decided about that.
+        let policy = SourcePolicy { is_bound_forwarded: true, ..policy };
+        assert_eq!(policy.decide(&tcp(NIC, true, 443), true, &Socket::Unasked), Decision::Ask);
+    }
+
+    #[test]
+    fn a_rule_without_local_port_does_not_speak_of_a_servers_answers() {
+        let second = Target::Vipa(SECOND.into());
+        let named = Rule { local_ports: Some(5060..=5060), ..rule(Some(ip::UDP), None, second) };
+        let policy = policy(vec![rule(Some(ip::UDP), None, Target::Physical), named]);
+        let decide = |port| policy.decide(&udp(DEFAULT, port, 9), false, &Socket::Unknown);
+        assert_eq!(decide(40000), Decision::Physical(Ignored::Rule(0)));
+        assert_eq!(decide(5060), Decision::Vipa(SECOND.into(), Some(1)));
+        assert_eq!(decide(5061), Decision::Keep(Defined::Answer));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::flow::FlowId;
+use super::flow::{FlowId, Key};
 use super::view::{NicId, WorkerId};
 use crate::wire::ethernet::MacAddr;
 
@@ -45,6 +45,8 @@ pub enum Wait {
     Hold(FlowId),
     /// The first fragment of a datagram, of which this is a later one: its key's hash.
     FirstFragment(u64),
+    /// What only the socket of this flow knows.
+    Socket(Key),
 }
 
 macro_rules! drop_reasons {

@@ -305,15 +305,26 @@ fn rules(
     // Another's rule that says the same serves as well; the kernel would not take a second one.
     let is_missing =
         |rule: &&Rule| !mirror.rules.iter().any(|held| held.rule == **rule && !held.has_more);
-    steps.extend(plan.rules.iter().filter(is_missing).cloned().map(Step::AddRule));
+    let missing = plan.rules.iter().filter(is_missing).cloned();
+    let (jumps, others): (Vec<Rule>, Vec<Rule>) =
+        missing.partition(|rule| matches!(rule.action, Action::Goto(_) | Action::Nop));
+    let mut surplus = Vec::new();
     let mut seen: Vec<&Rule> = Vec::new();
     for held in mirror.rules.iter().filter(|held| ours.has_rule(held)) {
         // Of two equal ones one goes.
         if !plan.rules.contains(&held.rule) || seen.contains(&&held.rule) {
-            removals.push(Step::DeleteRule(held.rule.clone()));
+            surplus.push(&held.rule);
         }
         seen.push(&held.rule);
     }
+    // What jumps shorter than it should (an earlier version's block was smaller) would land before rules that
+    // it must not meet.
+    let (old_jumps, surplus): (Vec<&Rule>, Vec<&Rule>) =
+        surplus.into_iter().partition(|rule| matches!(rule.action, Action::Goto(_)));
+    steps.extend(jumps.into_iter().map(Step::AddRule));
+    steps.extend(old_jumps.into_iter().cloned().map(Step::DeleteRule));
+    steps.extend(others.into_iter().map(Step::AddRule));
+    removals.extend(surplus.into_iter().cloned().map(Step::DeleteRule));
 }
 
 fn neighbours(plan: &Plan, mirror: &Mirror, steps: &mut Vec<Step>, removals: &mut Vec<Step>) {

@@ -10,6 +10,7 @@ mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -217,6 +218,8 @@ pub struct Mirror {
     pub rules: Vec<KernelRule>,
     /// By device and address; multicast left out.
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
+    /// `ip_local_port_range`, which no message tells of: the router reads it now and then.
+    pub ephemeral: Option<RangeInclusive<u16>>,
     routes: BTreeMap<RouteKey, Vec<KernelRoute>>,
     tables: BTreeSet<u32>,
     /// Devices whose neighbours are held; empty: all.
@@ -266,6 +269,7 @@ impl Mirror {
     pub fn clear(&mut self) {
         *self = Mirror {
             tables: std::mem::take(&mut self.tables),
+            ephemeral: self.ephemeral.take(),
             watched: std::mem::take(&mut self.watched),
             ..Mirror::default()
         };

@@ -24,6 +24,7 @@ mod request;
 pub mod resolve;
 pub mod router;
 pub mod saved;
+mod socket_facts;
 pub mod sysctl;
 mod tables;
 

@@ -9,6 +9,7 @@ use super::plan::routes::{Reach, Way, is_live, nic_of, reaches};
 use super::plan::rules::default_vipa;
 use super::resolve::Hop;
 use crate::config::Config;
+use crate::forward::applies::applies;
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
 use crate::forward::view::{NetView, NicState, NicView};
@@ -177,6 +178,8 @@ fn source(config: &Config, around: Surroundings<'_>) -> SourcePolicy {
             IpAddr::V4(_) => None,
         }),
         rules: config.source.rules.clone(),
+        applies: applies(&config.source.rules, config.source.is_bound_forwarded),
+        can_ask: true,
         ports: config
             .source
             .ports

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Changed, Mirror};
 use super::netlink::{Events, Mode, Netlink, errno};
+use super::plan::rules::tables;
 use super::plan::{ManagedNeighbour, Plan, plan};
+use super::ports;
 use super::saved::Saved;
 use super::{Error, Result, request, sysctl};
 use crate::config::Config;
@@ -50,7 +53,8 @@ pub struct Network {
 /// What `vipa check --plan` shows. Reads only.
 pub fn preview(config: &Config) -> Result<Plan> {
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
-    let mut mirror = Mirror::new([config.adapter.table]);
+    let mut mirror = Mirror::new(tables(config).into_iter().map(|(table, _)| table));
+    mirror.ephemeral = ports::ephemeral();
     dump(&mut netlink, &mut mirror)?;
     let states = HoldDown::new(config).observe(config, &mirror, Instant::now());
     Ok(plan(config, &mirror, &states))
@@ -73,6 +77,7 @@ impl Network {
             netlink: Netlink::open().map_err(open)?,
             mirror: {
                 let mut mirror = Mirror::new(saved.tables.iter().copied());
+                mirror.ephemeral = ports::ephemeral();
                 mirror.watch(config.nics.iter().map(|nic| nic.name.as_str()));
                 mirror
             },
@@ -87,9 +92,10 @@ impl Network {
         };
         dump(&mut network.netlink, &mut network.mirror)?;
         network.catch_up()?;
-        let table = network.config.adapter.table;
-        if !is_adopted && let Some(prefix) = foreign_route(&network.mirror, table) {
-            return Err(Error::ForeignTable { table, route: prefix.to_string() });
+        for table in network.saved.fresh_tables.iter().copied() {
+            if let Some(prefix) = foreign_route(&network.mirror, table) {
+                return Err(Error::ForeignTable { table, route: prefix.to_string() });
+            }
         }
         network.observe(Instant::now());
         Ok((network, is_adopted))
@@ -108,6 +114,11 @@ impl Network {
     /// State of each NIC, as of the last [`Network::observe`].
     pub fn states(&self) -> &[NicState] {
         &self.states
+    }
+
+    /// Takes in what `ip_local_port_range` says.
+    pub fn set_ephemeral(&mut self, range: &RangeInclusive<u16>) {
+        self.mirror.ephemeral = Some(range.clone());
     }
 
     /// When the next hold-down ends.

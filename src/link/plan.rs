@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use self::routes::{PlannedRoute, Reach, is_live, reaches};
-use self::rules::{Rule, default_vipa};
+use self::rules::{Around, Rule, default_vipa};
 use super::mirror::Mirror;
 use super::sysctl::{Sysctl, Wanted};
 use crate::config::Config;
@@ -92,8 +92,17 @@ pub fn plan(config: &Config, mirror: &Mirror, states: &[NicState]) -> Plan {
         },
         sysctls: sysctls(config, mirror),
         routes: routes::routes(config, mirror, states),
-        rules: rules::rules(config, &nic_addresses(config, mirror)),
+        rules: rules::rules(config, &around(config, mirror)),
         neighbours: neighbours(config, mirror, states),
+    }
+}
+
+fn around(config: &Config, mirror: &Mirror) -> Around {
+    let is_foreign = |family: &Family| routes::is_default_foreign(config, mirror, *family);
+    Around {
+        nic_addresses: nic_addresses(config, mirror),
+        ephemeral: mirror.ephemeral.clone(),
+        foreign_defaults: Family::BOTH.into_iter().filter(is_foreign).collect(),
     }
 }
 

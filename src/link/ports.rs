@@ -31,9 +31,7 @@ impl Ports {
 
     /// Reads both anew; what cannot be read stays as it was.
     pub(super) fn read(&mut self) {
-        if let Ok(Some(text)) = sysctl::read("net/ipv4/ip_local_port_range")
-            && let Some(range) = parse(&text)
-        {
+        if let Some(range) = ephemeral() {
             self.ephemeral = range;
         }
         let Some(reserved) = &self.reserved else { return };
@@ -55,6 +53,11 @@ impl Ports {
         }
         self.listening = listening;
     }
+}
+
+/// `ip_local_port_range`, if it can be read.
+pub(super) fn ephemeral() -> Option<RangeInclusive<u16>> {
+    sysctl::read("net/ipv4/ip_local_port_range").ok().flatten().and_then(|text| parse(&text))
 }
 
 fn parse(text: &str) -> Option<RangeInclusive<u16>> {

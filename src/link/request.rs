@@ -13,7 +13,9 @@ use netlink_packet_route::route::{
     RouteAttribute, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteProtocol, RouteScope,
     RouteType, RouteVia,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
+use netlink_packet_route::rule::{
+    RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::PROTOCOL;
@@ -288,6 +290,16 @@ fn rule(rule: &Rule) -> RuleMessage {
     }
     if let Some(ports) = &rule.destination_ports {
         attributes.push(RuleAttribute::DestinationPortRange(range(ports)));
+    }
+    if let Some(mark) = rule.mark {
+        attributes.push(RuleAttribute::FwMark(mark.value));
+        attributes.push(RuleAttribute::FwMask(mark.mask));
+    }
+    if let Some(user) = rule.user {
+        attributes.push(RuleAttribute::UidRange(RuleUidRange { start: user, end: user }));
+    }
+    if let Some(length) = rule.suppressed {
+        attributes.push(RuleAttribute::SuppressPrefixLen(length));
     }
     message
 }

@@ -22,11 +22,13 @@ use super::net_view::{Draft, Surroundings, draft};
 use super::network::Network;
 use super::ports::Ports;
 use super::resolve::{Hop, Known, Requested};
+use super::socket_facts::Sockets;
 use super::tables::Tables;
 use super::{Error, Result, down};
 use crate::config::Config;
-use crate::engine::message::{Plane, Request};
+use crate::engine::message::{Command, Plane, Request};
 use crate::engine::statistics::RouterStatistics;
+use crate::forward::socket::Socket;
 use crate::forward::view::{NetCell, NetView, NicId};
 
 const NETLINK: Token = Token(0);
@@ -50,6 +52,7 @@ pub struct Prepared {
     network: Network,
     tables: Tables,
     ports: Ports,
+    sockets: Sockets,
     requested: Requested,
     draft: Draft,
     poll: Poll,
@@ -278,6 +281,13 @@ impl Router {
                     self.prepared.tables.hold(flow);
                     answers.push((worker, flow));
                 }
+                Request::Socket { worker, key } => {
+                    let socket = self.prepared.sockets.ask(&key);
+                    let statistics = &self.prepared.statistics;
+                    statistics.sockets_asked.add(1);
+                    statistics.sockets_unknown.add(u64::from(socket == Socket::Unknown));
+                    self.plane.tell(worker, Command::Socket(key, socket));
+                }
                 Request::Release(flow) => self.prepared.tables.release(flow),
                 Request::Suspect(nic) => {
                     tracing::debug!(nic = nic.index(), "a worker suspects the NIC");
@@ -287,7 +297,7 @@ impl Router {
         }
         self.prepared.tables.commit(&self.prepared.statistics);
         for (worker, flow) in answers {
-            self.plane.tell(worker, crate::engine::message::Command::Held(flow));
+            self.plane.tell(worker, Command::Held(flow));
         }
         if count == BUDGET {
             // The channel may hold more, and its waker has been heard already.
@@ -301,6 +311,7 @@ impl Router {
         let prepared = &mut self.prepared;
         prepared.network.read_routes()?;
         prepared.ports.read();
+        prepared.network.set_ephemeral(&prepared.ports.ephemeral);
         prepared.tables.spare(&prepared.ports.listening);
         pending.settings = true;
         pending.network = true;
@@ -423,7 +434,19 @@ fn set_up(
     if let Some(fd) = tables.fd() {
         listen(fd, NFTABLES)?;
     }
-    Ok(Prepared { config, network, tables, ports, requested, draft, poll, waker, statistics })
+    let sockets = Sockets::of(&config);
+    Ok(Prepared {
+        config,
+        network,
+        tables,
+        ports,
+        sockets,
+        requested,
+        draft,
+        poll,
+        waker,
+        statistics,
+    })
 }
 
 /// A start that failed leaves the host as it was.

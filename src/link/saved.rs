@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::rules::{tables, tens};
 use super::sysctl::{Sysctl, Wanted};
 use crate::config::Config;
 
@@ -42,12 +43,15 @@ pub struct Saved {
     pub adapter: String,
     /// Tables in which our routes may stand, the current one first.
     pub tables: Vec<u32>,
-    /// First preferences at which our rules may stand, the current one first.
+    /// Preferences at which our rules may stand, and at the nine behind each; the current ones first.
     pub preferences: Vec<u32>,
     /// VIPAs that we may have given to the adapter.
     pub addresses: Vec<IpAddr>,
     /// Original settings.
     pub sysctls: Vec<Original>,
+    /// Of `tables` those that no earlier run had.
+    #[serde(skip)]
+    pub fresh_tables: Vec<u32>,
     #[serde(skip)]
     file: PathBuf,
     #[serde(skip)]
@@ -69,6 +73,7 @@ impl Saved {
                     preferences: Vec::new(),
                     addresses: Vec::new(),
                     sysctls: Vec::new(),
+                    fresh_tables: Vec::new(),
                     file,
                     is_changed: true,
                 };
@@ -77,8 +82,14 @@ impl Saved {
             Err(e) => return Err(e),
         };
         let before = saved.clone();
-        to_front(&mut saved.tables, config.adapter.table);
-        to_front(&mut saved.preferences, config.adapter.preference);
+        for (table, _) in tables(config).into_iter().rev() {
+            to_front(&mut saved.tables, table);
+        }
+        for ten in tens(config.adapter.preference).rev() {
+            to_front(&mut saved.preferences, ten);
+        }
+        saved.fresh_tables =
+            saved.tables.iter().copied().filter(|table| !before.tables.contains(table)).collect();
         for address in &config.adapter.addresses {
             if !saved.addresses.contains(address) {
                 saved.addresses.push(*address);
@@ -217,6 +228,7 @@ mod tests {
             preferences: vec![9230],
             addresses: Vec::new(),
             sysctls: Vec::new(),
+            fresh_tables: Vec::new(),
             file: file_of(directory, "vipa0").expect("the namespace has an inode"),
             is_changed: true,
         }

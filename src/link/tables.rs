@@ -199,6 +199,8 @@ impl Inner {
             ephemeral: view.source.ephemeral.clone().unwrap_or(32768..=60999),
             sources,
             rules: config.source.rules.clone(),
+            applies: view.source.applies.clone(),
+            is_bound_forwarded: config.source.is_bound_forwarded,
             hold: config.source.hold,
         };
         (rules, there().map(|nic| nic.ifindex).collect())

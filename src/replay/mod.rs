@@ -339,7 +339,8 @@ impl<'a, W: Write> Replay<'a, W> {
     /// What live the router would see to.
     fn grant(&mut self, cause: Wait) {
         match cause {
-            Wait::FirstFragment(_) => {}
+            // Rules that need the socket match nothing here: nobody is asked.
+            Wait::FirstFragment(_) | Wait::Socket(_) => {}
             Wait::Hold(id) => self.state.flows.set_held(id),
             Wait::Neighbour { nic, address } => {
                 let neighbours = &mut self.view.neighbours;

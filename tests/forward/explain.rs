@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use vipa::explain::{Error, Explanation, Question, explain};
-use vipa::forward::source::{Rule, SourcePolicy, Target};
+use vipa::forward::rule::Rule;
+use vipa::forward::source::SourcePolicy;
 use vipa::forward::verdict::{DropReason, Verdict};
 use vipa::forward::view::NetView;
 use vipa::wire::packet::Headers;
@@ -19,6 +20,7 @@ fn question(protocol: &str, from: [u8; 4], port: u16, to: [u8; 4], to_port: u16)
         from_port: Some(port),
         to: to.into(),
         to_port: Some(to_port),
+        user: None,
         down: Vec::new(),
     }
 }
@@ -134,10 +136,7 @@ proptest! {
         let mut view = view(live);
         view.source.is_bound_forwarded = bound_forward;
         if physical {
-            view.source.rules.push(Rule {
-                protocol: None, destination: None, ports: None, local_ports: None,
-                target: Target::Physical, line: 9,
-            });
+            view.source.rules.push(Rule { is_for_forwarder: true, line: 9, ..Rule::default() });
         }
         let explanation = told(&view, &question(protocol, from, from_port, to, to_port));
         let packet = first_packet(protocol, (from, from_port), (to, to_port));

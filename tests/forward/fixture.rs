@@ -61,9 +61,9 @@ pub(crate) fn view(live: [bool; 3]) -> NetView {
         protocol: Some(6),
         destination: destination.map(|d| d.parse().expect("a prefix")),
         ports: port.map(|p| p..=p),
-        local_ports: None,
         target,
-        line: 1,
+        is_for_forwarder: true,
+        ..Rule::default()
     };
     let hops = |v6: bool| {
         (0..3)

@@ -33,10 +33,9 @@ fn ruled() -> NetView {
     let rule = |destination: &str, to: IpAddr| Rule {
         protocol: None,
         destination: Some(destination.parse().expect("a prefix")),
-        ports: None,
-        local_ports: None,
         target: Target::Vipa(to),
-        line: 1,
+        is_for_forwarder: true,
+        ..Rule::default()
     };
     view.source.rules =
         vec![rule("10.20.0.0/16", SECOND.into()), rule("2001:db8::99/128", six(SECOND6).into())];

@@ -79,6 +79,8 @@ pub(crate) fn everything() -> String {
         "-6 rule show",
         "-d route show table 923",
         "-6 -d route show table 923",
+        "-d route show table 924",
+        "-6 -d route show table 926",
         "-d route show table main",
         "-6 route show table main",
         "-o addr show",

@@ -2,6 +2,7 @@
 //! and `nsenter`.
 
 mod fixture;
+mod rules;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -32,17 +33,13 @@ fn down_leaves_the_host_as_it_was() {
         fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "8080\n").expect("it can be set");
         let (before, values) = (everything(), settings.map(sysctl));
         let mut config = fixture.config();
-        config.source.rules = vec![Rule {
-            protocol: Some(6),
-            destination: None,
-            ports: None,
-            local_ports: None,
-            target: Target::Physical,
-            line: 1,
-        }];
+        config.source.rules =
+            vec![Rule { protocol: Some(6), target: Target::Physical, ..Rule::default() }];
         drop(fixture.run(config.clone()));
         assert_eq!(settings.map(sysctl), ["2", "1", "1", "8080,61000-65535"]);
-        assert!(ip("link show vipa0").contains("NO-CARRIER"), "it stays, for the kernel");
+        eventually("it stays, for the kernel", PATIENCE, || {
+            ip("link show vipa0").contains("NO-CARRIER")
+        });
         let stands = everything();
         // Again, as after a crash: nothing changes, and the originals stay the originals.
         drop(fixture.run(config));
@@ -124,7 +121,7 @@ fn what_others_remove_is_put_back() {
             ip("rule add lookup default pref 32767");
         });
         running.survives("ip -6 rule del", || {
-            ip("-6 rule del pref 9234");
+            ip("-6 rule del pref 9320");
         });
         running.survives("IPv4 VIPA", || {
             ip("addr del 203.0.113.10/32 dev vipa0");
@@ -268,14 +265,8 @@ fn flushed_nftables_rules_come_back_with_the_flows_held() {
             text.lines().filter(|l| !l.contains("expires")).collect::<Vec<_>>().join("\n")
         };
         let mut config = fixture.config();
-        config.source.rules = vec![Rule {
-            protocol: Some(6),
-            destination: None,
-            ports: None,
-            local_ports: None,
-            target: Target::Physical,
-            line: 1,
-        }];
+        config.source.rules =
+            vec![Rule { protocol: Some(6), target: Target::Physical, ..Rule::default() }];
         let running = fixture.run(config);
         let flow = HeldFlow {
             protocol: 6,

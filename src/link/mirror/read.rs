@@ -13,6 +13,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use super::{Address, KernelHop, KernelRoute, KernelRule, Neighbour, RouteKind};
+use crate::forward::rule::Mark;
 use crate::link::PROTOCOL;
 use crate::link::plan::rules::{Action, Rule};
 use crate::wire::ethernet::MacAddr;
@@ -133,6 +134,7 @@ pub(super) fn rule(message: &RuleMessage) -> Option<KernelRule> {
     let mut has_more = header.tos != 0 || header.flags.contains(RuleFlags::Invert);
     let mut has_unknown = false;
     let (mut source, mut destination) = (family.unspecified(), family.unspecified());
+    let mut mark = Mark { value: 0, mask: 0 };
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(number) => rule.preference = *number,
@@ -150,7 +152,13 @@ pub(super) fn rule(message: &RuleMessage) -> Option<KernelRule> {
             RuleAttribute::DestinationPortRange(range) => {
                 rule.destination_ports = Some(range.start..=range.end);
             }
+            RuleAttribute::FwMark(value) => mark.value = *value,
+            RuleAttribute::FwMask(mask) => mark.mask = *mask,
+            RuleAttribute::UidRange(range) if range.start == range.end => {
+                rule.user = Some(range.start);
+            }
             RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
+            RuleAttribute::SuppressPrefixLen(length) => rule.suppressed = Some(*length),
             RuleAttribute::Other(_) => has_unknown = true,
             _ => has_more = true,
         }
@@ -158,6 +166,7 @@ pub(super) fn rule(message: &RuleMessage) -> Option<KernelRule> {
     // Newer kernels add the mask of a single port to what we set; on others' rules an unknown selector
     // is one more.
     has_more |= has_unknown && protocol != PROTOCOL;
+    rule.mark = Some(mark).filter(|mark| mark.mask != 0);
     // 0.0.0.0/32 ("no source yet") is told by its length alone where the address is left out.
     rule.source = (header.src_len != 0).then(|| Prefix::new(source, header.src_len)).flatten();
     rule.destination =

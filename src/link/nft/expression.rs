@@ -20,6 +20,7 @@ pub(super) enum Meta {
     Protocol = 1,
     Mark = 3,
     InputName = 6,
+    SocketUser = 10,
     NetfilterProtocol = 15,
     Layer4 = 16,
 }
@@ -90,6 +91,16 @@ impl Expressions {
     pub(super) fn meta(mut self, key: Meta, value: &[u8]) -> Self {
         self.load_meta(key, REGISTER);
         self.compare(Comparison::Equal, value);
+        self
+    }
+
+    /// `meta KEY & MASK VALUE`, of numbers in the machine's byte order.
+    pub(super) fn meta_masked(mut self, key: Meta, mask: u32, value: u32) -> Self {
+        self.load_meta(key, REGISTER);
+        if mask != u32::MAX {
+            self.mask(&mask.to_ne_bytes());
+        }
+        self.compare(Comparison::Equal, &value.to_ne_bytes());
         self
     }
 

@@ -32,8 +32,9 @@ use self::socket::{Batch, Events, Refused, Requests, Step};
 use super::plan::can_rewrite;
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
+use crate::forward::applies::Applies;
 use crate::forward::rewrite::Endpoint;
-use crate::forward::source::Rule;
+use crate::forward::rule::Rule;
 
 const GETGEN: u16 = 16;
 
@@ -65,6 +66,10 @@ pub struct NftRules {
     pub sources: Vec<IpAddr>,
     /// `[[source.rule]]`, in order.
     pub rules: Vec<Rule>,
+    /// Who applies each of them.
+    pub applies: Vec<Applies>,
+    /// `bound = "forward"`: sockets bound to a NIC's address are the forwarder's, whoever applies a rule.
+    pub is_bound_forwarded: bool,
     /// How long the egress hold lasts beyond the last [`Nft::renew_lease`].
     pub hold: Duration,
 }

@@ -19,7 +19,7 @@ use super::expression::{
 use crate::config::Config;
 use crate::device::MARK;
 use crate::engine::message::HeldFlow;
-use crate::forward::source::{Rule, Target};
+use crate::forward::rule::{Rule, Target};
 use crate::wire::ip::{DCCP, Family, ICMP, ICMPV6, SCTP, TCP, UDP, UDP_LITE};
 
 /// `NFPROTO_INET`.
@@ -374,8 +374,8 @@ pub(super) fn egress_hold(rules: &NftRules, nics: &[String]) -> Table {
             table.rule(hold, "an answer, or known", answer.then(Verdict::Accept));
         }
         table.rule(hold, "", new().then(Verdict::Goto(first)));
-        for rule in &rules.rules {
-            table.source_rule(first, family, rule);
+        for (rule, is_decided) in rules.held() {
+            table.source_rule(first, family, rule, is_decided, rules.chosen_by_kernel(family));
         }
     }
     table
@@ -388,15 +388,57 @@ fn echo_request(family: Family) -> (u8, u8) {
     }
 }
 
+impl NftRules {
+    /// The rules that bear on first packets, and of each whether the kernel has decided about them: those of
+    /// the forwarder, and those of the kernel before them. (With `bound = "forward"` nobody but the forwarder
+    /// sees to a socket bound to a NIC's address. What comes here of `physical`, the main table had no way for.)
+    fn held(&self) -> impl Iterator<Item = (&Rule, bool)> {
+        let decided: Vec<bool> = self
+            .rules
+            .iter()
+            .zip(&self.applies)
+            .map(|(rule, by)| by.is_by_kernel() && rule.target != Target::Physical)
+            .collect();
+        let is_forwarders = |is_decided: &bool| !is_decided || self.is_bound_forwarded;
+        let count = decided.iter().rposition(is_forwarders).map_or(0, |last| last + 1);
+        self.rules.iter().zip(decided).take(count)
+    }
+
+    /// Where sockets bound to a NIC's address come here as well, what the others carry.
+    fn chosen_by_kernel(&self, family: Family) -> Option<IpAddr> {
+        let mut defaults = self.sources.iter().filter(|a| Family::of(**a) == family);
+        defaults.next().copied().filter(|_| self.is_bound_forwarded)
+    }
+}
+
 impl Table {
     fn new(family: u8) -> Table {
         Table { family, sets: Vec::new(), chains: Vec::new(), rules: Vec::new() }
     }
 
     /// A `[[source.rule]]` as it bears on first packets of `family`: what carries the rule's VIPA already
-    /// passes, all else that matches is held.
-    fn source_rule(&mut self, chain: &str, family: Family, rule: &Rule) {
+    /// passes, all else that matches is held. Of what the kernel has decided about all passes, if it chose
+    /// the source (`chosen`; `None`: as it did of all that comes here).
+    fn source_rule(
+        &mut self,
+        chain: &str,
+        family: Family,
+        rule: &Rule,
+        is_decided: bool,
+        chosen: Option<IpAddr>,
+    ) {
         for matching in matches(rule, family) {
+            if is_decided {
+                let mut kernels = matching.write();
+                if let Some(vipa) = chosen {
+                    kernels = kernels.field(source(family), &octets(vipa));
+                }
+                let comment = format!("source.rule of line {}: the kernel's", rule.line);
+                self.rule(chain, &comment, kernels.then(Verdict::Accept));
+                if chosen.is_none() {
+                    continue;
+                }
+            }
             if let Target::Vipa(vipa) = rule.target {
                 let same = matching.write().field(source(family), &octets(vipa));
                 let comment = format!("source.rule of line {}: carries it", rule.line);
@@ -468,17 +510,27 @@ impl Matching<'_> {
                 expressions = expressions.within(field, ports);
             }
         }
+        if let Some(mark) = self.rule.mark {
+            expressions = expressions.meta_masked(Meta::Mark, mark.mask, mark.value);
+        }
+        if let Some(user) = self.rule.user {
+            expressions = expressions.meta_masked(Meta::SocketUser, u32::MAX, user);
+        }
         expressions
     }
 }
 
-/// A rule without protocol but with ports is about TCP and about UDP; one with ports never about ICMP.
+/// A rule without protocol but with ports is about TCP and about UDP; one with ports never about ICMP. What a
+/// cgroup sends cannot be told from the rest here: it is not held.
 fn matches(rule: &Rule, family: Family) -> Vec<Matching<'_>> {
     let of_target = match rule.target {
         Target::Vipa(vipa) => Some(Family::of(vipa)),
         Target::Physical => None,
     };
     let of_destination = rule.destination.map(|prefix| prefix.family());
+    if rule.cgroup.is_some() {
+        return Vec::new();
+    }
     if [of_target, of_destination].into_iter().flatten().any(|of| of != family) {
         return Vec::new();
     }
@@ -510,9 +562,10 @@ fn fingerprint(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::applies::{Applies, Because, applies};
 
     fn rule(target: Target) -> Rule {
-        Rule { protocol: None, destination: None, ports: None, local_ports: None, target, line: 7 }
+        Rule { target, line: 7, ..Rule::default() }
     }
 
     fn address(text: &str) -> IpAddr {
@@ -571,6 +624,8 @@ mod tests {
             ephemeral: 32_768..=60_999,
             sources: vec![address("203.0.113.10")],
             rules: vec![Rule { ports: Some(port..=port), ..rule(Target::Physical) }],
+            applies: vec![Applies::Forwarder(Because::Told)],
+            is_bound_forwarded: false,
             hold: std::time::Duration::from_secs(60),
         };
         let comments = |port| {
@@ -584,5 +639,50 @@ mod tests {
         let differing =
             comments(443).iter().zip(&comments(444)).filter(|(one, other)| one != other).count();
         assert_eq!(differing, 4, "TCP and UDP, both families");
+    }
+
+    fn first_v4(rules: Vec<Rule>, is_bound_forwarded: bool) -> Vec<String> {
+        let nft = NftRules {
+            nics: vec!["eth1".into()],
+            owned: Vec::new(),
+            ports: 61_000..=65_535,
+            ephemeral: 32_768..=60_999,
+            sources: vec![address("203.0.113.10"), address("10.1.1.2")],
+            applies: applies(&rules, is_bound_forwarded),
+            rules,
+            is_bound_forwarded,
+            hold: std::time::Duration::from_secs(60),
+        };
+        let table = egress_hold(&nft, &["eth1".into()]);
+        let first = table.rules.iter().filter(|rule| rule.chain == "first4");
+        first.map(|r| r.comment.rsplit_once(" #").expect("a fingerprint").0.to_owned()).collect()
+    }
+
+    #[test]
+    fn only_what_the_forwarder_would_rewrite_is_held() {
+        let vipa = Target::Vipa(address("203.0.113.11"));
+        let kernels = Rule { protocol: Some(UDP), line: 1, ..rule(vipa) };
+        let told = Rule { is_for_forwarder: true, line: 2, ..rule(Target::Physical) };
+        let cgroup = Rule { cgroup: Some("a".into()), line: 3, ..rule(Target::Physical) };
+        assert_eq!(first_v4(vec![kernels.clone()], false), Vec::<String>::new());
+        let in_order = ["source.rule of line 1: the kernel's", "source.rule of line 2"];
+        assert_eq!(first_v4(vec![kernels.clone(), told.clone(), cgroup], false), in_order);
+        let behind = Rule { line: 4, target: Target::Physical, ..kernels };
+        let both = ["source.rule of line 2", "source.rule of line 4"];
+        assert_eq!(first_v4(vec![told, behind.clone()], false), both);
+        // The kernel's, but for what the main table has no way for.
+        assert_eq!(first_v4(vec![behind], false), ["source.rule of line 4"]);
+    }
+
+    #[test]
+    fn what_is_bound_to_a_nics_address_and_is_to_be_forwarded_is_held_though_the_rule_is_the_kernels()
+     {
+        let vipa = Target::Vipa(address("203.0.113.11"));
+        let kernels = Rule { protocol: Some(UDP), line: 1, ..rule(vipa) };
+        let line = "source.rule of line 1";
+        assert_eq!(
+            first_v4(vec![kernels], true),
+            [format!("{line}: the kernel's"), format!("{line}: carries it"), line.to_owned()]
+        );
     }
 }

@@ -1,11 +1,11 @@
-//! Routes of our table: for each prefix behind a NIC a *pair*, first through the adapter, then, for when no
+//! Routes of our tables: for each prefix behind a NIC a *pair*, first through the adapter, then, for when no
 //! forwarder runs, through the NICs themselves; and a `throw` for each prefix that is the kernel's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use super::rules::{default_vipa, never_ours};
+use super::rules::{default_vipa, never_ours, tables};
 use crate::config::Config;
 use crate::forward::view::{NicId, NicState};
 use crate::link::MAIN_TABLE;
@@ -97,6 +97,11 @@ fn reach(config: &Config, mirror: &Mirror, prefix: Prefix) -> Option<Reach> {
     })
 }
 
+/// Does main's best default route leave by no NIC?
+pub fn is_default_foreign(config: &Config, mirror: &Mirror, family: Family) -> bool {
+    reach(config, mirror, Prefix::default_route(family)) == Some(Reach::Elsewhere)
+}
+
 /// Ways of the kernel's routes for `prefix`: of each NIC those of its lowest metric, in order of NICs.
 fn kernel_ways(config: &Config, mirror: &Mirror, prefix: Prefix) -> Vec<Way> {
     let mut found: Vec<Way> = Vec::new();
@@ -153,16 +158,16 @@ pub struct PlannedHop {
     pub is_onlink: bool,
 }
 
-/// A route of our table.
+/// A route of one of our tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedRoute {
-    /// Our table.
+    /// Which of them.
     pub table: u32,
     /// What it covers.
     pub prefix: Prefix,
     /// [`ADAPTER_METRIC`] or [`FALLBACK_METRIC`].
     pub metric: u32,
-    /// The default VIPA of the family, except on a throw.
+    /// The table's VIPA, except on a throw.
     pub source: Option<IpAddr>,
     /// Empty: a throw.
     pub next_hops: Vec<PlannedHop>,
@@ -213,9 +218,8 @@ impl fmt::Display for PlannedRoute {
     }
 }
 
-/// All routes of our table.
+/// All routes of our tables: the same in each, but for the preferred source.
 pub fn routes(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<PlannedRoute> {
-    let table = config.adapter.table;
     let adapter = PlannedHop {
         device: config.adapter.name.clone(),
         ifindex: mirror.link(&config.adapter.name).map_or(0, |(index, _)| index),
@@ -223,22 +227,30 @@ pub fn routes(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<Plan
         weight: 1,
         is_onlink: false,
     };
+    let tables = tables(config);
     let mut routes = Vec::new();
     for (prefix, reach) in reaches(config, mirror) {
-        let source = default_vipa(config, prefix.family());
-        let Reach::Nics(ways) = reach else {
-            let (source, next_hops) = (None, Vec::new());
-            let metric = ADAPTER_METRIC;
-            routes.push(PlannedRoute { table, prefix, metric, source, next_hops });
-            continue;
+        let next_hops = match &reach {
+            Reach::Nics(ways) => fallback(config, mirror, states, ways),
+            Reach::Elsewhere => Vec::new(),
         };
-        let metric = ADAPTER_METRIC;
-        let next_hops = vec![adapter.clone()];
-        routes.push(PlannedRoute { table, prefix, metric, source, next_hops });
-        let next_hops = fallback(config, mirror, states, &ways);
-        if !next_hops.is_empty() {
-            let metric = FALLBACK_METRIC;
-            routes.push(PlannedRoute { table, prefix, metric, source, next_hops });
+        let of_family = tables.iter().filter(|(_, vipa)| Family::of(*vipa) == prefix.family());
+        for (table, vipa) in of_family.copied() {
+            let route = |metric, source, next_hops| PlannedRoute {
+                table,
+                prefix,
+                metric,
+                source,
+                next_hops,
+            };
+            if reach == Reach::Elsewhere {
+                routes.push(route(ADAPTER_METRIC, None, Vec::new()));
+                continue;
+            }
+            routes.push(route(ADAPTER_METRIC, Some(vipa), vec![adapter.clone()]));
+            if !next_hops.is_empty() {
+                routes.push(route(FALLBACK_METRIC, Some(vipa), next_hops.clone()));
+            }
         }
     }
     routes

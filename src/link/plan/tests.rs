@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{Adapter, Forwarder, Nic, Source};
-use crate::forward::source::Target;
+use crate::forward::rule::{Mark, Rule as SourceRule, Target};
 use crate::link::mirror::{Link, fixture};
 use crate::wire::ip::Prefix;
 
@@ -229,16 +229,16 @@ fn rules_let_in_what_has_no_source_or_a_vipa() {
             "rule 9231: from all oif eth1 lookup main",
             "rule 9231: from all oif eth2 lookup main",
             "rule 9232: from 203.0.113.10/32 iif lo lookup 923",
-            "rule 9233: from 0.0.0.0/32 iif lo lookup 923",
-            "-6 rule 9239: from all nop",
+            "rule 9320: from 0.0.0.0/32 iif lo lookup 923",
+            "-6 rule 9329: from all nop",
             "-6 rule 9230: from all to fe80::/10 lookup main",
             "-6 rule 9230: from all to ff00::/8 lookup main",
             "-6 rule 9231: from all oif eth1 lookup main",
             "-6 rule 9231: from all oif eth2 lookup main",
             "-6 rule 9232: from 2001:db8::10/128 iif lo lookup 923",
-            "-6 rule 9233: from ::/1 iif lo goto 9239",
-            "-6 rule 9233: from 8000::/1 iif lo goto 9239",
-            "-6 rule 9234: from all iif lo lookup 923",
+            "-6 rule 9233: from ::/1 iif lo goto 9329",
+            "-6 rule 9233: from 8000::/1 iif lo goto 9329",
+            "-6 rule 9320: from all iif lo lookup 923",
         ]
     );
 }
@@ -248,34 +248,124 @@ fn without_sourcevipa_only_what_a_rule_names_comes_in() {
     let mut config = config();
     config.source.sourcevipa = false;
     let leads_in = |config: &Config| -> Vec<String> {
-        let rules = rules::rules(config, &[]);
+        let rules = rules::rules(config, &Around::default());
         let ours = rules.iter().filter(|r| r.action == rules::Action::Lookup(923));
         ours.map(ToString::to_string).collect()
     };
     assert!(leads_in(&config).is_empty());
-    config.source.rules = vec![crate::forward::source::Rule {
+    config.source.rules = vec![SourceRule {
         protocol: Some(6),
         destination: Some(prefix("10.20.0.0/16")),
         ports: Some(443..=443),
-        local_ports: None,
         target: Target::Vipa(address("203.0.113.10")),
-        line: 9,
+        ..SourceRule::default()
     }];
+    let by_kernel = [
+        "rule 9232: from 203.0.113.10/32 to 10.20.0.0/16 iif lo ipproto 6 dport 443-443 lookup 923",
+        "rule 9240: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 6 dport 443-443 lookup 923",
+    ];
+    assert_eq!(leads_in(&config), by_kernel);
+    config.source.rules[0].is_for_forwarder = true;
+    assert_eq!(leads_in(&config), by_kernel.map(|rule| rule.replace("9240", "9320")));
+}
+
+/// A rule to 10.20.0.0/16.
+fn source_rule(target: &str) -> SourceRule {
+    SourceRule {
+        destination: Some(prefix("10.20.0.0/16")),
+        target: match target {
+            "physical" => Target::Physical,
+            vipa => Target::Vipa(address(vipa)),
+        },
+        ..SourceRule::default()
+    }
+}
+
+/// Of the rules those that stand for source rules, RIP's among them.
+fn for_source_rules(config: &Config, around: &Around) -> Vec<String> {
+    let rules = rules::rules(config, around);
+    let theirs = |r: &&Rule| (9239..9320).contains(&r.preference);
+    rules.iter().filter(theirs).map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_the_kernel_can_decide_is_handed_to_it_with_a_table_for_each_vipa() {
+    let mut config = config();
+    config.adapter.addresses.insert(1, address("203.0.113.11"));
+    let tcp =
+        SourceRule { protocol: Some(6), ports: Some(443..=443), ..source_rule("203.0.113.11") };
+    let marked = SourceRule {
+        protocol: Some(1),
+        user: Some(26),
+        mark: Some(Mark { value: 1, mask: 0xff }),
+        destination: None,
+        ..source_rule("2001:db8::10")
+    };
+    config.source.rules = vec![tcp, source_rule("physical"), marked];
+    let around = Around { ephemeral: Some(40000..=50000), ..Around::default() };
     assert_eq!(
-        leads_in(&config),
+        for_source_rules(&config, &around),
         [
-            "rule 9232: from 203.0.113.10/32 to 10.20.0.0/16 iif lo ipproto 6 dport 443-443 lookup 923",
-            "rule 9233: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 6 dport 443-443 lookup 923",
+            "rule 9239: from 0.0.0.0/32 iif lo ipproto 17 sport 520-521 lookup 923",
+            "rule 9239: from 0.0.0.0/32 iif lo ipproto 17 dport 520-521 lookup 923",
+            "rule 9240: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 6 dport 443-443 lookup 924",
+            "rule 9241: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 6 lookup main",
+            "rule 9241: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 17 sport 40000-50000 lookup main",
+            "rule 9241: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 1 lookup main",
+            "rule 9242: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 6 lookup 923",
+            "rule 9242: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 17 sport 40000-50000 lookup 923",
+            "rule 9242: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 1 lookup 923",
+            "-6 rule 9243: from all iif lo ipproto 58 fwmark 0x1/0xff uidrange 26-26 lookup 923",
         ]
     );
+    assert_eq!(
+        rules::tables(&config),
+        [(923, "203.0.113.10"), (923, "2001:db8::10"), (924, "203.0.113.11")]
+            .map(|(table, vipa)| (table, address(vipa)))
+    );
+    let plan = plan(&config, &mirror(), &[Live, Live]);
+    assert_eq!(
+        lines(&plan, "10.1.1.0/24"),
+        [
+            "route 10.1.1.0/24 dev vipa0 table 923 src 203.0.113.10 metric 10",
+            "route 10.1.1.0/24 dev eth1 table 923 src 203.0.113.10 metric 100",
+            "route 10.1.1.0/24 dev vipa0 table 924 src 203.0.113.11 metric 10",
+            "route 10.1.1.0/24 dev eth1 table 924 src 203.0.113.11 metric 100",
+        ]
+    );
+    let throws = ["923", "924"].map(|t| format!("route throw 192.168.9.0/24 table {t} metric 10"));
+    assert_eq!(lines(&plan, "192.168.9.0/24"), throws);
+    assert!(
+        lines(&plan, "::/0").iter().all(|line| line.contains("table 923")),
+        "no rule yields IPv6's"
+    );
+    // Main's default leaves by mgmt: its address is no NIC's.
+    let physical = "rule 9241: from 0.0.0.0/32 to 10.20.0.0/16 iif lo ipproto 6 lookup main \
+                    suppress_prefixlength 0";
+    assert!(plan.rules.iter().any(|rule| rule.to_string() == physical));
+}
+
+#[test]
+fn what_the_forwarder_applies_has_no_policy_rule() {
+    let mut config = config();
+    let mut forwarded = source_rule("physical");
+    forwarded.is_for_forwarder = true;
+    config.source.rules =
+        vec![forwarded, SourceRule { protocol: Some(6), ..source_rule("203.0.113.10") }];
+    assert_eq!(for_source_rules(&config, &Around::default()), Vec::<String>::new());
 }
 
 #[test]
 fn bound_forward_lets_in_the_nics_own_addresses() {
     let mut config = config();
     config.source.is_bound_forwarded = true;
-    let shown: Vec<String> =
-        rules::rules(&config, &[address("10.1.1.2")]).iter().map(ToString::to_string).collect();
+    let shown: Vec<String> = rules::rules(
+        &config,
+        &Around { nic_addresses: vec![address("10.1.1.2")], ..Around::default() },
+    )
+    .iter()
+    .map(ToString::to_string)
+    .collect();
     assert!(shown.contains(&"rule 9232: from 10.1.1.2/32 iif lo lookup 923".to_owned()));
 }
 

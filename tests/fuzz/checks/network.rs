@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use vipa::forward::applies::applies;
 use vipa::forward::flow::{FlowTable, WORDS};
 use vipa::forward::pipeline::State;
 use vipa::forward::route::{NextHop, Route, RouteTable};
-use vipa::forward::source::{Rule, SourcePolicy, Target};
+use vipa::forward::rule::{Rule, Target};
+use vipa::forward::source::SourcePolicy;
 use vipa::forward::view::{NetView, NicId, NicState, NicView, WorkerId};
 use vipa::wire::ethernet::MacAddr;
 use vipa::wire::ip;
@@ -59,6 +61,8 @@ pub(crate) fn view(input: &mut Input<'_>) -> NetView {
             default_v4: Some(default.0.into()),
             default_v6: has_v6.then(|| default.1.into()),
             rules: rules(has_v6),
+            applies: applies(&rules(has_v6), policy & 2 != 0),
+            can_ask: policy & 4 != 0,
             ports: (61000..61000 + u16::from(policy >> 4)).collect(),
             ephemeral: (policy & 8 == 0).then_some(32768..=60999),
             is_bound_forwarded: policy & 2 != 0,
@@ -134,10 +138,8 @@ fn rules(has_v6: bool) -> Vec<Rule> {
     let rule = |protocol: Option<u8>, destination: Option<&str>, target: Target| Rule {
         protocol,
         destination: destination.map(|text| text.parse().expect("a prefix")),
-        ports: None,
-        local_ports: None,
         target,
-        line: 1,
+        ..Rule::default()
     };
     let second = Target::Vipa(ADDRESSES[1].0.into());
     let mut rules = vec![
@@ -146,6 +148,8 @@ fn rules(has_v6: bool) -> Vec<Rule> {
         Rule { ports: Some(5000..=6000), ..rule(Some(ip::UDP), None, Target::Physical) },
         rule(Some(ip::ICMP), Some("10.30.0.0/16"), Target::Physical),
         rule(Some(ip::SCTP), Some("10.50.0.0/16"), Target::Physical),
+        Rule { user: Some(1000), ..rule(None, Some("10.60.0.0/16"), second) },
+        Rule { cgroup: Some("a".to_owned()), ..rule(None, Some("10.61.0.0/16"), second) },
         rule(None, Some("10.20.0.0/16"), second),
     ];
     if has_v6 {

@@ -22,7 +22,7 @@ pub(crate) struct Host {
 impl Host {
     /// Not started yet; with rules that the forwarder applies, so that all of it is set up.
     pub(crate) fn new() -> Host {
-        let rule = "protocol = \"tcp\"\nport = \"7443\"\napply = \"forwarder\"";
+        let rule = "protocol = \"tcp\"\nport = \"7443\"";
         let bench = Bench::prepare(&Setup::new(2).second_vipa(rule));
         let operator = Namespace::new("operator").expect("a namespace");
         let host = &bench.network.host;

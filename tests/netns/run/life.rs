@@ -91,8 +91,8 @@ fn what_others_remove_is_put_back_under_traffic() {
         let whole = settings(host);
         for removal in [
             "nft flush ruleset",
-            "ip rule del pref 9233",
-            "ip -6 rule del pref 9234",
+            "ip rule del pref 9320",
+            "ip -6 rule del pref 9320",
             "ip addr del 203.0.113.11/32 dev vipa0",
             "ip route flush table 923",
             "ip -6 route flush table 923",
@@ -177,7 +177,11 @@ fn without_privileges_one_line_names_what_is_missing() {
 
 #[test]
 fn check_plan_changes_nothing_and_names_what_would_differ() {
-    let bench = Bench::prepare(&Setup::new(1).second_vipa(""));
+    let setup = Setup::new(1)
+        .second_vipa_by_anyone("protocol = \"udp\"\nport = \"53\"")
+        .second_vipa("")
+        .second_vipa_by_anyone("protocol = \"tcp\"\nuser = \"root\"");
+    let bench = Bench::prepare(&setup);
     let host = &bench.network.host;
     let server = host.run(|| std::net::UdpSocket::bind("0.0.0.0:5353")).expect("a socket");
     for rule in [
@@ -193,6 +197,14 @@ fn check_plan_changes_nothing_and_names_what_would_differ() {
     assert!(output.contains("5353"), "the wildcard socket: {output}");
     assert!(output.contains("eth1") && output.contains("post"), "the nftables rule: {output}");
     assert!(output.contains("table 923") && output.contains("rule 9233"), "{output}");
+    for wanted in [
+        "rule 9240: from 0.0.0.0/32 to 10.9.0.2/32 iif lo ipproto 17 sport 32768-60999 dport 53-53 lookup 924",
+        "udp to 10.9.0.2/32 port 53 carries 203.0.113.11, by the kernel (by a policy rule",
+        "all to 10.9.0.2/32 carries 203.0.113.11, by the forwarder (apply = \"forwarder\")",
+        "user 0 carries 203.0.113.11, by the forwarder (it can match the same packet as the rule of line",
+    ] {
+        assert!(output.contains(wanted), "{wanted} is not in {output}");
+    }
     for family in ["inet", "netdev"] {
         assert!(output.contains(&format!("table {family} vipa-vipa0: ")), "{output}");
     }
