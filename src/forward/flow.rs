@@ -245,7 +245,7 @@ impl FlowTable {
         let hash = self.hash(key);
         let direction = key.0[4] & 1;
         let mask = self.index.len() - 1;
-        let mut slot = hash as usize & mask;
+        let mut slot = home(hash) & mask;
         loop {
             let value = self.index[slot];
             if value == EMPTY {
@@ -573,7 +573,7 @@ impl FlowTable {
     fn link_key(&mut self, at: u32, direction: u64) {
         let hash = self.hash(&self.key(at, direction));
         let mask = self.index.len() - 1;
-        let mut slot = hash as usize & mask;
+        let mut slot = home(hash) & mask;
         while self.index[slot] != EMPTY {
             slot = (slot + 1) & mask;
         }
@@ -592,7 +592,7 @@ impl FlowTable {
         let hash = self.hash(&self.key(at, direction));
         let mask = self.index.len() - 1;
         let wanted = slot_value(hash, at, direction);
-        let mut hole = hash as usize & mask;
+        let mut hole = home(hash) & mask;
         while self.index[hole] != wanted {
             if self.index[hole] == EMPTY {
                 return;
@@ -603,7 +603,7 @@ impl FlowTable {
         let mut slot = (hole + 1) & mask;
         while self.index[slot] != EMPTY {
             let value = self.index[slot];
-            let home = self.hash(&self.key(entry_of(value), (value >> 31) & 1)) as usize & mask;
+            let home = home(value) & mask;
             if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
                 self.index[hole] = value;
                 self.index[slot] = EMPTY;
@@ -618,6 +618,11 @@ impl FlowTable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the flow table is full of flows that may not be evicted")]
 pub struct TableFull;
+
+/// Where probing begins: by the half of the hash that a slot holds, so that moving a slot asks no entry.
+fn home(hash_or_slot: u64) -> usize {
+    (hash_or_slot >> 32) as usize
+}
 
 /// Tables have fewer than 2^31 - 1 entries, so a slot in use is never [`EMPTY`].
 fn slot_value(hash: u64, at: u32, direction: u64) -> u64 {
