@@ -59,7 +59,8 @@ pub(super) fn begin(
     let rewritten = |port| Some(Endpoint { address: wanted, port });
     let flow = if wanted == headers.source {
         Flow { rewritten: None, has_reply_key: false, is_forwarded }
-    } else if decision == Decision::Physical(Ignored::Rip) {
+    } else if decision == Decision::Physical(Ignored::Rip) || headers.source.is_unspecified() {
+        // The socket itself hears what comes back.
         Flow { rewritten: rewritten(key.source().port), has_reply_key: false, is_forwarded }
     } else if owner != state.worker {
         return Ok(Begun::Elsewhere(owner));

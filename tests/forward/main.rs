@@ -4,3 +4,6 @@ mod explain;
 mod fixture;
 mod flows;
 mod kinds;
+
+#[path = "../common/packets.rs"]
+mod packets;
