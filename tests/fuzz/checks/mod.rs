@@ -2,6 +2,7 @@
 //! (../targets) and the normal tests (../main.rs) call the same.
 #![allow(dead_code)] // Each target uses its own part alone.
 
+pub(crate) mod capture;
 pub(crate) mod config;
 pub(crate) mod fields;
 pub(crate) mod flows;
@@ -22,6 +23,7 @@ pub(crate) type Check = fn(&[u8]);
 
 /// Name, as in ../Cargo.toml, and check of each target.
 pub(crate) const TARGETS: &[(&str, Check)] = &[
+    ("capture", capture::check),
     ("config", config::check),
     ("fields", fields::check),
     ("flows", flows::check),
