@@ -38,7 +38,7 @@ fn repeat_datagrams(namespace: &Namespace) {
 /// Sends a datagram of `size` bytes until it comes back whole; returns by whom it came, as the client saw it.
 fn exchange(socket: &UdpSocket, to: SocketAddr, size: usize) -> IpAddr {
     socket.set_read_timeout(Some(AGAIN)).expect("not zero");
-    let said: Vec<u8> = (0..size).map(|at| (at * 31 >> 3) as u8).collect();
+    let said: Vec<u8> = (0..size).map(|at| ((at * 31) >> 3) as u8).collect();
     let deadline = Instant::now() + PATIENCE;
     let mut answer = vec![0; 70_000];
     while Instant::now() < deadline {
