@@ -95,7 +95,7 @@ fn outbound(
     {
         return Ok(verdict);
     }
-    if let Some(verdict) = error_out(frame, headers, state, view)? {
+    if let Some(verdict) = error_out(frame, headers, state, view, now)? {
         return Ok(verdict);
     }
     let key = Key::of(headers, Direction::Original);
@@ -157,7 +157,7 @@ fn inbound(
     if headers.fragment == Fragment::Later {
         return follow_in(frame, headers, state, now);
     }
-    if let Some(verdict) = error_in(frame, headers, state, view) {
+    if let Some(verdict) = error_in(frame, headers, state, view, now) {
         return Ok(verdict);
     }
     let Some(id) = state.flows.find(&Key::of(headers, Direction::Reply)) else {
@@ -276,8 +276,9 @@ fn remember(headers: &Headers, direction: Direction, fate: Fate, state: &mut Sta
 fn error_out(
     frame: &mut Frame,
     headers: &Headers,
-    state: &State,
+    state: &mut State,
     view: &NetView,
+    now: Millis,
 ) -> Result<Option<Verdict>, DropReason> {
     let Some(quoted) = headers.quoted(frame.packet()) else { return Ok(None) };
     // The quoted packet went the other way.
@@ -299,9 +300,13 @@ fn error_out(
         Err(wait) => return Ok(Some(Verdict::Wait(wait))),
     };
     let outer = if headers.source == key.source().address { wire.address } else { headers.source };
-    let edits = (Edit::Source(Endpoint { address: outer, port: 0 }), Edit::Destination(wire));
+    let outer = Endpoint { address: outer, port: 0 };
+    let edits = (Edit::Source(outer), Edit::Destination(wire));
     let csum = frame.offload.csum;
     rewrite::apply_to_error(frame.packet_mut(), (headers, csum), &quoted, edits);
+    if headers.fragment == Fragment::First {
+        remember(headers, Direction::Original, Fate::Sent(way, Some(outer)), state, now);
+    }
     Ok(Some(Verdict::Transmit { nic: way.nic, destination: way.destination }))
 }
 
@@ -309,8 +314,9 @@ fn error_out(
 fn error_in(
     frame: &mut Frame,
     headers: &Headers,
-    state: &State,
+    state: &mut State,
     view: &NetView,
+    now: Millis,
 ) -> Option<Verdict> {
     let quoted = headers.quoted(frame.packet())?;
     let sent = Key::of(&quoted, Direction::Original);
@@ -326,10 +332,13 @@ fn error_in(
         };
     };
     let socket = state.flows.original(id).source();
-    let edits =
-        (Edit::Destination(Endpoint { address: socket.address, port: 0 }), Edit::Source(socket));
+    let outer = Endpoint { address: socket.address, port: 0 };
+    let edits = (Edit::Destination(outer), Edit::Source(socket));
     let csum = frame.offload.csum;
     rewrite::apply_to_error(frame.packet_mut(), (headers, csum), &quoted, edits);
+    if headers.fragment == Fragment::First {
+        remember(headers, Direction::Reply, Fate::Delivered(outer), state, now);
+    }
     Some(Verdict::Deliver)
 }
 

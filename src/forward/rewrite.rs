@@ -27,7 +27,8 @@ pub enum Edit {
 }
 
 /// Applies `edit` to `packet`, whose headers are `headers` and whose checksum is in the state `csum`.
-/// The new address is of the packet's family. A UDP checksum of zero (none, RFC 768) stays zero.
+/// The new address is of the packet's family. A UDP checksum of zero (none, RFC 768; in tunnels over IPv6
+/// RFC 6935) stays zero.
 pub fn apply(packet: &mut [u8], headers: &Headers, csum: Csum, edit: Edit) {
     let (removed, added, is_source) = match edit {
         Edit::Source(new) => (end(headers, true), new, true),
@@ -49,7 +50,7 @@ pub fn apply(packet: &mut [u8], headers: &Headers, csum: Csum, edit: Edit) {
         return;
     }
     let is_udp = matches!(headers.layer4, Layer4::Udp { .. });
-    if is_udp && removed.address.is_ipv4() && get(packet, at) == 0 && csum == Csum::Complete {
+    if is_udp && get(packet, at) == 0 && csum == Csum::Complete {
         return;
     }
     // RFC 792: the checksum of ICMP covers no pseudo-header.
@@ -258,13 +259,16 @@ mod tests {
 
     #[test]
     fn a_udp_packet_without_checksum_stays_without() {
-        let mut packet = build(Kind::Udp, false, ([1; 16], [2; 16]), (5, 6), b"x");
-        packet[26..28].fill(0);
-        let headers = Headers::parse(&packet).expect("headers");
-        let new = Endpoint { address: IpAddr::from([9, 9, 9, 9]), port: 61000 };
-        apply(&mut packet, &headers, Csum::Complete, Edit::Source(new));
-        assert_eq!(get(&packet, 26), 0);
-        assert_eq!(get(&packet, 20), 61000);
+        for v6 in [false, true] {
+            let mut packet = build(Kind::Udp, v6, ([1; 16], [2; 16]), (5, 6), b"x");
+            let headers = Headers::parse(&packet).expect("headers");
+            let at = headers.checksum_at().expect("a checksum");
+            put(&mut packet, at, 0);
+            let address = if v6 { IpAddr::from([9; 16]) } else { IpAddr::from([9; 4]) };
+            let new = Endpoint { address, port: 61000 };
+            apply(&mut packet, &headers, Csum::Complete, Edit::Source(new));
+            assert_eq!((get(&packet, at), get(&packet, at - 6)), (0, 61000));
+        }
     }
 
     /// The error that a router sends about `packet`, with `quoted` bytes of layer 4.

@@ -135,10 +135,12 @@ impl Headers {
     }
 
     /// Reads the headers of the packet that this one, an ICMP error, quotes: `Some` if at least eight bytes
-    /// of its layer 4 are there (RFC 792; RFC 4443 section 2.4 c) and it is of this family. They count from [`Headers::quote_start`],
-    /// and their `length` is what is there of the packet.
+    /// of its layer 4 are there (RFC 792; RFC 4443 section 2.4 c) and it is of this family. They count from
+    /// [`Headers::quote_start`], and their `length` is what is there of the packet. A redirect is about a way and
+    /// not about a flow: who sends it knows only the addresses on the wire, and so does who heeds it, the kernel.
     pub fn quoted(&self, packet: &[u8]) -> Option<Headers> {
-        if !self.is_icmp_error() || self.fragment == Fragment::Later {
+        let is_redirect = self.layer4 == Layer4::Icmp { kind: 5 } && self.family() == Family::V4;
+        if !self.is_icmp_error() || is_redirect || self.fragment == Fragment::Later {
             return None;
         }
         let quote = packet.get(self.quote_start()..self.length)?;

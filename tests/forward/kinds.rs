@@ -16,20 +16,20 @@ use vipa::wire::packet::{Headers, full_checksum};
 use crate::fixture::*;
 use crate::packets::fragments;
 
-const FROM_NIC: Ingress = Ingress::Nic(NicId(1));
+pub(crate) const FROM_NIC: Ingress = Ingress::Nic(NicId(1));
 const VIPA6: u16 = 0x10;
 const SECOND6: u16 = 0x11;
 const RULED6: u16 = 0x99;
 const ROUTER: [u8; 4] = [192, 0, 2, 254];
 
 /// An IPv6 address of these tests.
-fn six(last: u16) -> [u8; 16] {
+pub(crate) fn six(last: u16) -> [u8; 16] {
     let IpAddr::V6(address) = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]) else { panic!() };
     address.octets()
 }
 
 /// [`view`] with one rule: all that goes to `RULED` or `RULED6` carries the second VIPA.
-fn ruled() -> NetView {
+pub(crate) fn ruled() -> NetView {
     let mut view = view([true; 3]);
     let rule = |destination: &str, to: IpAddr| Rule {
         protocol: None,
@@ -45,7 +45,7 @@ fn ruled() -> NetView {
     view
 }
 
-fn ip(
+pub(crate) fn ip(
     v6: bool,
     source: usize,
     destination: usize,
@@ -76,12 +76,12 @@ fn ip(
 }
 
 /// Positions in the lists of [`ip`].
-const DEFAULT_AT: usize = 0;
-const SECOND_AT: usize = 1;
-const RULED_AT: usize = 2;
-const ROUTER_AT: usize = 3;
+pub(crate) const DEFAULT_AT: usize = 0;
+pub(crate) const SECOND_AT: usize = 1;
+pub(crate) const RULED_AT: usize = 2;
+pub(crate) const ROUTER_AT: usize = 3;
 
-fn udp(
+pub(crate) fn udp(
     v6: bool,
     (from, source): (usize, u16),
     (to, destination): (usize, u16),
@@ -100,7 +100,7 @@ fn raw(v6: bool, from: usize, to: usize, protocol: u8, payload: &[u8]) -> Vec<u8
 }
 
 /// An ICMP error from a router about `packet`, to `to`, with eight bytes of layer 4.
-fn unreachable(v6: bool, from: usize, to: usize, packet: &[u8]) -> Vec<u8> {
+pub(crate) fn unreachable(v6: bool, from: usize, to: usize, packet: &[u8]) -> Vec<u8> {
     let headers = Headers::parse(packet).expect("headers");
     let quote = &packet[..headers.layer4_start + 8];
     let mut bytes = Vec::new();
@@ -115,7 +115,7 @@ fn unreachable(v6: bool, from: usize, to: usize, packet: &[u8]) -> Vec<u8> {
 }
 
 /// Puts fragments in order together again.
-fn joined(parts: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn joined(parts: &[Vec<u8>]) -> Vec<u8> {
     let v6 = parts[0][0] >> 4 == 6;
     let (start, skipped) = if v6 { (40, 48) } else { (20, 20) };
     let mut out = parts[0][..start].to_vec();
@@ -134,22 +134,22 @@ fn joined(parts: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
-fn assert_header_checksum(packet: &[u8]) {
+pub(crate) fn assert_header_checksum(packet: &[u8]) {
     if packet[0] >> 4 == 4 {
         assert_eq!(Sum::default().bytes(&packet[..20]).complement(), 0, "IPv4 header checksum");
     }
 }
 
-fn source_of(frame: &Frame) -> IpAddr {
+pub(crate) fn source_of(frame: &Frame) -> IpAddr {
     assert_header_checksum(frame.packet());
     Headers::parse(frame.packet()).expect("headers").source
 }
 
-fn second(v6: bool) -> IpAddr {
+pub(crate) fn second(v6: bool) -> IpAddr {
     if v6 { six(SECOND6).into() } else { SECOND.into() }
 }
 
-fn default(v6: bool) -> IpAddr {
+pub(crate) fn default(v6: bool) -> IpAddr {
     if v6 { six(VIPA6).into() } else { VIPA.into() }
 }
 
