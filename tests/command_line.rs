@@ -255,3 +255,39 @@ fn status_prints_a_page_or_one_json_object() {
     assert!(!page.contains("malformed"));
     assert!(page.lines().all(|line| line == line.trim_end()));
 }
+
+#[test]
+fn explain_names_rule_source_nic_and_next_hop() {
+    let place = Place::new("explain");
+    let text = config("vipa0").replace("[[nic]]", "[[nic]]\ngateway = \"10.1.1.1\"")
+        + "[[source.rule]]\nuser = \"0\"\nport = 443\nprotocol = \"tcp\"\nuse = \"physical\"\napply = \"forwarder\"\n\
+           [[source.rule]]\nport = 443\nprotocol = \"tcp\"\nuse = \"203.0.113.10\"\n\
+           [[replay.nic]]\nname = \"eth1\"\naddresses = [\"10.1.1.2/24\"]\n";
+    let path = place.file("vipa.toml", &text);
+    let text_path = self::text(&path);
+    let explain = |more: &[&str]| {
+        let question = ["explain", "--config", text_path, "--protocol", "tcp", "--from"];
+        let ends = ["203.0.113.10:40000", "--to", "192.0.2.1:443"];
+        vipa(&[&question[..], &ends, more].concat())
+    };
+    let output = explain(&["--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&told["nic"], &told["next_hop"]), (&"eth1".into(), &"10.1.1.1".into()));
+    assert_eq!((&told["source"], &told["applied_by"]), (&"203.0.113.10".into(), &"nobody".into()));
+    assert_eq!(told["rule"]["line"], 13, "{told}");
+    assert_eq!(told["unknown"], serde_json::json!([7]), "{told}");
+    let told: serde_json::Value =
+        serde_json::from_str(&stdout(&explain(&["--user", "root", "--json"]))).unwrap();
+    assert_eq!((&told["source"], &told["is_rewritten"]), (&"10.1.1.2".into(), &true.into()));
+    let page = stdout(&explain(&["--user", "0"]));
+    for part in ["420", "435", "vipa.toml:7", "10.1.1.1", "forwarder"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let dead = stdout(&explain(&["--down", "eth1"]));
+    assert!(dead.contains("no_live_nic"), "{dead}");
+    for wrong in [&["--down", "eth9"][..], &["--user", "nobody-of-this-name"]] {
+        let output = explain(wrong);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{wrong:?}");
+    }
+}

@@ -1,11 +1,11 @@
 //! NICs die, return, come late, change (V3, V9).
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
 use vipa::lab::topology::nic_name;
 use vipa::wire::ip::Family;
 
-use crate::fixture::{Bench, Conversation, Peer, Setup, ask, number, unbound, wait_until};
+use crate::fixture::{Bench, Conversation, PROGRAM, Peer, Setup, ask, number, unbound, wait_until};
 
 /// Frames that each NIC sent, as the forwarder counts.
 fn sent(bench: &Bench) -> Vec<u64> {
@@ -184,4 +184,36 @@ fn while_the_forwarder_is_dead_the_kernel_leaves_a_nic_without_carrier() {
     assert_eq!(frames(1), before[0], "nothing leaves by the dead NIC");
     assert!(frames(2) > before[1] + 5 * flows.len() as u64);
     flows.into_iter().for_each(Conversation::finish);
+}
+
+#[test]
+fn explain_asks_the_live_forwarder_and_tells_what_would_be_without_a_nic() {
+    let bench = Bench::start(&Setup::new(2).second_vipa(""));
+    let peer = Peer::listen(&bench.network.client, 7000);
+    let state = bench.scratch.path().join("state");
+    let explain = |from: SocketAddr, more: &[&str]| -> serde_json::Value {
+        let (from, to) = (from.to_string(), peer.address(Family::of(from.ip())).to_string());
+        let state = state.to_str().expect("a path");
+        let asked = ["explain", "--live", "--protocol", "tcp", "--state", state, "--json"];
+        let arguments = [&asked[..], &["--from", &from, "--to", &to], more].concat();
+        let said = bench.run(&bench.network.host, PROGRAM, &arguments);
+        serde_json::from_str(&said).expect("JSON")
+    };
+    for family in Family::BOTH {
+        for _ in 0..4 {
+            let flow = Conversation::open(&bench.network.host, peer.address(family));
+            flow.goes_on(2);
+            let told = explain(flow.local, &[]);
+            assert_eq!(told["source"], flow.seen.ip().to_string(), "{told}");
+            assert!(told["mac"].is_string() && told["is_rewritten"] == true, "{told}");
+            let nic = told["nic"].as_str().expect("a NIC").to_owned();
+            let number: u8 = nic.trim_start_matches("eth").parse().expect("a number");
+            let before = bench.sent(number);
+            flow.goes_on(3);
+            assert!(bench.sent(number) > before, "it leaves by {nic} as was told");
+            let without = explain(flow.local, &["--down", &nic]);
+            assert!(without["nic"].is_string() && without["nic"] != nic.as_str(), "{without}");
+            flow.finish();
+        }
+    }
 }
