@@ -7,7 +7,7 @@
 //! 2. [`forward`]: one packet in, one verdict out. Pure: no sockets, no clock, no locks.
 //! 3. What touches the world: [`device`] (packets), [`link`] (the network around the host), [`engine`]
 //!    (carries batches between the two), [`capture`] (files of packets) and [`replay`] (the same forwarder over
-//!    them), [`admin`], [`cli`], [`config`], [`lab`].
+//!    them), [`rip`] (the neighbours), [`admin`], [`cli`], [`config`], [`lab`].
 //!
 //! Start with [`forward::pipeline`]: it is the story of a packet.
 
@@ -24,5 +24,6 @@ pub mod link;
 pub mod log;
 pub mod privilege;
 pub mod replay;
+pub mod rip;
 pub mod state;
 pub mod wire;

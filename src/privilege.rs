@@ -11,17 +11,23 @@ use crate::config::Config;
 /// Bits of CapEff, capability.h.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
+const CAP_NET_BIND_SERVICE: u32 = 10;
 
 /// What `vipa run` lacks for `config` with its state in `state`, in words for one line; empty: nothing.
-pub fn missing(_config: &Config, state: &Path) -> Vec<&'static str> {
-    // So far every configuration asks for the same.
-    missing_for_forwarding(state)
+pub fn missing(config: &Config, state: &Path) -> Vec<&'static str> {
+    let mut missing = missing_for_forwarding(state);
+    if config.rip.is_some() && !has(CAP_NET_BIND_SERVICE) {
+        missing.push("CAP_NET_BIND_SERVICE for [rip]");
+    }
+    missing
+}
+
+fn has(capability: u32) -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    effective_capabilities(&status) & (1 << capability) != 0
 }
 
 fn missing_for_forwarding(state: &Path) -> Vec<&'static str> {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let effective = effective_capabilities(&status);
-    let has = |capability: u32| effective & (1 << capability) != 0;
     let checks = [
         (has(CAP_NET_ADMIN), "CAP_NET_ADMIN"),
         (has(CAP_NET_RAW), "CAP_NET_RAW"),

@@ -90,6 +90,7 @@ fn config(rules: Vec<Rule>, sourcevipa: bool) -> Config {
             metric: 1,
             hold_down: Duration::from_secs(3),
         }],
+        rip: None,
         replay: Default::default(),
         source: Source {
             sourcevipa,

@@ -63,6 +63,7 @@ fn config() -> Config {
             is_bound_forwarded: false,
             rules: Vec::new(),
         },
+        rip: None,
         replay: vipa::config::Replay::default(),
     }
 }

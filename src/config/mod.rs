@@ -6,6 +6,7 @@ mod mistake;
 mod read;
 mod reader;
 mod replay;
+mod rip;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,8 @@ pub struct Config {
     pub nics: Vec<Nic>,
     /// `[source]`.
     pub source: Source,
+    /// `[rip]`; `None`: no RIP is spoken.
+    pub rip: Option<crate::rip::Settings>,
     /// `[replay]`.
     pub replay: Replay,
 }

@@ -13,13 +13,13 @@ use toml::de::DeTable;
 use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
-use super::{Adapter, Config, Forwarder, Nic, Source, replay, rules};
+use super::{Adapter, Config, Forwarder, Nic, Source, replay, rip, rules};
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
 const LARGEST_FILE: u64 = 1 << 20;
 /// Sections that a later version has.
-const NOT_YET: [&str; 5] = ["rip", "service", "dns", "admin", "monitor"];
+const NOT_YET: [&str; 4] = ["service", "dns", "admin", "monitor"];
 
 impl Config {
     /// Reads and checks the file `path`.
@@ -99,6 +99,7 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
         mistakes,
     );
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
+    let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, mistakes);
     for section in NOT_YET {
         if file.get(section).is_some() {
             let found = format!("`{section}` is not in this version of vipa");
@@ -109,7 +110,7 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
     if mistakes.has_errors() {
         return None;
     }
-    Some(Config { path: path.to_owned(), adapter: adapter?, forwarder, nics, source, replay })
+    Some(Config { path: path.to_owned(), adapter: adapter?, forwarder, nics, source, rip, replay })
 }
 
 /// The table `key`, empty where it is left out.

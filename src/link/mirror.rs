@@ -22,6 +22,7 @@ use self::read::{address, neighbour, route, rule};
 use super::MAIN_TABLE;
 use super::netlink::Notice;
 use super::plan::rules::Rule;
+use crate::rip::Learned;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::{Family, Prefix};
 
@@ -220,6 +221,8 @@ pub struct Mirror {
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
     /// `ip_local_port_range`, which no message tells of: the router reads it now and then.
     pub ephemeral: Option<RangeInclusive<u16>>,
+    /// What neighbours told by RIP: no more the kernel's than the range is, but as much a part of the network.
+    pub learned: Vec<Learned>,
     routes: BTreeMap<RouteKey, Vec<KernelRoute>>,
     tables: BTreeSet<u32>,
     /// Devices whose neighbours are held; empty: all.
@@ -270,6 +273,7 @@ impl Mirror {
         *self = Mirror {
             tables: std::mem::take(&mut self.tables),
             ephemeral: self.ephemeral.take(),
+            learned: std::mem::take(&mut self.learned),
             watched: std::mem::take(&mut self.watched),
             ..Mirror::default()
         };

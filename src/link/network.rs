@@ -11,17 +11,20 @@ use std::time::Instant;
 
 use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
-use super::mirror::{Changed, Mirror};
+use super::mirror::{Address, Changed, Mirror};
 use super::netlink::{Events, Mode, Netlink, errno};
+use super::plan::routes::is_live;
 use super::plan::rules::tables;
 use super::plan::{ManagedNeighbour, Plan, plan};
 use super::ports;
 use super::saved::Saved;
 use super::{Error, Result, request, sysctl};
-use crate::config::Config;
+use crate::config::{Config, is_link_local};
 use crate::device;
 use crate::engine::statistics::RouterStatistics;
-use crate::forward::view::NicState;
+use crate::forward::view::{NicId, NicState};
+use crate::rip::Learned;
+use crate::rip::daemon::Interface;
 use crate::wire::ip::Family;
 
 /// Datagrams read from the listener in one go.
@@ -119,6 +122,36 @@ impl Network {
     /// Takes in what `ip_local_port_range` says.
     pub fn set_ephemeral(&mut self, range: &RangeInclusive<u16>) {
         self.mirror.ephemeral = Some(range.clone());
+    }
+
+    /// Takes in what neighbours told by RIP.
+    pub fn set_learned(&mut self, learned: Vec<Learned>) {
+        self.mirror.learned = learned;
+    }
+
+    /// The interfaces for the routing daemon, in the order of `[[nic]]`.
+    pub fn interfaces(&self) -> Vec<Interface> {
+        let ids = (0..).map(NicId);
+        let one = |(nic, id): (&crate::config::Nic, NicId)| {
+            let (ifindex, link) = self.mirror.link(&nic.name)?;
+            let mut own: Vec<&Address> = self
+                .mirror
+                .addresses
+                .iter()
+                .filter(|a| a.ifindex == ifindex && !a.is_unusable)
+                .filter(|a| !a.is_narrow || is_link_local(a.address))
+                .filter(|a| !self.config.adapter.addresses.contains(&a.address))
+                .collect();
+            own.sort_by_key(|a| (a.address.is_ipv6(), a.is_deprecated, a.is_secondary));
+            Some(Interface {
+                nic: id,
+                is_live: is_live(&self.states, id),
+                ifindex,
+                addresses: own.into_iter().map(|a| (a.address, a.prefix_length)).collect(),
+                mtu: link.mtu,
+            })
+        };
+        self.config.nics.iter().zip(ids).filter_map(one).collect()
     }
 
     /// When the next hold-down ends.

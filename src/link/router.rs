@@ -30,10 +30,13 @@ use crate::engine::message::{Command, Plane, Request};
 use crate::engine::statistics::RouterStatistics;
 use crate::forward::socket::Socket;
 use crate::forward::view::{NetCell, NetView, NicId};
+use crate::rip::speaker::Speaker;
 
 const NETLINK: Token = Token(0);
 const NFTABLES: Token = Token(1);
 const WAKER: Token = Token(2);
+/// Sockets of RIP have the tokens from here on.
+const SPEAKER: usize = 256;
 
 /// What netlink does not tell of is looked at this often.
 const TICK: Duration = Duration::from_secs(5);
@@ -76,6 +79,8 @@ pub struct Router {
     settle_at: Option<Instant>,
     /// What went wrong last.
     trouble: Option<(String, Instant)>,
+    /// RIP, where it is spoken.
+    speaker: Option<Speaker>,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -115,6 +120,7 @@ impl Router {
         self.plane.follow(&view);
         self.prepared.tables.renew_lease();
         self.attach()?;
+        self.speak(Instant::now());
         let mut events = Events::with_capacity(16);
         let mut pending = Changed::default();
         while !stop.load(Ordering::Acquire) {
@@ -161,7 +167,8 @@ impl Router {
 
     fn next_deadline(&self) -> Instant {
         let network = &self.prepared.network;
-        [self.settle_at, network.next_hold_down_end(), self.prepared.tables.next_renewal()]
+        let spoken = self.speaker.as_ref().and_then(Speaker::next_deadline);
+        [self.settle_at, network.next_hold_down_end(), self.prepared.tables.next_renewal(), spoken]
             .into_iter()
             .flatten()
             .fold(self.next_tick, Instant::min)
@@ -184,6 +191,13 @@ impl Router {
         self.prepared.tables.look();
         if self.prepared.tables.next_renewal().is_some_and(|at| at <= now) {
             self.prepared.tables.renew_lease();
+        }
+        if let Some(speaker) = &mut self.speaker {
+            speaker.turn(now);
+            if let Some(learned) = speaker.news() {
+                self.prepared.network.set_learned(learned);
+                pending.network = true;
+            }
         }
         if pending.is_nothing() && !self.is_due(now) {
             return Ok(());
@@ -218,6 +232,8 @@ impl Router {
             prepared.draft = next;
             self.publish();
         }
+        // The neighbours in the same tick as the workers; the kernel's routes, which nothing waits for, come last.
+        self.speak(now);
         let prepared = &mut self.prepared;
         if is_new || prepared.tables.is_touched() {
             prepared.tables.ensure(&prepared.draft, &prepared.statistics);
@@ -245,6 +261,13 @@ impl Router {
             self.attach()?;
         }
         Ok(())
+    }
+
+    /// FIG. 3A: what the interfaces are now.
+    fn speak(&mut self, now: Instant) {
+        let Some(speaker) = &mut self.speaker else { return };
+        let prepared = &self.prepared;
+        speaker.follow(prepared.network.interfaces(), prepared.poll.registry(), now);
     }
 
     fn publish(&mut self) {
@@ -345,6 +368,7 @@ impl Prepared {
         requests: Receiver<Request>,
         plane: Box<dyn Plane>,
     ) -> Router {
+        let speaker = Speaker::new(&self.config, SPEAKER, Instant::now());
         Router {
             prepared: self,
             cell,
@@ -356,6 +380,7 @@ impl Prepared {
             fights: Vec::new(),
             settle_at: None,
             trouble: None,
+            speaker,
         }
     }
 

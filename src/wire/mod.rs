@@ -7,4 +7,5 @@ pub mod icmp;
 pub mod ip;
 pub mod offload;
 pub mod packet;
+pub mod rip;
 pub mod segment;

@@ -158,6 +158,7 @@ impl Fixture {
                 is_bound_forwarded: false,
                 rules: Vec::new(),
             },
+            rip: None,
             replay: vipa::config::Replay::default(),
         }
     }

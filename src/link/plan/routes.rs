@@ -57,7 +57,25 @@ pub fn reaches(config: &Config, mirror: &Mirror) -> BTreeMap<Prefix, Reach> {
             }
         }
     }
+    learn(config, mirror, &mut reaches);
     reaches
+}
+
+/// What neighbours told, where neither the configuration nor the kernel knows better: both are nearer to the operator.
+fn learn(config: &Config, mirror: &Mirror, reaches: &mut BTreeMap<Prefix, Reach>) {
+    let is_ours = |prefix: Prefix| {
+        default_vipa(config, prefix.family()).is_some()
+            && !(prefix.length() > 0 && is_never_ours(prefix))
+            && !config.adapter.addresses.iter().any(|vipa| Prefix::host(*vipa) == prefix)
+    };
+    for learned in mirror.learned.iter().filter(|learned| is_ours(learned.prefix)) {
+        let ways = learned.ways.iter();
+        let ways: Vec<Way> =
+            ways.map(|(nic, gateway)| Way { nic: *nic, gateway: Some(*gateway) }).collect();
+        if !ways.is_empty() {
+            reaches.entry(learned.prefix).or_insert(Reach::Nics(ways));
+        }
+    }
 }
 
 fn is_never_ours(prefix: Prefix) -> bool {

@@ -44,6 +44,7 @@ pub(crate) fn config() -> Config {
             is_bound_forwarded: false,
             rules: Vec::new(),
         },
+        rip: None,
         replay: crate::config::Replay::default(),
     }
 }

@@ -1,0 +1,196 @@
+//! `[rip]`: the routing daemon.
+
+use std::time::Duration;
+
+use toml::de::DeValue;
+use toml::value::Datetime;
+
+use super::Nic;
+use super::mistake::Mistakes;
+use super::reader::{Table, integer, is_a, string, strings};
+use crate::rip::auth::{Algorithm, Key};
+use crate::rip::{Advertise, NicSettings, Settings};
+use crate::wire::ip::Prefix;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The table; `None` where it is left out: then no RIP is spoken.
+pub(super) fn read(
+    table: Option<Table<'_>>,
+    nics: &[Nic],
+    mistakes: &mut Mistakes<'_>,
+) -> Option<Settings> {
+    let mut table = table?;
+    let (is_v1, is_v2, is_ng) = read_versions(&mut table, mistakes);
+    let time = |table: &mut Table<'_>, key, default, mistakes: &mut Mistakes<'_>| {
+        table.duration(key, SECOND..=HOUR, Duration::from_secs(default), mistakes)
+    };
+    let settings = Settings {
+        is_v1,
+        is_v2,
+        is_ng,
+        update: time(&mut table, "update", 30, mistakes),
+        timeout: time(&mut table, "timeout", 180, mistakes),
+        garbage: time(&mut table, "garbage", 120, mistakes),
+        advertise: match table.one_of("advertise", &["virtual", "virtual+real", "all"], mistakes) {
+            "virtual+real" => Advertise::VirtualAndReal,
+            "all" => Advertise::All,
+            _ => Advertise::Virtual,
+        },
+        // One more is told, in reserve; 16 is infinity.
+        metric: table.integer("metric", 1..=14, 1, mistakes) as u8,
+        accept: read_accept(&mut table, mistakes),
+        most_routes: table.integer("routes", 0..=1_000_000, 20_000, mistakes) as usize,
+        nics: read_nics(&mut table, nics, mistakes),
+        keys: read_keys(&mut table, mistakes),
+    };
+    if settings.timeout <= settings.update {
+        let span = table.key_span("timeout");
+        let found =
+            format!("`timeout` is {:?}, and `update` {:?}", settings.timeout, settings.update);
+        mistakes.error(span, found, "a timeout that is longer than an update, such as six of them");
+    }
+    if settings.is_v1 && !settings.keys.is_empty() {
+        let found = "version 1 cannot be signed, and there are keys";
+        mistakes.error(table.key_span("versions"), found, "versions without 1, or no [[rip.key]]");
+    }
+    table.finish(mistakes);
+    Some(settings)
+}
+
+fn read_versions(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> (bool, bool, bool) {
+    let Some(value) = table.get("versions") else { return (false, true, true) };
+    let wanted = "a list of 1, 2 and \"ng\", such as [2, \"ng\"]";
+    let DeValue::Array(items) = value.get_ref() else {
+        mistakes.error(value.span(), is_a("versions", value.get_ref()), wanted);
+        return (false, true, true);
+    };
+    let mut spoken = (false, false, false);
+    for item in items.iter() {
+        match item.get_ref() {
+            DeValue::Integer(number) if integer(number) == Some(1) => spoken.0 = true,
+            DeValue::Integer(number) if integer(number) == Some(2) => spoken.1 = true,
+            DeValue::String(name) if name == "ng" => spoken.2 = true,
+            other => mistakes.error(item.span(), is_a("a version", other), wanted),
+        }
+    }
+    if items.is_empty() {
+        mistakes.error(value.span(), "`versions` is empty", wanted);
+    }
+    spoken
+}
+
+fn read_accept(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Vec<Prefix> {
+    let Some(value) = table.get("accept") else { return Vec::new() };
+    let wanted = "a list of prefixes, such as [\"10.0.0.0/8\", \"2001:db8::/32\"]";
+    let mut prefixes = Vec::new();
+    for (text, span) in strings(value, "accept", wanted, false, mistakes) {
+        match text.parse() {
+            Ok(prefix) => prefixes.push(prefix),
+            Err(error) => mistakes.error(span, format!("{error}"), wanted),
+        }
+    }
+    prefixes
+}
+
+fn read_nics(table: &mut Table<'_>, nics: &[Nic], mistakes: &mut Mistakes<'_>) -> Vec<NicSettings> {
+    let mut settings = vec![NicSettings::default(); nics.len()];
+    let mut seen = vec![false; nics.len()];
+    for mut table in Table::all_of(table.get("nic"), "[[rip.nic]]", mistakes) {
+        let wanted = "the name of a [[nic]]";
+        let value = table.required("name", wanted, mistakes);
+        let name = value.and_then(|value| string(value, "name", wanted, mistakes));
+        let one = NicSettings {
+            cost: table.integer("cost", 1..=15, 1, mistakes) as u8,
+            is_passive: table.boolean("passive", false, mistakes),
+        };
+        if let (Some(value), Some(name)) = (value, name) {
+            match nics.iter().position(|nic| nic.name == name) {
+                Some(at) if seen[at] => {
+                    mistakes.error(value.span(), format!("{name:?} is given twice"), wanted);
+                }
+                Some(at) => (settings[at], seen[at]) = (one, true),
+                None => mistakes.error(value.span(), format!("{name:?} is no [[nic]]"), wanted),
+            }
+        }
+        table.finish(mistakes);
+    }
+    settings
+}
+
+fn read_keys(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Vec<Key> {
+    let mut keys: Vec<Key> = Vec::new();
+    for mut table in Table::all_of(table.get("key"), "[[rip.key]]", mistakes) {
+        let id = table.integer("id", 0..=255, 1, mistakes) as u8;
+        let names = Algorithm::NAMES.map(|(name, _)| name);
+        let chosen = table.one_of("algorithm", &names, mistakes);
+        let named = Algorithm::NAMES.iter().find(|(name, _)| *name == chosen);
+        let algorithm = named.map_or(Algorithm::Password, |(_, algorithm)| *algorithm);
+        let wanted = "the secret, as text";
+        let value = table.required("secret", wanted, mistakes);
+        let secret = value.and_then(|value| string(value, "secret", wanted, mistakes));
+        if let (Some(value), Some(secret)) = (value, secret) {
+            let most = match algorithm {
+                Algorithm::Password | Algorithm::Md5 => 16,
+                _ => 256,
+            };
+            if secret.is_empty() || secret.len() > most {
+                // The secret itself is not shown.
+                let found = format!("`secret` has {} bytes", secret.len());
+                mistakes.error(value.span(), found, format!("1 to {most} bytes"));
+            }
+        }
+        if keys.iter().any(|key| key.id == id && algorithm != Algorithm::Password) {
+            let found = format!("two keys have the id {id}");
+            mistakes.error(table.key_span("id"), found, "an id of its own for each key");
+        }
+        keys.push(Key {
+            id,
+            algorithm,
+            secret: secret.unwrap_or_default().as_bytes().to_vec(),
+            from: read_moment(&mut table, "from", mistakes),
+            until: read_moment(&mut table, "until", mistakes),
+        });
+        table.finish(mistakes);
+    }
+    keys
+}
+
+/// Seconds since 1970.
+fn read_moment(
+    table: &mut Table<'_>,
+    key: &'static str,
+    mistakes: &mut Mistakes<'_>,
+) -> Option<u64> {
+    let value = table.get(key)?;
+    let wanted = "a date and time with its offset, such as 2027-01-31T00:00:00Z";
+    let DeValue::Datetime(moment) = value.get_ref() else {
+        mistakes.error(value.span(), is_a(key, value.get_ref()), wanted);
+        return None;
+    };
+    let seconds = seconds(moment);
+    if seconds.is_none() {
+        mistakes.error(value.span(), format!("`{key}` is {moment}"), wanted);
+    }
+    seconds
+}
+
+fn seconds(moment: &Datetime) -> Option<u64> {
+    let (date, time) = (moment.date?, moment.time?);
+    let offset = match moment.offset? {
+        toml::value::Offset::Z => 0,
+        toml::value::Offset::Custom { minutes } => i64::from(minutes) * 60,
+    };
+    // Days from 1970 in the Gregorian calendar; the year begins in March, so that the leap day is its last.
+    let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
+    let year = if month <= 2 { year - 1 } else { year };
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * ((month + 9) % 12) + 2) / 5 + day
+            - 1
+            - 719_468;
+    let clock = i64::from(time.hour) * 3600
+        + i64::from(time.minute) * 60
+        + i64::from(time.second.unwrap_or(0));
+    u64::try_from(days * 86_400 + clock - offset).ok()
+}

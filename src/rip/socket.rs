@@ -1,0 +1,238 @@
+//! The UDP socket of one NIC and one family: bound to the device, in the routers' group, told of each datagram's hop limit.
+//!
+//! Unsafe for what the standard library has no call for: binding to a device, the ancillary data of `recvmsg` and `sendmsg`.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::{c_int, c_void};
+
+use super::daemon::{GROUP, NG_GROUP};
+use crate::wire::ip::Family;
+use crate::wire::rip::{NG_PORT, PORT};
+
+/// A full table of a neighbour comes in one burst.
+const RECEIVE_BUFFER: c_int = 4 << 20;
+/// RIPng's messages are bounded by the MTU; RIP's are 512 bytes and a digest.
+pub(super) const LARGEST: usize = 65_536;
+const CONTROL: usize = 128;
+
+/// The socket. Closed when dropped.
+#[derive(Debug)]
+pub(super) struct Socket {
+    socket: UdpSocket,
+    family: Family,
+}
+
+impl Socket {
+    /// Bound to the device `name`, whose index is `ifindex`.
+    pub(super) fn open(family: Family, name: &str, ifindex: u32) -> io::Result<Socket> {
+        let domain = if family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: no pointers; the descriptor is new and nobody else's.
+        let fd = unsafe { libc::socket(domain, kind, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: as above.
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        set_bytes(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name.as_bytes())?;
+        // Refused in a user namespace: the default then has to do.
+        let _ = set(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER);
+        // Internetwork control (RFC 4594).
+        match family {
+            Family::V4 => {
+                set(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
+                set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0)?;
+                set(fd, libc::IPPROTO_IP, libc::IP_TOS, 0xc0)?;
+                set(fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1)?;
+                // SAFETY: all-zero is a valid ip_mreqn.
+                let mut group: libc::ip_mreqn = unsafe { zeroed() };
+                group.imr_multiaddr.s_addr = u32::from_ne_bytes(GROUP.octets());
+                group.imr_ifindex = ifindex as c_int;
+                set_value(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &group)?;
+                set_value(fd, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &group)?;
+            }
+            Family::V6 => {
+                let level = libc::IPPROTO_IPV6;
+                set(fd, level, libc::IPV6_V6ONLY, 1)?;
+                set(fd, level, libc::IPV6_RECVHOPLIMIT, 1)?;
+                set(fd, level, libc::IPV6_MULTICAST_LOOP, 0)?;
+                // RFC 2080 section 2.4.2
+                set(fd, level, libc::IPV6_MULTICAST_HOPS, 255)?;
+                set(fd, level, libc::IPV6_UNICAST_HOPS, 255)?;
+                set(fd, level, libc::IPV6_TCLASS, 0xc0)?;
+                set(fd, level, libc::IPV6_MULTICAST_IF, ifindex as c_int)?;
+                let group = libc::ipv6_mreq {
+                    ipv6mr_multiaddr: libc::in6_addr { s6_addr: NG_GROUP.octets() },
+                    ipv6mr_interface: ifindex,
+                };
+                set_value(fd, level, libc::IPV6_ADD_MEMBERSHIP, &group)?;
+            }
+        }
+        let port = if family == Family::V4 { PORT } else { NG_PORT };
+        bind(fd, SocketAddr::new(family.unspecified(), port))?;
+        Ok(Socket { socket: owned.into(), family })
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    pub(super) fn family(&self) -> Family {
+        self.family
+    }
+
+    /// One datagram: its length, where from, and its time to live or hop limit (0: not told).
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, u8)> {
+        // SAFETY: all-zero is valid for these.
+        let (mut name, mut message): (libc::sockaddr_storage, libc::msghdr) =
+            unsafe { (zeroed(), zeroed()) };
+        let mut control = [0u64; CONTROL / 8];
+        let mut part =
+            libc::iovec { iov_base: buffer.as_mut_ptr().cast::<c_void>(), iov_len: buffer.len() };
+        message.msg_name = (&raw mut name).cast::<c_void>();
+        message.msg_namelen = size_of::<libc::sockaddr_storage>() as u32;
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast::<c_void>();
+        message.msg_controllen = CONTROL;
+        // SAFETY: `message` points to buffers that live until it returns, with their sizes.
+        let length = unsafe { libc::recvmsg(self.fd(), &raw mut message, 0) };
+        if length < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let source = address(&name).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((length as usize, source, hop_limit(&message)))
+    }
+
+    /// Sends from `source`, an address of the NIC, where one is given.
+    pub(super) fn send(
+        &self,
+        payload: &[u8],
+        to: SocketAddr,
+        source: Option<Ipv4Addr>,
+    ) -> io::Result<()> {
+        let (Some(source), SocketAddr::V4(to)) = (source, to) else {
+            return self.socket.send_to(payload, to).map(drop);
+        };
+        let mut name = v4(to.ip().octets(), to.port());
+        // SAFETY: all-zero is valid for these.
+        let (mut packet, mut message): (libc::in_pktinfo, libc::msghdr) =
+            unsafe { (zeroed(), zeroed()) };
+        packet.ipi_spec_dst.s_addr = u32::from_ne_bytes(source.octets());
+        let mut part = libc::iovec {
+            iov_base: payload.as_ptr().cast_mut().cast::<c_void>(),
+            iov_len: payload.len(),
+        };
+        let mut control = [0u64; CONTROL / 8];
+        message.msg_name = (&raw mut name).cast::<c_void>();
+        message.msg_namelen = size_of::<libc::sockaddr_in>() as u32;
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast::<c_void>();
+        let size = size_of::<libc::in_pktinfo>() as u32;
+        // SAFETY: CMSG_SPACE computes; the first header and its data lie within `control`, which is aligned for it.
+        let sent = unsafe {
+            message.msg_controllen = libc::CMSG_SPACE(size) as usize;
+            let head = libc::CMSG_FIRSTHDR(&raw const message);
+            (*head).cmsg_level = libc::IPPROTO_IP;
+            (*head).cmsg_type = libc::IP_PKTINFO;
+            (*head).cmsg_len = libc::CMSG_LEN(size) as usize;
+            libc::CMSG_DATA(head).cast::<libc::in_pktinfo>().write_unaligned(packet);
+            libc::sendmsg(self.fd(), &raw const message, 0)
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+fn hop_limit(message: &libc::msghdr) -> u8 {
+    // SAFETY: the kernel filled `msg_control` and its length; the macros stay within it.
+    let mut head = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !head.is_null() {
+        // SAFETY: not null, so it is a whole header within the buffer; both kinds carry an int.
+        let (level, kind, value) = unsafe {
+            let data = libc::CMSG_DATA(head).cast::<c_int>();
+            ((*head).cmsg_level, (*head).cmsg_type, data.read_unaligned())
+        };
+        let is_hop_limit = (level, kind) == (libc::IPPROTO_IP, libc::IP_TTL)
+            || (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT);
+        if is_hop_limit {
+            return u8::try_from(value).unwrap_or(0);
+        }
+        // SAFETY: as for the first.
+        head = unsafe { libc::CMSG_NXTHDR(message, head) };
+    }
+    0
+}
+
+fn v4(octets: [u8; 4], port: u16) -> libc::sockaddr_in {
+    // SAFETY: all-zero is a valid sockaddr_in.
+    let mut name: libc::sockaddr_in = unsafe { zeroed() };
+    name.sin_family = libc::AF_INET as u16;
+    name.sin_port = port.to_be();
+    name.sin_addr.s_addr = u32::from_ne_bytes(octets);
+    name
+}
+
+fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match c_int::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that it is one, and the storage is large enough and aligned.
+            let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
+            let ip = IpAddr::from(name.sin_addr.s_addr.to_ne_bytes());
+            Some(SocketAddr::new(ip, u16::from_be(name.sin_port)))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in6>() };
+            let port = u16::from_be(name.sin6_port);
+            let ip = name.sin6_addr.s6_addr.into();
+            Some(std::net::SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+fn bind(fd: RawFd, to: SocketAddr) -> io::Result<()> {
+    let result = match to {
+        SocketAddr::V4(to) => {
+            let name = v4(to.ip().octets(), to.port());
+            let size = size_of::<libc::sockaddr_in>() as u32;
+            // SAFETY: a whole sockaddr_in and its size.
+            unsafe { libc::bind(fd, (&raw const name).cast(), size) }
+        }
+        SocketAddr::V6(to) => {
+            // SAFETY: all-zero is a valid sockaddr_in6.
+            let mut name: libc::sockaddr_in6 = unsafe { zeroed() };
+            name.sin6_family = libc::AF_INET6 as u16;
+            name.sin6_port = to.port().to_be();
+            let size = size_of::<libc::sockaddr_in6>() as u32;
+            // SAFETY: a whole sockaddr_in6 and its size.
+            unsafe { libc::bind(fd, (&raw const name).cast(), size) }
+        }
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn set(fd: RawFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    set_value(fd, level, option, &value)
+}
+
+fn set_value<T>(fd: RawFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+    let size = size_of::<T>() as u32;
+    // SAFETY: a whole T and its size; the kernel only reads.
+    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const *value).cast(), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn set_bytes(fd: RawFd, level: c_int, option: c_int, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the bytes and their number; the kernel only reads.
+    let result =
+        unsafe { libc::setsockopt(fd, level, option, value.as_ptr().cast(), value.len() as u32) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

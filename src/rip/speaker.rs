@@ -1,0 +1,259 @@
+//! The daemon's mouth and ears: a socket for each live NIC and family, driven by the router's poll loop.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use super::Learned;
+use super::daemon::{Daemon, Datagram, Interface};
+use super::socket::{LARGEST, Socket};
+use crate::config::Config;
+use crate::forward::view::NicId;
+use crate::wire::ip::Family;
+
+/// Datagrams taken of one socket in a turn, so that no flood holds up news of the kernel.
+const BUDGET: usize = 64;
+
+/// What RIP did, counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages sent.
+    pub sent: u64,
+    /// Messages that could not be sent.
+    pub unsent: u64,
+    /// Messages heard, refused ones too.
+    pub heard: u64,
+}
+
+/// One socket.
+#[derive(Debug)]
+struct Ear {
+    nic: NicId,
+    ifindex: u32,
+    socket: Socket,
+}
+
+/// RIP and RIPng.
+pub struct Speaker {
+    names: Vec<String>,
+    daemons: Vec<(Family, Daemon)>,
+    ears: Vec<Ear>,
+    interfaces: Vec<Interface>,
+    counts: Counts,
+    is_unfinished: bool,
+    /// As last told by [`Speaker::news`].
+    told: u64,
+    buffer: Box<[u8]>,
+    /// Could not be opened; told once.
+    refused: Vec<(NicId, Family)>,
+    first_token: usize,
+}
+
+impl std::fmt::Debug for Speaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Speaker").field("ears", &self.ears).finish_non_exhaustive()
+    }
+}
+
+impl Speaker {
+    /// Speaks what `[rip]` says; `None` where there is none. Its sockets have tokens from `first_token` on.
+    pub fn new(config: &Config, first_token: usize, now: Instant) -> Option<Speaker> {
+        let settings = config.rip.as_ref()?;
+        let spoken = [(Family::V4, settings.is_v1 || settings.is_v2), (Family::V6, settings.is_ng)];
+        let seed = wall_nanoseconds();
+        let daemon =
+            |family| Daemon::new(family, settings.clone(), &config.adapter.addresses, seed, now);
+        Some(Speaker {
+            names: config.nics.iter().map(|nic| nic.name.clone()).collect(),
+            daemons: spoken
+                .into_iter()
+                .filter(|(_, is_spoken)| *is_spoken)
+                .map(|(family, _)| (family, daemon(family)))
+                .collect(),
+            ears: Vec::new(),
+            interfaces: Vec::new(),
+            counts: Counts::default(),
+            is_unfinished: false,
+            told: 0,
+            buffer: vec![0; LARGEST].into_boxed_slice(),
+            refused: Vec::new(),
+            first_token,
+        })
+    }
+
+    /// FIG. 3A, as the interfaces are now: those that came get sockets, those that went lose them, and what the neighbours should
+    /// know of it is sent at once. A NIC that is not live but still there is not spoken on.
+    pub fn follow(&mut self, interfaces: Vec<Interface>, registry: &Registry, now: Instant) {
+        self.open(&interfaces, registry);
+        if interfaces != self.interfaces {
+            self.interfaces = interfaces;
+            let wall = wall_seconds();
+            for (family, daemon) in &mut self.daemons {
+                let of_family: Vec<Interface> =
+                    self.interfaces.iter().map(|interface| of_family(interface, *family)).collect();
+                daemon.interface_timer(&of_family, now, wall);
+            }
+        }
+        self.flush();
+    }
+
+    fn open(&mut self, interfaces: &[Interface], registry: &Registry) {
+        let is_there = |ear: &Ear| {
+            interfaces.iter().any(|i| i.nic == ear.nic && i.ifindex == ear.ifindex && i.is_live)
+        };
+        for ear in self.ears.extract_if(.., |ear| !is_there(ear)) {
+            let _ = registry.deregister(&mut SourceFd(&ear.socket.fd()));
+        }
+        for interface in interfaces.iter().filter(|interface| interface.is_live) {
+            for (family, _) in &self.daemons {
+                let is_open =
+                    |ear: &Ear| ear.nic == interface.nic && ear.socket.family() == *family;
+                if self.ears.iter().any(is_open) {
+                    continue;
+                }
+                let Some(name) = self.names.get(interface.nic.index()) else { continue };
+                let key = (interface.nic, *family);
+                let token = Token(
+                    self.first_token
+                        + interface.nic.index() * 2
+                        + usize::from(*family == Family::V6),
+                );
+                let opened = Socket::open(*family, name, interface.ifindex).and_then(|socket| {
+                    registry.register(&mut SourceFd(&socket.fd()), token, Interest::READABLE)?;
+                    Ok(Ear { nic: interface.nic, ifindex: interface.ifindex, socket })
+                });
+                match opened {
+                    Ok(ear) => {
+                        self.refused.retain(|refused| *refused != key);
+                        self.ears.push(ear);
+                    }
+                    Err(error) if !self.refused.contains(&key) => {
+                        tracing::warn!(nic = name, %error, "RIP cannot be spoken by it");
+                        self.refused.push(key);
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Takes in what was heard, does what is due, and sends what that yields.
+    pub fn turn(&mut self, now: Instant) {
+        let wall = wall_seconds();
+        self.is_unfinished = false;
+        for ear in &self.ears {
+            let family = ear.socket.family();
+            let Some((_, daemon)) = self.daemons.iter_mut().find(|(of, _)| *of == family) else {
+                continue;
+            };
+            for taken in 0.. {
+                if taken == BUDGET {
+                    self.is_unfinished = true;
+                    break;
+                }
+                match ear.socket.receive(&mut self.buffer) {
+                    Ok((length, source, ttl)) => {
+                        self.counts.heard += 1;
+                        let payload = &self.buffer[..length.min(LARGEST)];
+                        let datagram = Datagram { nic: ear.nic, source, ttl, payload };
+                        daemon.receive(datagram, now, wall);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // Nothing more; or an error of the device, which netlink tells of as well.
+                    Err(_) => break,
+                }
+            }
+        }
+        for (_, daemon) in &mut self.daemons {
+            if daemon.next_deadline() <= now {
+                daemon.tick(now, wall);
+            }
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        for (family, daemon) in &mut self.daemons {
+            for send in daemon.take_sends() {
+                let ear = self
+                    .ears
+                    .iter()
+                    .find(|ear| ear.nic == send.nic && ear.socket.family() == *family);
+                let source = self
+                    .interfaces
+                    .iter()
+                    .find(|interface| interface.nic == send.nic)
+                    .and_then(physical);
+                let sent = ear.map(|ear| ear.socket.send(&send.payload, send.to, source));
+                match sent {
+                    Some(Ok(())) => self.counts.sent += 1,
+                    Some(Err(_)) | None => self.counts.unsent += 1,
+                }
+            }
+        }
+    }
+
+    /// When [`Speaker::turn`] has something to do without being told anything.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.is_unfinished {
+            return Some(Instant::now());
+        }
+        self.daemons.iter().map(|(_, daemon)| daemon.next_deadline()).min()
+    }
+
+    /// The learned routes, if they are other than the last time.
+    pub fn news(&mut self) -> Option<Vec<Learned>> {
+        let version = self.daemons.iter().map(|(_, daemon)| daemon.version()).sum();
+        if version == self.told {
+            return None;
+        }
+        self.told = version;
+        Some(self.daemons.iter().flat_map(|(_, daemon)| daemon.learned()).collect())
+    }
+
+    /// Tells the neighbours that the VIPAs are no longer here.
+    pub fn withdraw(&mut self, now: Instant) {
+        let wall = wall_seconds();
+        for (_, daemon) in &mut self.daemons {
+            daemon.withdraw(now, wall);
+        }
+        self.flush();
+    }
+
+    /// What was done.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The daemons.
+    pub fn daemons(&self) -> impl Iterator<Item = &Daemon> {
+        self.daemons.iter().map(|(_, daemon)| daemon)
+    }
+}
+
+fn of_family(interface: &Interface, family: Family) -> Interface {
+    let mut one = interface.clone();
+    one.addresses.retain(|(address, _)| Family::of(*address) == family);
+    // Without an address there is nothing to speak with.
+    one.is_live &= !one.addresses.is_empty();
+    one
+}
+
+/// The NIC's own address (V5).
+fn physical(interface: &Interface) -> Option<Ipv4Addr> {
+    interface.addresses.iter().find_map(|(address, _)| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    })
+}
+
+fn wall_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn wall_nanoseconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64)
+}
