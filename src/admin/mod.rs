@@ -13,8 +13,8 @@ mod tests;
 pub use client::ask;
 pub use server::{Running, start};
 pub use status::{
-    NeighbourStatus, NextHopStatus, NicStatus, RouteStatus, RouterStatus, RuleStatus, Status,
-    TrafficStatus, WorkerStatus, rules,
+    NeighbourStatus, NextHopStatus, NicStatus, RejectedStatus, RipStatus, RouteStatus,
+    RouterStatus, RuleStatus, Status, TrafficStatus, WorkerStatus, rules,
 };
 
 use std::path::PathBuf;

@@ -51,6 +51,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// The router.
     pub router: RouterStatus,
+    /// RIP.
+    pub rip: RipStatus,
     /// Frames dropped, all workers together: every reason, also those that never occurred.
     pub drops: BTreeMap<String, u64>,
 }
@@ -194,6 +196,57 @@ pub struct RouterStatus {
     pub sockets_unknown: u64,
 }
 
+/// RIP; all zero where it is not spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RipStatus {
+    /// Is there a `[rip]`?
+    pub is_spoken: bool,
+    /// Messages sent.
+    pub sent: u64,
+    /// Messages that a NIC did not take.
+    pub unsent: u64,
+    /// Messages heard.
+    pub heard: u64,
+    /// Routes learned from neighbours.
+    pub learned: u64,
+    /// What was heard and not taken.
+    pub rejected: Vec<RejectedStatus>,
+}
+
+/// What a neighbour said that was not taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RejectedStatus {
+    /// Who said it.
+    pub neighbour: String,
+    /// Why it was not taken.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+}
+
+fn rip(admin: &Admin) -> RipStatus {
+    let is_spoken = admin.config.rip.is_some();
+    let counts = admin.router.rip.load();
+    let Some(counts) = counts.as_ref() else {
+        return RipStatus { is_spoken, ..RipStatus::default() };
+    };
+    let rejected = counts.rejected.iter().map(|(neighbour, reason, count)| RejectedStatus {
+        neighbour: neighbour.to_string(),
+        reason: (*reason).to_owned(),
+        count: *count,
+    });
+    RipStatus {
+        is_spoken,
+        sent: counts.sent,
+        unsent: counts.unsent,
+        heard: counts.heard,
+        learned: counts.learned,
+        rejected: rejected.collect(),
+    }
+}
+
 impl Status {
     /// Of the forwarder behind `admin`, now.
     pub fn of(admin: &Admin) -> Status {
@@ -225,6 +278,7 @@ impl Status {
                 sockets_asked: admin.router.sockets_asked.get(),
                 sockets_unknown: admin.router.sockets_unknown.get(),
             },
+            rip: rip(admin),
             drops: drops(&admin.workers),
         }
     }

@@ -209,7 +209,6 @@ update = "30s"
         (15, 8, "\"eth1\" is given twice"),
         (18, 9, "`ports` \"65535-61000\" runs backwards"),
         (22, 7, "`use` is 192.0.2.1, which is no VIPA"),
-        (24, 2, "`rip` is not in this version of vipa"),
     ];
     let expected: Vec<_> = expected.map(|(l, c, f)| (l, c, f.to_owned())).into();
     assert_eq!(mistakes(text), expected);
@@ -340,7 +339,7 @@ fn numbers_and_ports_have_bounds() {
 
 #[test]
 fn what_a_later_version_has_is_told_so() {
-    for section in ["[rip]", "[[service]]\nname='x'", "[dns]", "[admin]", "[monitor]"] {
+    for section in ["[[service]]\nname='x'", "[dns]", "[admin]", "[monitor]"] {
         let found = only_mistake(&format!("{LEAST}{section}\n"));
         assert!(found.ends_with("is not in this version of vipa"), "{found}");
     }
@@ -564,4 +563,42 @@ fn the_readme_explains_every_drop_reason() {
     for reason in crate::forward::verdict::DropReason::ALL {
         assert!(readme.contains(&format!("`{}`", reason.name())), "{}", reason.name());
     }
+}
+
+fn rip(keys: &str) -> crate::rip::Settings {
+    let (config, _) = parse(&format!("{LEAST}[rip]\n{keys}\n")).expect("no mistake");
+    config.rip.expect("[rip]")
+}
+
+#[test]
+fn rip_has_the_defaults_of_the_rfc() {
+    let rip = rip("");
+    let seconds = [rip.update, rip.timeout, rip.garbage].map(|time| time.as_secs());
+    assert_eq!(seconds, [30, 180, 120]);
+    assert_eq!((rip.is_v1, rip.is_v2, rip.is_ng, rip.metric), (false, true, true, 1));
+    assert!(parse(LEAST).expect("no mistake").0.rip.is_none());
+}
+
+#[test]
+fn keys_of_rip_have_lives() {
+    let key = "[[rip.key]]\nid = 3\nalgorithm = 'hmac-sha-256'\nsecret = 'x'\n";
+    let rip = rip(&format!("{key}from = 2026-11-24T01:00:00+01:00\nuntil = 2028-02-29T12:00:00Z"));
+    // As `date -u -d … +%s` has them.
+    assert_eq!(rip.keys[0].from, Some(1_795_478_400));
+    assert_eq!(rip.keys[0].until, Some(1_835_438_400));
+}
+
+#[test]
+fn what_is_wrong_in_rip() {
+    let wrong = |keys: &str| only_mistake(&format!("{LEAST}[rip]\n{keys}\n"));
+    assert_eq!(wrong("versions = [3]"), "`a version` is an integer");
+    assert_eq!(wrong("versions = []"), "`versions` is empty");
+    assert_eq!(wrong("timeout = '20s'"), "`timeout` is 20s, and `update` 30s");
+    assert_eq!(wrong("metric = 15"), "`metric` is 15");
+    assert_eq!(wrong("[[rip.nic]]\nname = 'eth9'"), "\"eth9\" is no [[nic]]");
+    assert_eq!(wrong("[[rip.key]]\nalgorithm = 'md5'\nsecret = ''"), "`secret` has 0 bytes");
+    assert_eq!(
+        wrong("versions = [1]\n[[rip.key]]\nalgorithm = 'md5'\nsecret = 'x'"),
+        "version 1 cannot be signed, and there are keys"
+    );
 }

@@ -176,4 +176,6 @@ pub struct RouterStatistics {
     pub sockets_asked: Counter,
     /// Those of them that were not found.
     pub sockets_unknown: Counter,
+    /// What RIP did; empty until it did something.
+    pub rip: arc_swap::ArcSwapOption<crate::rip::speaker::Counts>,
 }

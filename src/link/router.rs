@@ -198,6 +198,9 @@ impl Router {
                 self.prepared.network.set_learned(learned);
                 pending.network = true;
             }
+            if let Some(counts) = speaker.counts() {
+                self.prepared.statistics.rip.store(Some(Arc::new(counts)));
+            }
         }
         if pending.is_nothing() && !self.is_due(now) {
             return Ok(());

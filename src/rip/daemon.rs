@@ -22,6 +22,10 @@ use crate::wire::rip::{
 const TRIGGERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// RFC 2453 section 3.8: full updates are spread by up to this share of their period, either way, lest routers fall into step.
 const JITTER: u32 = 6;
+/// A neighbour whose end of the link comes up later than ours hears nothing of the first request: it is asked again, so often …
+const REQUESTS: u8 = 5;
+/// … and at this distance, until one answers.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Neighbours of which rejections are counted.
 const NEIGHBOURS: usize = 256;
 
@@ -79,6 +83,8 @@ pub struct Datagram<'a> {
     pub source: SocketAddr,
     /// Time to live, or hop limit.
     pub ttl: u8,
+    /// Sent to the group, not to us alone.
+    pub is_multicast: bool,
     /// Behind the UDP header.
     pub payload: &'a [u8],
 }
@@ -124,6 +130,8 @@ pub struct Daemon {
     /// The shorter metric is told until then.
     reserve_until: Option<Instant>,
     is_withdrawn: bool,
+    /// NICs by which nobody has answered yet: when to ask again, and how often still.
+    asking: Vec<(NicId, Instant, u8)>,
     seed: u64,
 }
 
@@ -151,6 +159,7 @@ impl Daemon {
             next_aging: now + settings.timeout,
             reserve_until: None,
             is_withdrawn: false,
+            asking: Vec::new(),
             seed: seed | 1,
             settings,
         };
@@ -194,7 +203,8 @@ impl Daemon {
     /// When [`Daemon::tick`] has something to do.
     pub fn next_deadline(&self) -> Instant {
         let triggered = self.is_triggered.then(|| self.quiet_until.unwrap_or(self.next_update));
-        [triggered, self.reserve_until, Some(self.next_aging)]
+        let asked = self.asking.iter().map(|(_, at, _)| *at).min();
+        [triggered, self.reserve_until, Some(self.next_aging), asked]
             .into_iter()
             .flatten()
             .fold(self.next_update, Instant::min)
@@ -236,8 +246,10 @@ impl Daemon {
                 self.table.fail_nic(old.nic, |_| false, garbage);
             }
         }
+        self.asking.retain(|(nic, ..)| interfaces.iter().any(|i| i.nic == *nic && i.is_live));
         for interface in &reactivated {
             self.greet(interface, wall);
+            self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
         }
         self.next_aging = self.next_aging.min(garbage);
         if is_path_lost {
@@ -283,6 +295,20 @@ impl Daemon {
         self.update(interface, About::Everything, wall);
     }
 
+    fn ask_again(&mut self, now: Instant, wall: u64) {
+        let mut asking = std::mem::take(&mut self.asking);
+        for (nic, at, left) in &mut asking {
+            if *at <= now {
+                (*at, *left) = (now + ASK_AGAIN, *left - 1);
+                if let Some(interface) = self.interfaces.iter().find(|i| i.nic == *nic).cloned() {
+                    self.greet(&interface, wall);
+                }
+            }
+        }
+        asking.retain(|(.., left)| *left > 0);
+        self.asking = asking;
+    }
+
     /// FIG. 3B: for each real interface (334) that is active (336) the routes of the table; never over the virtual one.
     pub fn broadcast_timer(&mut self, now: Instant, wall: u64) {
         self.broadcast(About::Everything, wall);
@@ -316,6 +342,7 @@ impl Daemon {
                 self.trigger(now, wall);
             }
         }
+        self.ask_again(now, wall);
         if self.next_update <= now {
             self.broadcast_timer(now, wall);
         } else if self.is_triggered && self.quiet_until.is_none_or(|until| until <= now) {
@@ -377,7 +404,15 @@ impl Daemon {
         if !interface.is_on_link(source) {
             return Err(Reject::NotOnLink);
         }
-        let message = Message::parse(datagram.payload, self.family)?;
+        // A digest at the end makes no whole entry: it has to be off before the rest is looked at.
+        let body = match self.family {
+            Family::V4 => self.keys.verify(datagram.payload, source, wall)?,
+            Family::V6 => datagram.payload,
+        };
+        let message = Message::parse(body, self.family)?;
+        if auth::is_misplaced(&message) {
+            return Err(Reject::SignaturePlace);
+        }
         let is_spoken = match message.version {
             Version::V1 => self.settings.is_v1,
             Version::V2 => self.settings.is_v2,
@@ -390,25 +425,19 @@ impl Daemon {
         let is_from_router = datagram.source.port() == port;
         match message.command {
             Command::Response if !is_from_router => return Err(Reject::Port),
-            // RFC 2080 section 2.4.2: a hop limit of 255 shows that no router has forwarded it.
-            Command::Response if self.family == Family::V6 && datagram.ttl != 255 => {
+            // RFC 2080 section 2.4.2: of what is multicast 255 shows that no router has forwarded it. An answer to us alone (FRR's
+            // have 64) comes from a link-local address, which none forwards either.
+            Command::Response
+                if self.family == Family::V6 && datagram.is_multicast && datagram.ttl != 255 =>
+            {
                 return Err(Reject::HopLimit);
             }
             _ => {}
         }
-        let message = if self.family == Family::V4 {
-            let body = self.keys.verify(datagram.payload, source, wall)?;
-            let body = Message::parse(body, self.family)?;
-            if auth::is_misplaced(&body) {
-                return Err(Reject::SignaturePlace);
-            }
-            body
-        } else {
-            message
-        };
         match message.command {
             Command::Request => self.answer(&message, &interface, datagram.source, wall),
             Command::Response => {
+                self.asking.retain(|(nic, ..)| *nic != interface.nic);
                 self.learn(&message, &interface, source, now);
                 self.next_aging = self.next_aging.min(now + self.settings.timeout);
                 if self.table.is_changed() {

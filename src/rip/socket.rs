@@ -28,6 +28,19 @@ pub(super) struct Socket {
     family: Family,
 }
 
+/// What came in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    /// Bytes of it.
+    pub(super) length: usize,
+    /// From there.
+    pub(super) source: SocketAddr,
+    /// Time to live or hop limit; 0 where the kernel did not say.
+    pub(super) ttl: u8,
+    /// IPv6: to the group.
+    pub(super) is_multicast: bool,
+}
+
 impl Socket {
     /// Bound to the device `name`, whose index is `ifindex`.
     pub(super) fn open(family: Family, name: &str, ifindex: u32) -> io::Result<Socket> {
@@ -61,6 +74,7 @@ impl Socket {
                 let level = libc::IPPROTO_IPV6;
                 set(fd, level, libc::IPV6_V6ONLY, 1)?;
                 set(fd, level, libc::IPV6_RECVHOPLIMIT, 1)?;
+                set(fd, level, libc::IPV6_RECVPKTINFO, 1)?;
                 set(fd, level, libc::IPV6_MULTICAST_LOOP, 0)?;
                 // RFC 2080 section 2.4.2
                 set(fd, level, libc::IPV6_MULTICAST_HOPS, 255)?;
@@ -87,8 +101,8 @@ impl Socket {
         self.family
     }
 
-    /// One datagram: its length, where from, and its time to live or hop limit (0: not told).
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, u8)> {
+    /// One datagram, into `buffer`.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Heard> {
         // SAFETY: all-zero is valid for these.
         let (mut name, mut message): (libc::sockaddr_storage, libc::msghdr) =
             unsafe { (zeroed(), zeroed()) };
@@ -107,7 +121,9 @@ impl Socket {
             return Err(io::Error::last_os_error());
         }
         let source = address(&name).ok_or(io::ErrorKind::InvalidData)?;
-        Ok((length as usize, source, hop_limit(&message)))
+        let mut heard = Heard { length: length as usize, source, ttl: 0, is_multicast: false };
+        look(&message, &mut heard);
+        Ok(heard)
     }
 
     /// Sends from `source`, an address of the NIC, where one is given.
@@ -150,24 +166,30 @@ impl Socket {
     }
 }
 
-fn hop_limit(message: &libc::msghdr) -> u8 {
+/// What the ancillary data tell.
+fn look(message: &libc::msghdr, heard: &mut Heard) {
     // SAFETY: the kernel filled `msg_control` and its length; the macros stay within it.
     let mut head = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !head.is_null() {
-        // SAFETY: not null, so it is a whole header within the buffer; both kinds carry an int.
-        let (level, kind, value) = unsafe {
-            let data = libc::CMSG_DATA(head).cast::<c_int>();
-            ((*head).cmsg_level, (*head).cmsg_type, data.read_unaligned())
-        };
-        let is_hop_limit = (level, kind) == (libc::IPPROTO_IP, libc::IP_TTL)
-            || (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT);
-        if is_hop_limit {
-            return u8::try_from(value).unwrap_or(0);
+        // SAFETY: not null, so it is a whole header within the buffer, and its data lie behind it.
+        let (level, kind, data) =
+            unsafe { ((*head).cmsg_level, (*head).cmsg_type, libc::CMSG_DATA(head)) };
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                // SAFETY: both carry an int.
+                let value = unsafe { data.cast::<c_int>().read_unaligned() };
+                heard.ttl = u8::try_from(value).unwrap_or(0);
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: it carries an in6_pktinfo.
+                let packet = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+                heard.is_multicast = packet.ipi6_addr.s6_addr[0] == 0xff;
+            }
+            _ => {}
         }
         // SAFETY: as for the first.
         head = unsafe { libc::CMSG_NXTHDR(message, head) };
     }
-    0
 }
 
 fn v4(octets: [u8; 4], port: u16) -> libc::sockaddr_in {

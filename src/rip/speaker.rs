@@ -20,6 +20,10 @@ const BUDGET: usize = 64;
 /// What RIP did, counted since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Routes learned and in use.
+    pub learned: u64,
+    /// What was refused, by neighbour and reason.
+    pub rejected: Vec<(IpAddr, &'static str, u64)>,
     /// Messages sent.
     pub sent: u64,
     /// Messages that could not be sent.
@@ -43,6 +47,8 @@ pub struct Speaker {
     ears: Vec<Ear>,
     interfaces: Vec<Interface>,
     counts: Counts,
+    /// As last told by [`Speaker::counts`].
+    counted: u64,
     is_unfinished: bool,
     /// As last told by [`Speaker::news`].
     told: u64,
@@ -76,6 +82,7 @@ impl Speaker {
             ears: Vec::new(),
             interfaces: Vec::new(),
             counts: Counts::default(),
+            counted: 0,
             is_unfinished: false,
             told: 0,
             buffer: vec![0; LARGEST].into_boxed_slice(),
@@ -155,10 +162,16 @@ impl Speaker {
                     break;
                 }
                 match ear.socket.receive(&mut self.buffer) {
-                    Ok((length, source, ttl)) => {
+                    Ok(heard) => {
                         self.counts.heard += 1;
-                        let payload = &self.buffer[..length.min(LARGEST)];
-                        let datagram = Datagram { nic: ear.nic, source, ttl, payload };
+                        let payload = &self.buffer[..heard.length.min(LARGEST)];
+                        let datagram = Datagram {
+                            nic: ear.nic,
+                            source: heard.source,
+                            ttl: heard.ttl,
+                            is_multicast: heard.is_multicast,
+                            payload,
+                        };
                         daemon.receive(datagram, now, wall);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -211,7 +224,10 @@ impl Speaker {
             return None;
         }
         self.told = version;
-        Some(self.daemons.iter().flat_map(|(_, daemon)| daemon.learned()).collect())
+        let learned: Vec<Learned> =
+            self.daemons.iter().flat_map(|(_, daemon)| daemon.learned()).collect();
+        self.counts.learned = learned.len() as u64;
+        Some(learned)
     }
 
     /// Tells the neighbours that the VIPAs are no longer here.
@@ -223,14 +239,16 @@ impl Speaker {
         self.flush();
     }
 
-    /// What was done.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
-    /// The daemons.
-    pub fn daemons(&self) -> impl Iterator<Item = &Daemon> {
-        self.daemons.iter().map(|(_, daemon)| daemon)
+    /// What was done since the last time, if anything was.
+    pub fn counts(&mut self) -> Option<Counts> {
+        let done = self.counts.sent + self.counts.unsent + self.counts.heard;
+        if done == self.counted {
+            return None;
+        }
+        self.counted = done;
+        let rejects = self.daemons.iter().flat_map(|(_, daemon)| daemon.rejects());
+        let rejected = rejects.map(|((neighbour, reject), n)| (*neighbour, reject.name(), *n));
+        Some(Counts { rejected: rejected.collect(), ..self.counts.clone() })
     }
 }
 

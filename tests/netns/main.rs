@@ -9,4 +9,5 @@ mod wire;
 mod flows;
 mod host;
 mod nics;
+mod rip;
 mod run;

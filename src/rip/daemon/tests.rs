@@ -86,7 +86,7 @@ impl World {
 
     fn hear_from(&mut self, nic: NicId, source: &str, payload: &[u8]) {
         let source = source.parse().expect("a socket address");
-        let datagram = Datagram { nic, source, ttl: 255, payload };
+        let datagram = Datagram { nic, source, ttl: 255, is_multicast: true, payload };
         self.daemon.receive(datagram, self.now, 0);
     }
 
@@ -127,16 +127,35 @@ fn fig_3a_319_a_new_virtual_interface_is_told_at_once_over_every_nic() {
     let mut world = World::v4();
     let sends = world.daemon.take_sends();
     let commands: Vec<(u8, u8)> = sends.iter().map(|s| (s.nic.0, s.payload[0])).collect();
-    // Request and response by each NIC, then nothing that is news.
+    // Request and response by each NIC.
     assert_eq!(commands[..4], [(0, 1), (0, 2), (1, 1), (1, 2)]);
     assert!(sends.iter().all(|send| send.to == SocketAddr::new(GROUP.into(), PORT)));
 }
 
 #[test]
+fn a_neighbour_that_does_not_answer_is_asked_again_until_one_does() {
+    let mut world = World::v4();
+    let requests = |world: &mut World, nic: NicId| {
+        let sends = world.daemon.take_sends();
+        sends.iter().filter(|send| send.nic == nic && send.payload[0] == 1).count()
+    };
+    assert_eq!(requests(&mut world, A), 1);
+    world.wait(2);
+    world.hear(B, &[("10.9.0.0/24", 2)]);
+    world.daemon.take_sends();
+    world.wait(60);
+    let sends = world.daemon.sends.clone();
+    assert_eq!(requests(&mut world, A), 3, "two more were sent before");
+    world.daemon.sends = sends;
+    assert_eq!(requests(&mut world, B), 0, "one there has answered");
+}
+
+#[test]
 fn claim_1_neighbours_are_told_the_vipa_in_place_of_the_physical_addresses() {
     let mut world = World::v4();
+    world.wait(24);
     world.daemon.take_sends();
-    world.wait(36);
+    world.wait(12);
     assert_eq!(world.told(A), told(&[("203.0.113.10/32", 2)]));
 }
 
@@ -345,17 +364,18 @@ fn our_own_messages_heard_by_another_nic_are_not_taken() {
 #[test]
 fn rfc2080_2_4_2_ripng_is_believed_only_from_a_link_local_address_with_hop_limit_255() {
     let good = response(&[("2001:db8:9::/64", 2)]);
-    let case = |source: &str, ttl| {
+    let case = |source: &str, ttl, is_multicast| {
         let mut world = World::new(Family::V6, settings());
         let source = source.parse().expect("a socket address");
-        let datagram = Datagram { nic: A, source, ttl, payload: &good };
+        let datagram = Datagram { nic: A, source, ttl, is_multicast, payload: &good };
         world.daemon.receive(datagram, world.now, 0);
         (world.learned().len(), world.rejected())
     };
-    assert_eq!(case("[fe80::1]:521", 255), (1, vec![]));
-    assert_eq!(case("[fe80::1]:521", 254), (0, vec!["hop_limit"]));
-    assert_eq!(case("[2001:db8::1]:521", 255), (0, vec!["not_on_link"]));
-    assert_eq!(case("[fe80::1]:520", 255), (0, vec!["port"]));
+    assert_eq!(case("[fe80::1]:521", 255, true), (1, vec![]));
+    assert_eq!(case("[fe80::1]:521", 254, true), (0, vec!["hop_limit"]));
+    assert_eq!(case("[fe80::1]:521", 64, false), (1, vec![]));
+    assert_eq!(case("[2001:db8::1]:521", 255, true), (0, vec!["not_on_link"]));
+    assert_eq!(case("[fe80::1]:520", 255, true), (0, vec!["port"]));
 }
 
 #[test]
