@@ -56,6 +56,9 @@ pub struct Run {
     /// Where state is kept [default: $RUNTIME_DIRECTORY, else /run/vipa].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// When told to stop, tell the neighbours by RIP that the VIPAs are gone, and forward three seconds more.
+    #[arg(long)]
+    pub withdraw: bool,
     /// Log more; twice: everything.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,

@@ -11,6 +11,7 @@ pub(super) fn run(arguments: &Run) -> Result<ExitCode, Failure> {
     let config = failure::load(&arguments.config)?;
     crate::log::start(arguments.verbose);
     let state = State::locate(arguments.state.as_deref())?;
-    forwarder::run(config, &state).map_err(|error| Failure::failed(error.to_string()))?;
+    forwarder::run(config, &state, arguments.withdraw)
+        .map_err(|error| Failure::failed(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }

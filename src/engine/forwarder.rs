@@ -79,12 +79,13 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
-/// Runs until SIGTERM or SIGINT. The adapter stays up, and the kernel carries its traffic on.
+/// Runs until SIGTERM or SIGINT. The adapter stays up, and the kernel carries its traffic on. If it `is_withdrawing`, the neighbours
+/// are told by RIP first.
 ///
 /// # Errors
 /// It could not start, or the network could not be followed any more. What a first start set up before it
 /// failed has been taken away again.
-pub fn run(config: Config, state: &State) -> Result<(), Error> {
+pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Error> {
     let started = Instant::now();
     abort_on_panic();
     let missing = privilege::missing(&config, state.directory());
@@ -120,7 +121,8 @@ pub fn run(config: Config, state: &State) -> Result<(), Error> {
     .map_err(system("start the workers"))?;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let router = prepared.start(Arc::clone(&cell), asked, Box::new(workers));
+    let mut router = prepared.start(Arc::clone(&cell), asked, Box::new(workers));
+    router.withdraws(is_withdrawing);
     let thread = start_router(router, Arc::clone(&stop), Arc::clone(&desk.news))?;
     let monitor = Monitor { config, cell, statistics, router_statistics, started };
     let ended = desk.wait(&thread, || monitor.start(state.path(&adapter, Kept::Socket)));

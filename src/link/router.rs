@@ -44,6 +44,10 @@ const TICK: Duration = Duration::from_secs(5);
 const BUDGET: usize = 1024;
 /// News beget news (what we set up is told to us as well); more than this in one turn wait for the next.
 const ROUNDS: usize = 4;
+/// So long the neighbours have to take another way before we stop …
+const WITHDRAWAL: Duration = Duration::from_secs(3);
+/// … and they are told this often, since a datagram may be lost.
+const WITHDRAWALS: u32 = 3;
 /// If somebody keeps removing what we put back, we do so no more often than this …
 const PATIENCE: Duration = Duration::from_millis(50);
 /// … once it happened so often within a second.
@@ -81,6 +85,8 @@ pub struct Router {
     trouble: Option<(String, Instant)>,
     /// RIP, where it is spoken.
     speaker: Option<Speaker>,
+    /// The neighbours are told before it ends.
+    is_withdrawing: bool,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -123,9 +129,29 @@ impl Router {
         self.speak(Instant::now());
         let mut events = Events::with_capacity(16);
         let mut pending = Changed::default();
-        while !stop.load(Ordering::Acquire) {
+        let mut withdrawn = 0;
+        let mut end = None;
+        loop {
             let now = Instant::now();
-            let timeout = self.next_deadline().saturating_duration_since(now);
+            if stop.load(Ordering::Acquire) {
+                let is_polite = self.is_withdrawing && self.speaker.is_some();
+                let end = *end.get_or_insert(if is_polite { now + WITHDRAWAL } else { now });
+                if end <= now {
+                    return Ok(());
+                }
+                let is_due = end - now <= WITHDRAWAL * (WITHDRAWALS - withdrawn) / WITHDRAWALS;
+                if withdrawn < WITHDRAWALS && is_due {
+                    withdrawn += 1;
+                    tracing::info!(withdrawn, "the neighbours are told that the VIPAs are gone");
+                    self.speaker.iter_mut().for_each(|speaker| speaker.withdraw(now));
+                }
+            }
+            let deadline = match end {
+                // In steps: what is due is looked at above.
+                Some(end) => self.next_deadline().min(end).min(now + Duration::from_millis(50)),
+                None => self.next_deadline(),
+            };
+            let timeout = deadline.saturating_duration_since(now);
             match self.prepared.poll.poll(&mut events, Some(timeout)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(Error::Poll)?,
@@ -139,7 +165,11 @@ impl Router {
                 pending = Changed { links: true, network: true, ..pending };
             }
         }
-        Ok(())
+    }
+
+    /// Are the neighbours to be told by RIP before it ends?
+    pub fn withdraws(&mut self, is_withdrawing: bool) {
+        self.is_withdrawing = is_withdrawing;
     }
 
     /// The same trouble is told once in a tick.
@@ -384,6 +414,7 @@ impl Prepared {
             settle_at: None,
             trouble: None,
             speaker,
+            is_withdrawing: false,
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) mod packet;
 pub(crate) mod packets;
 pub(crate) mod pipeline;
 pub(crate) mod rewrite;
+pub(crate) mod rip;
 pub(crate) mod segment;
 pub(crate) mod sums;
 
@@ -32,5 +33,6 @@ pub(crate) const TARGETS: &[(&str, Check)] = &[
     ("packet", packet::check),
     ("pipeline", pipeline::check),
     ("rewrite", rewrite::check),
+    ("rip", rip::check),
     ("segment", segment::check),
 ];
