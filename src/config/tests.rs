@@ -543,8 +543,8 @@ fn the_configurations_of_the_readme_are_right() {
     let readme = include_str!("../../README.md");
     let blocks: Vec<&str> =
         readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 2);
-    for block in &blocks {
+    assert_eq!(blocks.len(), 3);
+    for block in &blocks[..2] {
         let (_, warnings) = parse(block).unwrap();
         assert!(warnings.is_empty());
     }
@@ -555,6 +555,14 @@ fn the_configurations_of_the_readme_are_right() {
     assert_eq!(full.source.hold, least.source.hold);
     assert_eq!(full.nics[0].hold_down, least.nics[0].hold_down);
     assert_eq!(full.replay.ephemeral, least.replay.ephemeral);
+    // The third is a section to be added; most of it shows defaults.
+    let (with, warnings) = parse(&format!("{}\n{}", blocks[0], blocks[2])).unwrap();
+    assert!(warnings.is_empty());
+    let (shown, default) = (with.rip.unwrap(), rip(""));
+    assert_eq!((shown.update, shown.timeout), (default.update, default.timeout));
+    assert_eq!((shown.garbage, shown.metric), (default.garbage, default.metric));
+    assert_eq!((shown.advertise, shown.most_routes), (default.advertise, default.most_routes));
+    assert_eq!((shown.is_v1, shown.is_v2, shown.is_ng), (false, true, true));
 }
 
 #[test]
