@@ -75,7 +75,7 @@ impl Daemon {
             on_each(" network @\n"),
         );
         let ripngd = format!(
-            "router ripng\n allow-ecmp\n redistribute connected\n{}",
+            "router ripng\n timers basic 5 20 10\n allow-ecmp\n redistribute connected\n{}",
             on_each(" network @\n")
         );
         let (user, group) = frr_user();
