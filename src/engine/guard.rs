@@ -24,7 +24,7 @@
 //!            │ a symptom                                              │
 //!      look again in 30 ms ─ the same symptom ─► SIGKILL (pidfd) ─────┤
 //!                                                                     ▼
-//!                                    RTM_GETLINK until the link no longer runs, then exit
+//!                      RTM_GETLINK until the link no longer runs, IPv6 routes forgotten, exit
 //! ```
 //!
 //! A symptom is a worker that has been busy for 200 ms without a new stamp, a task that is stopped (`T`,
@@ -50,6 +50,7 @@
 //! * A child that another thread has forked but that has not yet called exec holds the TUN for a moment
 //!   longer than its parent: the guard asks again for half a second until the link no longer runs.
 //! * The parent's number is read from the pidfd's own fdinfo: right in any PID namespace whose /proc this is.
+//! * IPv6 sockets remember their route, and no loss of carrier makes them forget it ([`forget_cached_routes`]).
 //! * RTM_GETLINK acts on linkwatch since Linux 6.8; before, the loss of carrier may take its second.
 //! * The parent may die at any moment from before its fork on. The pidfd was opened before, so the guard
 //!   finds it readable and leaves: no guard outlives its forwarder by more than half a second.
@@ -71,6 +72,7 @@ use self::carrier::Link;
 use self::symptom::{Judge, Sight, Verdict};
 use super::heartbeat::{HeartbeatPage, monotonic_ns};
 use super::{descriptors, pidfd};
+use crate::link::forget_cached_routes;
 
 /// The hidden subcommand by which the binary becomes a guard: `main` gives what follows it to
 /// [`guard_main`], before it does anything else.
@@ -240,7 +242,7 @@ fn hand_over(link: &mut Link) -> io::Result<()> {
         }
         std::thread::sleep(BETWEEN_QUESTIONS);
     }
-    Ok(())
+    forget_cached_routes()
 }
 
 /// Closes what else was inherited, should some code have forgotten close-on-exec.

@@ -9,6 +9,7 @@
 //! Ours is what carries protocol number 118 ([`PROTOCOL`]) in our table or at our preferences; nothing else
 //! is ever deleted. Originals of kernel settings are [`saved`] once, before the first change.
 
+mod cached;
 pub mod down;
 pub mod hold_down;
 pub mod inspect;
@@ -28,6 +29,7 @@ mod socket_facts;
 pub mod sysctl;
 mod tables;
 
+pub use cached::forget_cached_routes;
 pub use network::preview;
 
 /// `rtm_protocol`, `FRA_PROTOCOL` and `NDA_PROTOCOL` of all that vipa sets up ("v").

@@ -201,6 +201,14 @@ impl Network {
         }
     }
 
+    /// Makes IPv6 sockets look their routes up anew.
+    pub fn forget_cached_routes(&mut self) {
+        if let Err(error) = super::cached::forget(&mut self.netlink) {
+            self.statistics.kernel_errors.add(1);
+            tracing::debug!(%error, "IPv6 connections keep the routes that they remember");
+        }
+    }
+
     /// Looks at the NICs, and tells of each that changed its state.
     pub fn observe(&mut self, now: Instant) {
         let states = self.hold_down.observe(&self.config, &self.mirror, now);

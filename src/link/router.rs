@@ -190,6 +190,7 @@ impl Router {
         let network = &mut self.prepared.network;
         // The kernel would tell of the adapter's carrier, and use it, up to a second later.
         network.probe_links();
+        network.forget_cached_routes();
         let adapter = &self.prepared.config.adapter.name;
         self.attached = network.mirror().link(adapter).map(|(index, _)| index);
         Ok(())
