@@ -17,7 +17,7 @@ use crate::forward::source::{Decision, Defined, Ignored, SourcePolicy};
 use crate::forward::spread;
 use crate::forward::verdict::DropReason;
 use crate::forward::view::{NetView, NicId, NicState};
-use crate::link::plan::routes::is_live;
+use crate::link::health::is_live;
 use crate::wire::ip::{self, Family};
 use crate::wire::packet::Headers;
 

@@ -22,6 +22,7 @@ pub mod forward;
 pub mod lab;
 pub mod link;
 pub mod log;
+pub mod path;
 pub mod privilege;
 pub mod replay;
 pub mod rip;

@@ -74,7 +74,8 @@ impl Sent {
 
 fn config(rules: Vec<Rule>, sourcevipa: bool) -> Config {
     Config {
-        path: PathBuf::new(),
+        file: PathBuf::new(),
+        path: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vipas(),

@@ -38,7 +38,8 @@ fn nft(script: &str) {
 
 fn config() -> Config {
     Config {
-        path: "vipa.toml".into(),
+        file: "vipa.toml".into(),
+        path: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vec!["203.0.113.10".parse().expect("a VIPA")],

@@ -181,7 +181,7 @@ fn answer(line: &[u8], admin: &Admin) -> String {
 }
 
 fn explained(question: &Question, admin: &Admin) -> String {
-    let file = admin.config.path.display().to_string();
+    let file = admin.config.file.display().to_string();
     match explain(&admin.cell.load(), question, &file) {
         Ok(explanation) => json_line(&explanation),
         Err(error) => refusal(&error.to_string()),

@@ -13,6 +13,7 @@ use crate::forward::applies::{Applies, applies};
 use crate::forward::rule::Rule;
 use crate::forward::verdict::DropReason;
 use crate::forward::view::{NetView, NicId};
+use crate::path::watcher::PathCounts;
 
 /// Routes and neighbours listed at most; beyond them only the count is told.
 const LISTED: usize = 1024;
@@ -53,6 +54,8 @@ pub struct Status {
     pub router: RouterStatus,
     /// RIP.
     pub rip: RipStatus,
+    /// The next hops that are watched.
+    pub paths: PathsStatus,
     /// Frames dropped, all workers together: every reason, also those that never occurred.
     pub drops: BTreeMap<String, u64>,
 }
@@ -73,7 +76,7 @@ pub struct TrafficStatus {
 pub struct NicStatus {
     /// Name of the device.
     pub name: String,
-    /// `missing`, `down`, `no_carrier`, `held_down` or `live`.
+    /// `missing`, `down`, `no_carrier`, `no_path`, `held_down` or `live`.
     pub state: String,
     /// May flows be put on it?
     pub is_live: bool,
@@ -194,6 +197,8 @@ pub struct RouterStatus {
     pub sockets_asked: u64,
     /// Those of them that were not found: rules that need one do not match.
     pub sockets_unknown: u64,
+    /// Turns of its loop that came more than 20 ms after they were due.
+    pub late: u64,
 }
 
 /// RIP; all zero where it is not spoken.
@@ -226,6 +231,61 @@ pub struct RejectedStatus {
     pub count: u64,
 }
 
+/// The watch over the paths; empty where nothing is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathsStatus {
+    /// Each next hop.
+    pub next_hops: Vec<PathStatus>,
+    /// What was heard and not taken, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// Turns of its loop that came more than 20 ms after they were due.
+    pub late: u64,
+}
+
+/// One next hop that is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathStatus {
+    /// Behind this NIC.
+    pub nic: String,
+    /// Its address.
+    pub address: String,
+    /// `unknown` (it never answered), `up` or `dead`.
+    pub state: String,
+    /// Times that it died.
+    pub deaths: u64,
+    /// Questions, or BFD packets, sent.
+    pub sent: u64,
+    /// Those that the NIC did not take.
+    pub unsent: u64,
+    /// Answers, or BFD packets, heard.
+    pub heard: u64,
+    /// Of the last answer; BFD knows none.
+    pub round_trip_us: Option<u64>,
+}
+
+fn paths(admin: &Admin, view: &NetView) -> PathsStatus {
+    let counts = admin.router.paths.load();
+    let Some(counts) = counts.as_ref() else { return PathsStatus::default() };
+    let one = |path: &PathCounts| PathStatus {
+        nic: nic_name(view, path.hop.0),
+        address: path.hop.1.to_string(),
+        state: path.state.name().to_owned(),
+        deaths: path.deaths,
+        sent: path.sent,
+        unsent: path.unsent,
+        heard: path.heard,
+        round_trip_us: path.round_trip.and_then(|time| u64::try_from(time.as_micros()).ok()),
+    };
+    let rejected = counts.rejected.iter().map(|(reason, n)| ((*reason).to_owned(), *n));
+    PathsStatus {
+        next_hops: counts.paths.iter().map(one).collect(),
+        rejected: rejected.collect(),
+        late: counts.late,
+    }
+}
+
 fn rip(admin: &Admin) -> RipStatus {
     let is_spoken = admin.config.rip.is_some();
     let counts = admin.router.rip.load();
@@ -256,7 +316,7 @@ impl Status {
             adapter: admin.config.adapter.name.clone(),
             pid: std::process::id(),
             uptime_seconds: (admin.started.elapsed().as_millis() as f64) / 1000.0,
-            config: admin.config.path.display().to_string(),
+            config: admin.config.file.display().to_string(),
             generation: view.generation,
             vipas: admin.config.adapter.addresses.iter().map(ToString::to_string).collect(),
             nics: nics(&view, &admin.workers),
@@ -277,8 +337,10 @@ impl Status {
                 flows_held: admin.router.flows_held.get(),
                 sockets_asked: admin.router.sockets_asked.get(),
                 sockets_unknown: admin.router.sockets_unknown.get(),
+                late: admin.router.late.get(),
             },
             rip: rip(admin),
+            paths: paths(admin, &view),
             drops: drops(&admin.workers),
         }
     }

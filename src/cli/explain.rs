@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Explain) -> Result<ExitCode, Failure> {
     let config = arguments.config.as_deref().map(failure::load).transpose()?;
     let explanation = match config {
         Some(config) if !arguments.live => {
-            let file = config.path.display().to_string();
+            let file = config.file.display().to_string();
             explain(&replay::view(&config), &question, &file)
                 .map_err(|error| Failure::bad_use(error.to_string()))?
         }

@@ -62,7 +62,7 @@ fn find_nic(config: &Config, name: &str) -> Result<NicId, Failure> {
         let names = names.join(", ");
         Failure::bad_use(format!(
             "--in {name} is no [[nic]]; {} has {names}",
-            config.path.display()
+            config.file.display()
         ))
     })
 }

@@ -15,6 +15,8 @@ pub(super) fn render(status: &Status) -> String {
     nics(&mut page, status);
     routes(&mut page, status);
     neighbours(&mut page, status);
+    paths(&mut page, status);
+    rip(&mut page, status);
     rules(&mut page, status);
     workers(&mut page, status);
     router(&mut page, status);
@@ -84,6 +86,45 @@ fn neighbours(page: &mut String, status: &Status) {
     and_more(page, status.neighbour_count);
 }
 
+fn paths(page: &mut String, status: &Status) {
+    let titles = ["path", "by", "state", "deaths", "asked", "answered", "round trip"];
+    let rows = status.paths.next_hops.iter().take(SHOWN).map(|path| {
+        vec![
+            path.address.clone(),
+            path.nic.clone(),
+            path.state.clone(),
+            count(path.deaths),
+            count(path.sent),
+            count(path.heard),
+            path.round_trip_us.map_or_else(|| "-".to_owned(), |us| format!("{us} us")),
+        ]
+    });
+    columns(page, &titles, rows);
+    and_more(page, status.paths.next_hops.len());
+    for (reason, times) in &status.paths.rejected {
+        let _ = writeln!(page, "not taken: {reason}, {} times", count(*times));
+    }
+}
+
+fn rip(page: &mut String, status: &Status) {
+    let rip = &status.rip;
+    if !rip.is_spoken {
+        return;
+    }
+    let _ = writeln!(
+        page,
+        "\nRIP     sent {}, unsent {}, heard {}, routes learned {}",
+        count(rip.sent),
+        count(rip.unsent),
+        count(rip.heard),
+        count(rip.learned),
+    );
+    let rows = rip.rejected.iter().take(SHOWN);
+    let rows = rows.map(|r| vec![r.neighbour.clone(), r.reason.clone(), count(r.count)]);
+    columns(page, &["refused from", "because", "times"], rows);
+    and_more(page, rip.rejected.len());
+}
+
 fn rules(page: &mut String, status: &Status) {
     let rows = status.rules.iter().map(|rule| {
         vec![
@@ -133,7 +174,7 @@ fn router(page: &mut String, status: &Status) {
     let router = &status.router;
     let _ = writeln!(
         page,
-        "\nrouter  views {}, repaired {}, resyncs {}, kernel errors {}, flows held {}, sockets asked {} (unknown {})",
+        "\nrouter  views {}, repaired {}, resyncs {}, kernel errors {}, flows held {}, sockets asked {} (unknown {}), late {}",
         count(router.views),
         count(router.repaired),
         count(router.resyncs),
@@ -141,6 +182,7 @@ fn router(page: &mut String, status: &Status) {
         count(router.flows_held),
         count(router.sockets_asked),
         count(router.sockets_unknown),
+        count(router.late + status.paths.late),
     );
 }
 

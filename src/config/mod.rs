@@ -3,6 +3,7 @@
 
 mod address;
 mod mistake;
+mod path;
 mod read;
 mod reader;
 mod replay;
@@ -28,7 +29,7 @@ pub use user::user_id;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where it was read from.
-    pub path: PathBuf,
+    pub file: PathBuf,
     /// `[virtual]`.
     pub adapter: Adapter,
     /// `[forwarder]`.
@@ -39,6 +40,8 @@ pub struct Config {
     pub source: Source,
     /// `[rip]`; `None`: no RIP is spoken.
     pub rip: Option<crate::rip::Settings>,
+    /// `[path]`.
+    pub path: crate::path::Settings,
     /// `[replay]`.
     pub replay: Replay,
 }

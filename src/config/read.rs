@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
-use super::{Adapter, Config, Forwarder, Nic, Source, replay, rip, rules};
+use super::{Adapter, Config, Forwarder, Nic, Source, path as paths, replay, rip, rules};
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
@@ -100,6 +100,7 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
     );
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
     let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, mistakes);
+    let watch = paths::read(optional(&mut file, "path", "[path]", mistakes), mistakes);
     for section in NOT_YET {
         if file.get(section).is_some() {
             let found = format!("`{section}` is not in this version of vipa");
@@ -110,7 +111,16 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
     if mistakes.has_errors() {
         return None;
     }
-    Some(Config { path: path.to_owned(), adapter: adapter?, forwarder, nics, source, rip, replay })
+    Some(Config {
+        file: path.to_owned(),
+        adapter: adapter?,
+        forwarder,
+        nics,
+        source,
+        rip,
+        path: watch,
+        replay,
+    })
 }
 
 /// The table `key`, empty where it is left out.

@@ -112,7 +112,7 @@ fn what_is_left_out_has_its_default() {
     assert!(!config.source.is_bound_forwarded);
     assert!(config.source.rules.is_empty());
     assert_eq!(config.replay, Replay { ephemeral: 32_768..=60_999, nics: Vec::new() });
-    assert_eq!(config.path, Path::new("vipa.toml"));
+    assert_eq!(config.file, Path::new("vipa.toml"));
 }
 
 #[test]

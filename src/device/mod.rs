@@ -1,6 +1,8 @@
 //! Where packets come in and go out: the TUN that is the virtual adapter (C1), the NICs' packet sockets (C2),
 //! and devices for tests.
 
+pub(crate) mod arp;
+pub(crate) mod datagram;
 pub mod fallback;
 pub mod fault;
 pub mod filter;

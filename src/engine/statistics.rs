@@ -176,6 +176,10 @@ pub struct RouterStatistics {
     pub sockets_asked: Counter,
     /// Those of them that were not found.
     pub sockets_unknown: Counter,
+    /// Turns of its loop that came more than 20 ms after they were due.
+    pub late: Counter,
     /// What RIP did; empty until it did something.
     pub rip: arc_swap::ArcSwapOption<crate::rip::speaker::Counts>,
+    /// What was seen of the paths; empty where they are not watched.
+    pub paths: arc_swap::ArcSwapOption<crate::path::watcher::Counts>,
 }

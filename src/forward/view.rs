@@ -36,6 +36,8 @@ pub enum NicState {
     Down,
     /// It is up without carrier.
     NoCarrier,
+    /// It has carrier, and nobody behind it answers any more.
+    NoPath,
     /// It came back and waits out its hold-down.
     HeldDown,
     /// It carries traffic.
@@ -49,6 +51,7 @@ impl NicState {
             NicState::Missing => "missing",
             NicState::Down => "down",
             NicState::NoCarrier => "no_carrier",
+            NicState::NoPath => "no_path",
             NicState::HeldDown => "held_down",
             NicState::Live => "live",
         }
@@ -70,7 +73,7 @@ pub struct NicView {
     pub weight: u16,
     /// Only live NICs of the lowest metric carry traffic.
     pub metric: u32,
-    /// May flows be put on it? (`HeldDown` counts as live where nothing else is left.)
+    /// May flows be put on it? (`HeldDown` counts as live where nothing else is left, then `NoPath`.)
     pub is_live: bool,
     /// For status; `is_live` decides.
     pub state: NicState,

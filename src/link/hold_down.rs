@@ -1,71 +1,120 @@
-//! A NIC that returns waits out its hold-down before it carries flows again, so that one that flaps does not
-//! drag flows along. Pure: time is a parameter.
+//! What returns waits out its hold-down before it carries flows again, so that one that flaps does not drag flows along; each time that
+//! it fails again soon it waits twice as long. NICs and next hops alike. Pure: time is a parameter.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::health::Health;
 use crate::config::Config;
-use crate::forward::view::NicState;
+use crate::forward::view::{NicId, NicState};
 use crate::link::mirror::Mirror;
+use crate::path::paths::Paths;
+use crate::path::{Hop, State};
 
-/// Hold-down of all NICs.
+/// Failing again within so many hold-downs of its return is flapping …
+const SOON: u32 = 10;
+/// … and doubles the hold-down, this often at most …
+const DOUBLINGS: u32 = 6;
+/// … and to no more than this, or to the hold-down itself where that is longer.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Hold-down of all NICs and next hops.
 #[derive(Debug)]
 pub struct HoldDown {
     nics: Vec<Track>,
+    hops: BTreeMap<Hop, Track>,
 }
 
-/// One NIC.
+/// One NIC or next hop.
 #[derive(Clone, Copy, Debug)]
 struct Track {
     hold_down: Duration,
-    /// Index of the device when it was last seen up with carrier, without a break since.
+    /// Index of the device when it was last seen to work, without a break since.
     up_since: Option<(u32, Instant)>,
     /// The first look at it is still to come.
     is_new: bool,
     /// Until then.
     held_until: Option<Instant>,
+    /// It came back from its last hold-down then.
+    returned: Option<Instant>,
+    /// How often in a row it failed again soon.
+    flaps: u32,
 }
 
 impl HoldDown {
     /// Nothing has been seen yet: what is up at the first look is not held down.
     pub fn new(config: &Config) -> HoldDown {
-        let track = |nic: &crate::config::Nic| Track {
-            hold_down: nic.hold_down,
-            up_since: None,
-            is_new: true,
-            held_until: None,
-        };
-        HoldDown { nics: config.nics.iter().map(track).collect() }
+        let nics = config.nics.iter().map(|nic| Track::new(nic.hold_down)).collect();
+        HoldDown { nics, hops: BTreeMap::new() }
     }
 
-    /// Looks at the NICs and says what state each is in now.
-    pub fn observe(&mut self, config: &Config, mirror: &Mirror, now: Instant) -> Vec<NicState> {
-        let links = config.nics.iter().map(|nic| mirror.link(&nic.name));
-        self.nics
-            .iter_mut()
-            .zip(links)
-            .map(|(track, link)| {
-                let (state, index) = match link {
-                    None => (NicState::Missing, 0),
-                    Some((index, link)) if !link.is_up => (NicState::Down, index),
-                    Some((index, link)) if !link.has_carrier => (NicState::NoCarrier, index),
-                    Some((index, _)) => (NicState::Live, index),
-                };
-                track.observe(state, index, now)
+    /// Looks at the NICs and the paths behind them, and says which carry traffic now.
+    pub fn observe(
+        &mut self,
+        config: &Config,
+        mirror: &Mirror,
+        paths: &Paths,
+        now: Instant,
+    ) -> Health {
+        let links: Vec<(NicState, u32)> = config
+            .nics
+            .iter()
+            .zip((0..).map(NicId))
+            .map(|(nic, id)| match mirror.link(&nic.name) {
+                None => (NicState::Missing, 0),
+                Some((index, link)) if !link.is_up => (NicState::Down, index),
+                Some((index, link)) if !link.has_carrier => (NicState::NoCarrier, index),
+                Some((index, _)) if is_deserted(paths, id) => (NicState::NoPath, index),
+                Some((index, _)) => (NicState::Live, index),
             })
-            .collect()
+            .collect();
+        let states = self.nics.iter_mut().zip(&links);
+        let states = states.map(|(track, (state, index))| track.observe(*state, *index, now));
+        let states = states.collect();
+        let is_watched = |hop: &Hop| paths.iter().any(|(watched, ..)| watched == *hop);
+        self.hops.retain(|hop, _| is_watched(hop));
+        let mut hops = BTreeMap::new();
+        for (hop, state, _) in paths.iter() {
+            let Some(nic) = config.nics.get(hop.0.index()) else { continue };
+            let track = self.hops.entry(hop).or_insert_with(|| Track::new(nic.hold_down));
+            let state = if state == State::Dead { NicState::NoPath } else { NicState::Live };
+            hops.insert(hop, track.observe(state, 0, now) != NicState::Live);
+        }
+        Health::with_hops(states, &hops)
     }
 
     /// When the next hold-down ends.
     pub fn next_end(&self) -> Option<Instant> {
-        self.nics.iter().filter_map(|track| track.held_until).min()
+        let tracks = self.nics.iter().chain(self.hops.values());
+        tracks.filter_map(|track| track.held_until).min()
     }
 }
 
+/// Some next hop behind the NIC answered once, and none does now.
+fn is_deserted(paths: &Paths, nic: NicId) -> bool {
+    let mut known =
+        paths.iter().filter(|(hop, state, _)| hop.0 == nic && *state != State::Unknown).peekable();
+    known.peek().is_some() && known.all(|(_, state, _)| state == State::Dead)
+}
+
 impl Track {
+    fn new(hold_down: Duration) -> Track {
+        Track {
+            hold_down,
+            up_since: None,
+            is_new: true,
+            held_until: None,
+            returned: None,
+            flaps: 0,
+        }
+    }
+
     fn observe(&mut self, state: NicState, ifindex: u32, now: Instant) -> NicState {
         let was_new = std::mem::replace(&mut self.is_new, false);
         if state != NicState::Live {
-            self.up_since = None;
+            if self.up_since.take().is_some() && self.held_until.is_none() {
+                self.failed(now);
+            }
             self.held_until = None;
             return state;
         }
@@ -73,12 +122,24 @@ impl Track {
             Some((index, _)) if index == ifindex => {}
             _ => {
                 self.up_since = Some((ifindex, now));
-                self.held_until =
-                    (!was_new && !self.hold_down.is_zero()).then(|| now + self.hold_down);
+                let wait = self.wait();
+                self.held_until = (!was_new && !wait.is_zero()).then(|| now + wait);
             }
         }
-        self.held_until = self.held_until.filter(|end| now < *end);
+        if self.held_until.is_some_and(|end| end <= now) {
+            (self.held_until, self.returned) = (None, Some(now));
+        }
         if self.held_until.is_some() { NicState::HeldDown } else { NicState::Live }
+    }
+
+    fn failed(&mut self, now: Instant) {
+        let is_soon =
+            self.returned.take().is_some_and(|at| now.duration_since(at) < self.hold_down * SOON);
+        self.flaps = if is_soon { (self.flaps + 1).min(DOUBLINGS) } else { 0 };
+    }
+
+    fn wait(&self) -> Duration {
+        (self.hold_down * (1 << self.flaps)).min(LONGEST.max(self.hold_down))
     }
 }
 
@@ -89,7 +150,7 @@ mod tests {
     const HOLD: Duration = Duration::from_secs(3);
 
     fn track() -> Track {
-        Track { hold_down: HOLD, up_since: None, is_new: true, held_until: None }
+        Track::new(HOLD)
     }
 
     #[test]
@@ -127,5 +188,24 @@ mod tests {
         let (mut track, start) = (track(), Instant::now());
         track.observe(NicState::Live, 2, start);
         assert_eq!(track.observe(NicState::Live, 7, start), NicState::HeldDown);
+    }
+
+    #[test]
+    fn one_that_flaps_waits_twice_as_long_each_time_until_it_stays() {
+        let (mut track, mut now) = (track(), Instant::now());
+        track.observe(NicState::Live, 2, now);
+        let second = Duration::from_secs(1);
+        let mut waits = Vec::new();
+        for stays in [1, 1, 1, 1, 1, 1, 1, 1, 1, 31, 1].map(Duration::from_secs) {
+            now += stays;
+            track.observe(NicState::NoPath, 2, now);
+            now += second;
+            assert_eq!(track.observe(NicState::Live, 2, now), NicState::HeldDown);
+            let until = track.held_until.expect("it is held down");
+            waits.push((until - now).as_secs());
+            now = until;
+            assert_eq!(track.observe(NicState::Live, 2, now), NicState::Live);
+        }
+        assert_eq!(waits, [3, 6, 12, 24, 48, 96, 192, 192, 192, 3, 6]);
     }
 }

@@ -11,6 +11,7 @@
 
 mod cached;
 pub mod down;
+pub mod health;
 pub mod hold_down;
 pub mod inspect;
 pub mod kernel;

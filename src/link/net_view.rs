@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use super::health::Health;
 use super::mirror::{Address, Mirror};
-use super::plan::routes::{Reach, Way, is_live, nic_of, reaches};
+use super::plan::routes::{Reach, Way, nic_of, reaches};
 use super::plan::rules::default_vipa;
 use super::resolve::Hop;
 use crate::config::Config;
 use crate::forward::applies::applies;
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
-use crate::forward::view::{NetView, NicState, NicView};
+use crate::forward::view::{NetView, NicView};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::{Family, Prefix};
 
@@ -28,8 +29,8 @@ pub struct Draft {
 /// What the mirror does not know.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings<'a> {
-    /// State of each `[[nic]]`.
-    pub states: &'a [NicState],
+    /// Which NICs and next hops carry traffic.
+    pub health: &'a Health,
     /// `ip_local_port_range`.
     pub ephemeral: &'a RangeInclusive<u16>,
     /// Ports on which a socket of this host is bound: not for rewritten flows.
@@ -45,9 +46,9 @@ pub fn draft(
 ) -> Draft {
     let reaches = reaches(config, mirror);
     Draft {
-        nics: nics(config, mirror, around.states),
+        nics: nics(config, mirror, around.health),
         neighbours: neighbours(config, mirror, &reaches, is_requested),
-        routes: routes(&reaches, around.states),
+        routes: routes(&reaches, around.health),
         source: source(config, around),
     }
 }
@@ -80,7 +81,7 @@ impl Draft {
     }
 }
 
-fn nics(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<NicView> {
+fn nics(config: &Config, mirror: &Mirror, health: &Health) -> Vec<NicView> {
     let one = |(nic, id): (&crate::config::Nic, crate::forward::view::NicId)| {
         let link = mirror.link(&nic.name);
         NicView {
@@ -90,8 +91,8 @@ fn nics(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<NicView> {
             mtu: link.map_or(0, |(_, link)| link.mtu),
             weight: nic.weight,
             metric: nic.metric,
-            is_live: is_live(states, id),
-            state: states.get(id.index()).copied().unwrap_or(NicState::Missing),
+            is_live: health.is_live(id),
+            state: health.state(id),
             addresses: link.map_or_else(Vec::new, |(index, _)| addresses(config, mirror, index)),
         }
     };
@@ -111,10 +112,10 @@ fn addresses(config: &Config, mirror: &Mirror, ifindex: u32) -> Vec<(IpAddr, u8)
     found.into_iter().map(|a| (a.address, a.prefix_length)).collect()
 }
 
-/// A route whose NICs are all dead gives way to a shorter prefix with a live one, as it does in the kernel
+/// A route whose ways are all dead gives way to a shorter prefix with a usable one, as it does in the kernel
 /// with `ignore_routes_with_linkdown`. Where there is none it stays, so that drops have the right name.
-fn routes(reaches: &BTreeMap<Prefix, Reach>, states: &[NicState]) -> Vec<Route> {
-    let has_live = |ways: &[Way]| ways.iter().any(|way| is_live(states, way.nic));
+fn routes(reaches: &BTreeMap<Prefix, Reach>, health: &Health) -> Vec<Route> {
+    let has_usable = |ways: &[Way]| ways.iter().any(|way| health.is_usable(way));
     let is_replaced = |prefix: &Prefix| {
         let shorter = (0..prefix.length()).rev().filter_map(|length| {
             Prefix::new(prefix.address(), length).and_then(|shorter| reaches.get(&shorter))
@@ -122,7 +123,7 @@ fn routes(reaches: &BTreeMap<Prefix, Reach>, states: &[NicState]) -> Vec<Route> 
         for reach in shorter {
             match reach {
                 Reach::Elsewhere => return false,
-                Reach::Nics(ways) if has_live(ways) => return true,
+                Reach::Nics(ways) if has_usable(ways) => return true,
                 Reach::Nics(_) => {}
             }
         }
@@ -132,11 +133,17 @@ fn routes(reaches: &BTreeMap<Prefix, Reach>, states: &[NicState]) -> Vec<Route> 
     for (prefix, reach) in reaches {
         let ways = match reach {
             Reach::Elsewhere => &[][..],
-            Reach::Nics(ways) if !has_live(ways) && is_replaced(prefix) => continue,
+            Reach::Nics(ways) if !has_usable(ways) && is_replaced(prefix) => continue,
             Reach::Nics(ways) => ways,
         };
-        let next_hops =
-            ways.iter().map(|way| NextHop { nic: way.nic, gateway: way.gateway }).collect();
+        let has_usable = has_usable(ways);
+        // Ways by a dead NIC stay: the flows of the others are spread as if it were there.
+        let is_left = |way: &&Way| !has_usable || health.is_usable(way) || !health.is_live(way.nic);
+        let next_hops = ways
+            .iter()
+            .filter(is_left)
+            .map(|way| NextHop { nic: way.nic, gateway: way.gateway })
+            .collect();
         routes.push(Route { prefix: *prefix, next_hops });
     }
     routes

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::health::Health;
 use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Address, Changed, Mirror};
 use super::netlink::{Events, Mode, Netlink, errno};
-use super::plan::routes::is_live;
+use super::plan::routes::{Reach, reaches};
 use super::plan::rules::tables;
 use super::plan::{ManagedNeighbour, Plan, plan};
 use super::ports;
@@ -23,9 +24,11 @@ use crate::config::{Config, is_link_local};
 use crate::device;
 use crate::engine::statistics::RouterStatistics;
 use crate::forward::view::{NicId, NicState};
+use crate::path::paths::Paths;
+use crate::path::{Hop, State, Target};
 use crate::rip::Learned;
 use crate::rip::daemon::Interface;
-use crate::wire::ip::Family;
+use crate::wire::ip::{Family, Prefix};
 
 /// Datagrams read from the listener in one go.
 const DRAIN: usize = 1024;
@@ -42,7 +45,8 @@ pub struct Network {
     events: Events,
     mirror: Mirror,
     hold_down: HoldDown,
-    states: Vec<NicState>,
+    paths: Paths,
+    health: Health,
     saved: Saved,
     /// What stood when we last looked: what is missing of it, others have removed.
     stands: Option<Plan>,
@@ -59,8 +63,9 @@ pub fn preview(config: &Config) -> Result<Plan> {
     let mut mirror = Mirror::new(tables(config).into_iter().map(|(table, _)| table));
     mirror.ephemeral = ports::ephemeral();
     dump(&mut netlink, &mut mirror)?;
-    let states = HoldDown::new(config).observe(config, &mirror, Instant::now());
-    Ok(plan(config, &mirror, &states))
+    let now = Instant::now();
+    let health = HoldDown::new(config).observe(config, &mirror, &Paths::default(), now);
+    Ok(plan(config, &mirror, &health))
 }
 
 impl Network {
@@ -85,7 +90,8 @@ impl Network {
                 mirror
             },
             hold_down: HoldDown::new(&config),
-            states: Vec::new(),
+            paths: Paths::default(),
+            health: Health::default(),
             saved,
             stands: None,
             news: Changed::default(),
@@ -114,9 +120,61 @@ impl Network {
         &self.mirror
     }
 
-    /// State of each NIC, as of the last [`Network::observe`].
-    pub fn states(&self) -> &[NicState] {
-        &self.states
+    /// Which NICs and next hops carry traffic, as of the last [`Network::observe`].
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// A path is in another state; true if that is news.
+    pub fn report(&mut self, hop: Hop, state: State) -> bool {
+        let is_news = self.paths.report(hop, state);
+        if let (true, Some(nic)) = (is_news, self.config.nics.get(hop.0.index())) {
+            match state {
+                State::Dead => tracing::warn!(nic = nic.name, next_hop = %hop.1, "does not answer"),
+                State::Up => tracing::info!(nic = nic.name, next_hop = %hop.1, "answers"),
+                State::Unknown => {}
+            }
+        }
+        is_news
+    }
+
+    /// The next hops whose paths are to be watched now: those behind NICs with carrier.
+    pub fn targets(&mut self, now: Instant) -> Vec<Target> {
+        let hops = reaches(&self.config, &self.mirror)
+            .into_values()
+            .filter_map(|reach| match reach {
+                Reach::Nics(ways) => Some(ways),
+                Reach::Elsewhere => None,
+            })
+            .flatten()
+            .filter_map(|way| Some((way.nic, way.gateway?)));
+        self.paths.follow(&hops.collect(), now);
+        let target = |(hop, _, has_answered): (Hop, State, bool)| {
+            let name = &self.config.nics.get(hop.0.index())?.name;
+            let (ifindex, link) = self.mirror.link(name)?;
+            let is_ready = link.is_up && link.has_carrier && !link.is_without_neighbours;
+            let mac = link.mac.filter(|_| is_ready)?;
+            let own = self.mirror.addresses.iter().filter(|a| {
+                a.ifindex == ifindex
+                    && !a.is_unusable
+                    && !self.config.adapter.addresses.contains(&a.address)
+            });
+            let nearest = own
+                .filter_map(|a| match a.address {
+                    IpAddr::V4(own) => Some((Prefix::new(a.address, a.prefix_length)?, own)),
+                    IpAddr::V6(_) => None,
+                })
+                .min_by_key(|(network, _)| !network.contains(hop.1));
+            Some(Target {
+                hop,
+                name: name.clone(),
+                ifindex,
+                mac,
+                source: nearest.map(|(_, own)| own),
+                has_answered,
+            })
+        };
+        self.paths.iter().filter_map(target).collect()
     }
 
     /// Takes in what `ip_local_port_range` says.
@@ -145,7 +203,12 @@ impl Network {
             own.sort_by_key(|a| (a.address.is_ipv6(), a.is_deprecated, a.is_secondary));
             Some(Interface {
                 nic: id,
-                is_live: is_live(&self.states, id),
+                is_live: self.health.is_live(id),
+                has_carrier: link.is_up && link.has_carrier,
+                silent: Family::BOTH
+                    .into_iter()
+                    .filter(|family| !self.health.carries(id, *family))
+                    .collect(),
                 ifindex,
                 addresses: own.into_iter().map(|a| (a.address, a.prefix_length)).collect(),
                 mtu: link.mtu,
@@ -154,9 +217,9 @@ impl Network {
         self.config.nics.iter().zip(ids).filter_map(one).collect()
     }
 
-    /// When the next hold-down ends.
+    /// When the next hold-down ends, or a next hop is forgotten.
     pub fn next_hold_down_end(&self) -> Option<Instant> {
-        self.hold_down.next_end()
+        [self.hold_down.next_end(), self.paths.next_end()].into_iter().flatten().min()
     }
 
     /// Takes in all that has happened since the last call.
@@ -211,9 +274,9 @@ impl Network {
 
     /// Looks at the NICs, and tells of each that changed its state.
     pub fn observe(&mut self, now: Instant) {
-        let states = self.hold_down.observe(&self.config, &self.mirror, now);
-        for (i, (nic, state)) in self.config.nics.iter().zip(&states).enumerate() {
-            if self.states.get(i) == Some(state) {
+        let health = self.hold_down.observe(&self.config, &self.mirror, &self.paths, now);
+        for (i, (nic, state)) in self.config.nics.iter().zip(&health.states).enumerate() {
+            if self.health.states.get(i) == Some(state) {
                 continue;
             }
             let nic_name = nic.name.as_str();
@@ -221,13 +284,14 @@ impl Network {
                 NicState::Missing => tracing::warn!(nic = nic_name, "no such device"),
                 NicState::Down => tracing::warn!(nic = nic_name, "down"),
                 NicState::NoCarrier => tracing::warn!(nic = nic_name, "no carrier"),
+                NicState::NoPath => tracing::warn!(nic = nic_name, "nobody answers behind it"),
                 NicState::HeldDown => {
-                    tracing::info!(nic = nic_name, hold_down = ?nic.hold_down, "back, held down");
+                    tracing::info!(nic = nic_name, "back, held down");
                 }
                 NicState::Live => tracing::info!(nic = nic_name, "live"),
             }
         }
-        self.states = states;
+        self.health = health;
     }
 
     /// Makes the adapter if it does not exist; true if it was made.
@@ -257,7 +321,7 @@ impl Network {
 
     /// Settings below `/proc/sys`: puts right what is wrong. At start a refusal is an error.
     pub fn ensure_sysctls(&mut self, is_start: bool) -> Result<()> {
-        let plan = plan(&self.config, &self.mirror, &self.states);
+        let plan = plan(&self.config, &self.mirror, &self.health);
         let adapter = &self.config.adapter.name;
         let corrected =
             sysctl::ensure(&plan.sysctls, adapter, &mut self.saved).map_err(|source| {
@@ -290,7 +354,7 @@ impl Network {
     pub fn settle(&mut self, is_start: bool) -> Result<bool> {
         let mut is_repair = false;
         for _ in 0..ROUNDS {
-            let plan = plan(&self.config, &self.mirror, &self.states);
+            let plan = plan(&self.config, &self.mirror, &self.health);
             let steps = difference(&plan, &self.mirror, &Ours::of(&self.saved));
             if steps.is_empty() {
                 self.stands = Some(plan);
@@ -308,7 +372,7 @@ impl Network {
 
     /// After the last round of a start: is there anything necessary that the kernel has not taken?
     fn check(&mut self) -> Result<()> {
-        let plan = plan(&self.config, &self.mirror, &self.states);
+        let plan = plan(&self.config, &self.mirror, &self.health);
         let steps = difference(&plan, &self.mirror, &Ours::of(&self.saved));
         match steps.iter().find(|step| !step.is_optional()) {
             None => Ok(()),

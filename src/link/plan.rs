@@ -7,8 +7,9 @@ pub mod rules;
 use std::fmt;
 use std::net::IpAddr;
 
-use self::routes::{PlannedRoute, Reach, is_live, reaches};
+use self::routes::{PlannedRoute, Reach, reaches};
 use self::rules::{Around, Rule, default_vipa};
+use super::health::Health;
 use super::mirror::Mirror;
 use super::sysctl::{Sysctl, Wanted};
 use crate::config::Config;
@@ -82,8 +83,8 @@ pub fn can_rewrite(config: &Config) -> bool {
     !config.source.rules.is_empty() || config.source.is_bound_forwarded
 }
 
-/// The plan. `states` has one entry for each `[[nic]]`.
-pub fn plan(config: &Config, mirror: &Mirror, states: &[NicState]) -> Plan {
+/// The plan. `health` has a state for each `[[nic]]`.
+pub fn plan(config: &Config, mirror: &Mirror, health: &Health) -> Plan {
     Plan {
         adapter: AdapterPlan {
             name: config.adapter.name.clone(),
@@ -91,9 +92,9 @@ pub fn plan(config: &Config, mirror: &Mirror, states: &[NicState]) -> Plan {
             addresses: config.adapter.addresses.clone(),
         },
         sysctls: sysctls(config, mirror),
-        routes: routes::routes(config, mirror, states),
+        routes: routes::routes(config, mirror, health),
         rules: rules::rules(config, &around(config, mirror)),
-        neighbours: neighbours(config, mirror, states),
+        neighbours: neighbours(config, mirror, health),
     }
 }
 
@@ -170,7 +171,7 @@ fn sysctls(config: &Config, mirror: &Mirror) -> Vec<Sysctl> {
 }
 
 /// Gateways behind NICs that are up with carrier; what an operator has fixed by hand stays as it is.
-fn neighbours(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<ManagedNeighbour> {
+fn neighbours(config: &Config, mirror: &Mirror, health: &Health) -> Vec<ManagedNeighbour> {
     let mut managed: Vec<ManagedNeighbour> = Vec::new();
     for reach in reaches(config, mirror).into_values() {
         let Reach::Nics(ways) = reach else { continue };
@@ -179,7 +180,7 @@ fn neighbours(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<Mana
             let nic = &config.nics[way.nic.index()].name;
             let Some((ifindex, link)) = mirror.link(nic) else { continue };
             let is_fixed = mirror.neighbours.get(&(ifindex, address)).is_some_and(|n| n.is_fixed());
-            if !is_ready(states, way.nic) || link.is_without_neighbours || is_fixed {
+            if !is_ready(health, way.nic) || link.is_without_neighbours || is_fixed {
                 continue;
             }
             let neighbour = ManagedNeighbour { nic: nic.clone(), ifindex, address };
@@ -191,8 +192,8 @@ fn neighbours(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<Mana
     managed
 }
 
-fn is_ready(states: &[NicState], nic: NicId) -> bool {
-    is_live(states, nic) || states.get(nic.index()) == Some(&NicState::HeldDown)
+fn is_ready(health: &Health, nic: NicId) -> bool {
+    health.is_live(nic) || matches!(health.state(nic), NicState::HeldDown | NicState::NoPath)
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ use crate::engine::message::{Command, Plane, Request};
 use crate::engine::statistics::RouterStatistics;
 use crate::forward::socket::Socket;
 use crate::forward::view::{NetCell, NetView, NicId};
+use crate::path::watcher::Watcher;
+use crate::path::{Probe, Target};
 use crate::rip::speaker::Speaker;
 
 const NETLINK: Token = Token(0);
@@ -40,6 +42,8 @@ const SPEAKER: usize = 256;
 
 /// What netlink does not tell of is looked at this often.
 const TICK: Duration = Duration::from_secs(5);
+/// A turn that comes later than planned by more is late.
+const LATE: Duration = Duration::from_millis(20);
 /// Requests taken in one turn, so that news from the kernel never wait for them.
 const BUDGET: usize = 1024;
 /// News beget news (what we set up is told to us as well); more than this in one turn wait for the next.
@@ -83,6 +87,9 @@ pub struct Router {
     settle_at: Option<Instant>,
     /// What went wrong last.
     trouble: Option<(String, Instant)>,
+    /// The watch over the paths, and what it was told to watch last.
+    watcher: Option<Watcher>,
+    watched: Vec<Target>,
     /// RIP, where it is spoken.
     speaker: Option<Speaker>,
     /// The neighbours are told before it ends.
@@ -126,6 +133,7 @@ impl Router {
         self.plane.follow(&view);
         self.prepared.tables.renew_lease();
         self.attach()?;
+        self.watch(Instant::now())?;
         self.speak(Instant::now());
         let mut events = Events::with_capacity(16);
         let mut pending = Changed::default();
@@ -157,6 +165,8 @@ impl Router {
                 other => other.map_err(Error::Poll)?,
             }
             self.prepared.statistics.turns.add(1);
+            let is_late = Instant::now() > deadline + LATE;
+            self.prepared.statistics.late.add(u64::from(is_late));
             if let Err(error) = self.turn(&mut pending) {
                 // Nothing here is worth dying for: the workers go on with the view that they have.
                 self.prepared.statistics.kernel_errors.add(1);
@@ -219,6 +229,9 @@ impl Router {
             self.next_tick = now + TICK;
             self.tick(pending, now)?;
         }
+        for (hop, state) in self.watcher.iter().flat_map(Watcher::reports) {
+            pending.network |= self.prepared.network.report(hop, state);
+        }
         self.prepared.tables.look();
         if self.prepared.tables.next_renewal().is_some_and(|at| at <= now) {
             self.prepared.tables.renew_lease();
@@ -266,6 +279,7 @@ impl Router {
             prepared.draft = next;
             self.publish();
         }
+        self.watch(now)?;
         // The neighbours in the same tick as the workers; the kernel's routes, which nothing waits for, come last.
         self.speak(now);
         let prepared = &mut self.prepared;
@@ -294,6 +308,30 @@ impl Router {
             prepared.statistics.repaired.add(1);
             self.attach()?;
         }
+        Ok(())
+    }
+
+    /// The next hops of now are watched.
+    fn watch(&mut self, now: Instant) -> Result<()> {
+        let prepared = &mut self.prepared;
+        let settings = &prepared.config.path;
+        if settings.probe == Probe::Off {
+            return Ok(());
+        }
+        let targets = prepared.network.targets(now);
+        if targets == self.watched {
+            return Ok(());
+        }
+        if self.watcher.is_none() {
+            let waker = Arc::clone(&prepared.waker);
+            let news = move || drop(waker.wake());
+            let ports = prepared.config.source.ports.clone();
+            let statistics = Arc::clone(&prepared.statistics);
+            let watcher = Watcher::start(settings.clone(), ports, statistics, news);
+            self.watcher = Some(watcher.map_err(Error::Poll)?);
+        }
+        self.watcher.iter().for_each(|watcher| watcher.follow(targets.clone()));
+        self.watched = targets;
         Ok(())
     }
 
@@ -414,6 +452,8 @@ impl Prepared {
             fights: Vec::new(),
             settle_at: None,
             trouble: None,
+            watcher: None,
+            watched: Vec::new(),
             speaker,
             is_withdrawing: false,
         }
@@ -421,7 +461,7 @@ impl Prepared {
 
     fn compute(&self) -> Draft {
         let around = Surroundings {
-            states: self.network.states(),
+            health: self.network.health(),
             ephemeral: &self.ports.ephemeral,
             listening: &self.ports.listening,
         };
@@ -485,7 +525,7 @@ fn set_up(
         }
     }
     let around = Surroundings {
-        states: network.states(),
+        health: network.health(),
         ephemeral: &ports.ephemeral,
         listening: &ports.listening,
     };

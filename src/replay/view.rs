@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use crate::config::{Config, ReplayNic};
 use crate::forward::view::{NetView, NicState};
 use crate::link::MAIN_TABLE;
+use crate::link::health::Health;
 use crate::link::mirror::{Address, KernelHop, KernelRoute, Link, Mirror, Neighbour, RouteKind};
 use crate::link::net_view::{self, Surroundings};
 use crate::wire::ethernet::MacAddr;
@@ -73,7 +74,7 @@ pub fn view(config: &Config) -> NetView {
         }
     }
     let around = Surroundings {
-        states: &vec![NicState::Live; config.nics.len()],
+        health: &Health::of(vec![NicState::Live; config.nics.len()]),
         ephemeral: &config.replay.ephemeral,
         listening: &[],
     };

@@ -41,6 +41,10 @@ pub struct Interface {
     pub nic: NicId,
     /// Does it carry traffic?
     pub is_live: bool,
+    /// Can anything be sent by it at all?
+    pub has_carrier: bool,
+    /// Families of which nobody behind it answers any more.
+    pub silent: Vec<Family>,
     /// The kernel's index, for link-local addresses.
     pub ifindex: u32,
     /// Its addresses and the lengths of their networks; of IPv6 the link-local ones too.
@@ -252,6 +256,12 @@ impl Daemon {
             self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
         }
         self.next_aging = self.next_aging.min(garbage);
+        for interface in interfaces.iter().filter(|i| !i.is_live && i.has_carrier) {
+            // The path may be dead one way only: who still hears us is told to leave it.
+            if before.iter().any(|old| old.nic == interface.nic && old.is_live) {
+                self.say_farewell(interface, wall);
+            }
+        }
         if is_path_lost {
             // All VIPAs in full, in the same tick, whatever was sent a moment ago.
             self.broadcast(About::Everything, wall);
@@ -293,6 +303,20 @@ impl Daemon {
             }
         }
         self.update(interface, About::Everything, wall);
+    }
+
+    fn say_farewell(&mut self, interface: &Interface, wall: u64) {
+        if self.nic(interface.nic).is_passive {
+            return;
+        }
+        let told = self.told(interface.nic, About::Everything);
+        let gone: Vec<Told> =
+            told.into_iter().map(|told| Told { metric: INFINITY, ..told }).collect();
+        for version in self.spoken() {
+            for to in self.everybody(interface, version) {
+                self.send(interface, to, version, &gone, wall);
+            }
+        }
     }
 
     fn ask_again(&mut self, now: Instant, wall: u64) {

@@ -6,7 +6,6 @@
 
 pub mod auth;
 pub mod daemon;
-mod socket;
 pub mod speaker;
 pub mod table;
 

@@ -8,14 +8,19 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::Learned;
-use super::daemon::{Daemon, Datagram, Interface};
-use super::socket::{LARGEST, Socket};
+use super::daemon::{Daemon, Datagram, GROUP, Interface, NG_GROUP};
 use crate::config::Config;
+use crate::device::datagram::DatagramSocket;
 use crate::forward::view::NicId;
 use crate::wire::ip::Family;
+use crate::wire::rip::{NG_PORT, PORT};
 
 /// Datagrams taken of one socket in a turn, so that no flood holds up news of the kernel.
 const BUDGET: usize = 64;
+/// A full table of a neighbour comes in one burst.
+const RECEIVE_BUFFER: i32 = 4 << 20;
+/// RIPng's messages are bounded by the MTU; RIP's are 512 bytes and a digest.
+const LARGEST: usize = 65_536;
 
 /// What RIP did, counted since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub struct Counts {
 struct Ear {
     nic: NicId,
     ifindex: u32,
-    socket: Socket,
+    socket: DatagramSocket,
 }
 
 /// RIP and RIPng.
@@ -92,7 +97,7 @@ impl Speaker {
     }
 
     /// FIG. 3A, as the interfaces are now: those that came get sockets, those that went lose them, and what the neighbours should
-    /// know of it is sent at once. A NIC that is not live but still there is not spoken on.
+    /// know of it is sent at once. One that is not live but has carrier is told good-bye by, and heard by for nothing.
     pub fn follow(&mut self, interfaces: Vec<Interface>, registry: &Registry, now: Instant) {
         self.open(&interfaces, registry);
         if interfaces != self.interfaces {
@@ -109,12 +114,12 @@ impl Speaker {
 
     fn open(&mut self, interfaces: &[Interface], registry: &Registry) {
         let is_there = |ear: &Ear| {
-            interfaces.iter().any(|i| i.nic == ear.nic && i.ifindex == ear.ifindex && i.is_live)
+            interfaces.iter().any(|i| i.nic == ear.nic && i.ifindex == ear.ifindex && i.has_carrier)
         };
         for ear in self.ears.extract_if(.., |ear| !is_there(ear)) {
             let _ = registry.deregister(&mut SourceFd(&ear.socket.fd()));
         }
-        for interface in interfaces.iter().filter(|interface| interface.is_live) {
+        for interface in interfaces.iter().filter(|interface| interface.has_carrier) {
             for (family, _) in &self.daemons {
                 let is_open =
                     |ear: &Ear| ear.nic == interface.nic && ear.socket.family() == *family;
@@ -128,7 +133,7 @@ impl Speaker {
                         + interface.nic.index() * 2
                         + usize::from(*family == Family::V6),
                 );
-                let opened = Socket::open(*family, name, interface.ifindex).and_then(|socket| {
+                let opened = open(*family, name, interface.ifindex).and_then(|socket| {
                     registry.register(&mut SourceFd(&socket.fd()), token, Interest::READABLE)?;
                     Ok(Ear { nic: interface.nic, ifindex: interface.ifindex, socket })
                 });
@@ -256,8 +261,20 @@ fn of_family(interface: &Interface, family: Family) -> Interface {
     let mut one = interface.clone();
     one.addresses.retain(|(address, _)| Family::of(*address) == family);
     // Without an address there is nothing to speak with.
-    one.is_live &= !one.addresses.is_empty();
+    one.is_live &= !one.addresses.is_empty() && !one.silent.contains(&family);
     one
+}
+
+fn open(family: Family, name: &str, ifindex: u32) -> io::Result<DatagramSocket> {
+    let (port, hops, group) = match family {
+        Family::V4 => (PORT, 64, IpAddr::V4(GROUP)),
+        // RFC 2080 section 2.4.2
+        Family::V6 => (NG_PORT, 255, IpAddr::V6(NG_GROUP)),
+    };
+    let socket = DatagramSocket::udp(family, name, port, hops)?;
+    socket.set_receive_buffer(RECEIVE_BUFFER);
+    socket.join(group, ifindex)?;
+    Ok(socket)
 }
 
 /// The NIC's own address (V5).

@@ -138,7 +138,8 @@ impl Fixture {
             hold_down: Duration::from_millis(300),
         };
         Config {
-            path: PathBuf::from("test.toml"),
+            file: PathBuf::from("test.toml"),
+            path: Default::default(),
             adapter: Adapter {
                 name: "vipa0".into(),
                 addresses: ["203.0.113.10", "203.0.113.11", "2001:db8::10"].map(address).to_vec(),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::forward::view::NicState::{Live, NoCarrier};
+use crate::link::health::Health;
 use crate::link::mirror::{Link, fixture};
 use crate::link::plan::plan;
 use crate::link::plan::rules::{self, Around, tens};
@@ -32,7 +33,7 @@ fn text(steps: &[Step]) -> Vec<String> {
 #[test]
 fn on_a_bare_host_nothing_is_deleted_and_routes_stand_before_rules() {
     let mirror = mirror();
-    let plan = plan(&config(), &mirror, &[Live, Live]);
+    let plan = plan(&config(), &mirror, &Health::of([Live, Live]));
     let steps = difference(&plan, &mirror, &ours());
     assert!(steps.iter().all(|step| !step.is_removal()));
     let last_route = steps.iter().rposition(|s| matches!(s, Step::PutRoute(_)));
@@ -44,7 +45,7 @@ fn on_a_bare_host_nothing_is_deleted_and_routes_stand_before_rules() {
 #[test]
 fn only_what_is_ours_is_deleted_and_only_after_all_is_added() {
     let mut mirror = mirror();
-    let plan = plan(&config(), &mirror, &[Live, Live]);
+    let plan = plan(&config(), &mirror, &Health::of([Live, Live]));
     let foreign = Rule::new(Family::V4, 9235, Action::Lookup(MAIN_TABLE));
     let former = Rule::new(Family::V4, 9236, Action::Lookup(MAIN_TABLE));
     let elsewhere = Rule::new(Family::V4, 77, Action::Lookup(50));
@@ -68,7 +69,7 @@ fn an_ipv6_next_hop_is_added_and_deleted_by_itself() {
     let mut config = config();
     config.nics[1].gateways.push("fe80::2".parse().expect("an address"));
     let mut mirror = mirror();
-    let both = plan(&config, &mirror, &[Live, Live]);
+    let both = plan(&config, &mirror, &Health::of([Live, Live]));
     let fallback = |steps: &[Step]| -> Vec<String> {
         text(steps).into_iter().filter(|s| s.contains("-6 route default via")).collect()
     };
@@ -87,7 +88,7 @@ fn an_ipv6_next_hop_is_added_and_deleted_by_itself() {
     };
     let steps = difference(&both, &mirror, &ours());
     assert_eq!(steps.iter().filter(is_default).count(), 0);
-    let one = plan(&config, &mirror, &[Live, NoCarrier]);
+    let one = plan(&config, &mirror, &Health::of([Live, NoCarrier]));
     let steps = difference(&one, &mirror, &ours());
     let removed: Vec<&Step> = steps.iter().filter(is_default).collect();
     let [Step::DeleteRoute(gone)] = removed.as_slice() else { panic!("{removed:?}") };
@@ -97,7 +98,7 @@ fn an_ipv6_next_hop_is_added_and_deleted_by_itself() {
 #[test]
 fn a_route_that_lost_its_source_is_put_right() {
     let mut mirror = mirror();
-    let plan = plan(&config(), &mirror, &[Live, Live]);
+    let plan = plan(&config(), &mirror, &Health::of([Live, Live]));
     let mut held = route("::/0", 10, PROTOCOL);
     held.next_hops[0].ifindex = 9;
     fixture::insert(&mut mirror, held);
@@ -139,7 +140,7 @@ fn an_earlier_versions_short_jump_goes_before_rules_that_it_would_land_on_come()
     mirror.rules.push(rule(9234, Action::Lookup(923), "none"));
     let mut config = config();
     config.source.rules = vec![crate::forward::rule::Rule::default()];
-    let plan = plan(&config, &mirror, &[Live, Live]);
+    let plan = plan(&config, &mirror, &Health::of([Live, Live]));
     let steps = text(&difference(&plan, &mirror, &ours()));
     let at = |wanted: &str| {
         let found = steps.iter().position(|step| step.starts_with(wanted));

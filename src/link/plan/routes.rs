@@ -7,8 +7,9 @@ use std::net::IpAddr;
 
 use super::rules::{default_vipa, never_ours, tables};
 use crate::config::Config;
-use crate::forward::view::{NicId, NicState};
+use crate::forward::view::NicId;
 use crate::link::MAIN_TABLE;
+use crate::link::health::Health;
 use crate::link::mirror::{KernelRoute, Mirror, RouteKind};
 use crate::wire::ip::{Family, Prefix};
 
@@ -152,15 +153,6 @@ pub fn nic_of(config: &Config, mirror: &Mirror, ifindex: u32) -> Option<NicId> {
     u8::try_from(position).ok().map(NicId)
 }
 
-/// Are frames put on this NIC? One that is held down counts where nothing else is left.
-pub fn is_live(states: &[NicState], nic: NicId) -> bool {
-    match states.get(nic.index()) {
-        Some(NicState::Live) => true,
-        Some(NicState::HeldDown) => !states.contains(&NicState::Live),
-        _ => false,
-    }
-}
-
 /// A next hop of a route of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedHop {
@@ -237,7 +229,7 @@ impl fmt::Display for PlannedRoute {
 }
 
 /// All routes of our tables: the same in each, but for the preferred source.
-pub fn routes(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<PlannedRoute> {
+pub fn routes(config: &Config, mirror: &Mirror, health: &Health) -> Vec<PlannedRoute> {
     let adapter = PlannedHop {
         device: config.adapter.name.clone(),
         ifindex: mirror.link(&config.adapter.name).map_or(0, |(index, _)| index),
@@ -249,7 +241,7 @@ pub fn routes(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<Plan
     let mut routes = Vec::new();
     for (prefix, reach) in reaches(config, mirror) {
         let next_hops = match &reach {
-            Reach::Nics(ways) => fallback(config, mirror, states, ways),
+            Reach::Nics(ways) => fallback(config, mirror, health, ways),
             Reach::Elsewhere => Vec::new(),
         };
         let of_family = tables.iter().filter(|(_, vipa)| Family::of(*vipa) == prefix.family());
@@ -274,21 +266,14 @@ pub fn routes(config: &Config, mirror: &Mirror, states: &[NicState]) -> Vec<Plan
     routes
 }
 
-/// What the kernel may use by itself: of the live NICs those of the lowest metric; all, if none is live.
+/// What the kernel may use by itself: of the usable ways those of the lowest metric; all, if none is usable.
 /// It refuses devices that are not up.
-fn fallback(
-    config: &Config,
-    mirror: &Mirror,
-    states: &[NicState],
-    ways: &[Way],
-) -> Vec<PlannedHop> {
-    let lowest = ways
-        .iter()
-        .filter(|way| is_live(states, way.nic))
-        .map(|way| config.nics[way.nic.index()].metric)
-        .min();
+fn fallback(config: &Config, mirror: &Mirror, health: &Health, ways: &[Way]) -> Vec<PlannedHop> {
+    let metric = |way: &Way| config.nics[way.nic.index()].metric;
+    let usable = || ways.iter().filter(|way| health.is_usable(way));
+    let lowest = usable().map(metric).min();
     let is_used = |way: &&Way| match lowest {
-        Some(lowest) => is_live(states, way.nic) && config.nics[way.nic.index()].metric == lowest,
+        Some(lowest) => health.is_usable(way) && metric(way) == lowest,
         None => true,
     };
     let mut hops: Vec<PlannedHop> = ways

@@ -27,7 +27,8 @@ pub(crate) fn config() -> Config {
         hold_down: Duration::from_secs(3),
     };
     Config {
-        path: PathBuf::from("vipa.toml"),
+        file: PathBuf::from("vipa.toml"),
+        path: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vec![address("203.0.113.10"), address("2001:db8::10")],
@@ -82,7 +83,7 @@ fn lines(plan: &Plan, of: &str) -> Vec<String> {
 
 #[test]
 fn a_prefix_behind_a_nic_is_a_pair() {
-    let plan = plan(&config(), &mirror(), &[Live, Live]);
+    let plan = plan(&config(), &mirror(), &Health::of([Live, Live]));
     assert_eq!(
         lines(&plan, "10.1.1.0/24"),
         [
@@ -94,7 +95,7 @@ fn a_prefix_behind_a_nic_is_a_pair() {
 
 #[test]
 fn the_default_goes_over_our_nics_though_another_holds_mains() {
-    let plan = plan(&config(), &mirror(), &[Live, Live]);
+    let plan = plan(&config(), &mirror(), &Health::of([Live, Live]));
     assert_eq!(
         lines(&plan, "0.0.0.0/0"),
         [
@@ -111,7 +112,7 @@ fn what_is_no_way_is_the_kernels() {
     let mut mirror = mirror();
     fixture::unreachable(&mut mirror, "10.66.0.0/16");
     fixture::route(&mut mirror, "2001:db8:f::/48", 256, &[(3, None)]);
-    let plan = plan(&config(), &mirror, &[Live, Live]);
+    let plan = plan(&config(), &mirror, &Health::of([Live, Live]));
     assert_eq!(lines(&plan, "10.66.0.0/16"), ["route throw 10.66.0.0/16 table 923 metric 10"]);
     assert_eq!(
         lines(&plan, "2001:db8:f::/48"),
@@ -123,37 +124,37 @@ fn what_is_no_way_is_the_kernels() {
 fn weights_are_shares_and_only_the_lowest_metric_is_used() {
     let mut config = config();
     config.nics[1].weight = 3;
-    let plan_of = |config: &Config, states| plan(config, &mirror(), states);
+    let plan_of = |config: &Config, health: &Health| plan(config, &mirror(), health);
     let default = |plan: &Plan| lines(plan, "0.0.0.0/0")[1].clone();
-    assert!(default(&plan_of(&config, &[Live, Live])).contains("eth2 weight 3"));
+    assert!(default(&plan_of(&config, &Health::of([Live, Live]))).contains("eth2 weight 3"));
     config.nics[1].metric = 2;
-    let only_first = default(&plan_of(&config, &[Live, Live]));
+    let only_first = default(&plan_of(&config, &Health::of([Live, Live])));
     assert!(only_first.contains("via 10.1.1.1 dev eth1 table") && !only_first.contains("eth2"));
-    let only_second = default(&plan_of(&config, &[NoCarrier, Live]));
+    let only_second = default(&plan_of(&config, &Health::of([NoCarrier, Live])));
     assert!(only_second.contains("via 10.1.2.1 dev eth2 table") && !only_second.contains("eth1"));
 }
 
 #[test]
 fn without_a_live_nic_the_fallback_lists_all_that_are_up() {
     let mut mirror = mirror();
-    let default = |mirror: &Mirror, states: &[NicState]| {
-        lines(&plan(&config(), mirror, states), "0.0.0.0/0").get(1).cloned().unwrap_or_default()
+    let default = |mirror: &Mirror, health: &Health| {
+        lines(&plan(&config(), mirror, health), "0.0.0.0/0").get(1).cloned().unwrap_or_default()
     };
-    let both = default(&mirror, &[NoCarrier, NoCarrier]);
+    let both = default(&mirror, &Health::of([NoCarrier, NoCarrier]));
     assert!(both.contains("eth1") && both.contains("eth2"), "{both}");
     // One that is held down is better than none.
-    let held = default(&mirror, &[HeldDown, NoCarrier]);
+    let held = default(&mirror, &Health::of([HeldDown, NoCarrier]));
     assert!(held.contains("eth1") && !held.contains("eth2"), "{held}");
     mirror.links.remove(&1);
-    let one = default(&mirror, &[NicState::Missing, NoCarrier]);
+    let one = default(&mirror, &Health::of([NicState::Missing, NoCarrier]));
     assert!(!one.contains("eth1") && one.contains("eth2"), "{one}");
     mirror.links.remove(&2);
-    assert_eq!(default(&mirror, &[NicState::Missing; 2]), "");
+    assert_eq!(default(&mirror, &Health::of([NicState::Missing; 2])), "");
 }
 
 #[test]
 fn a_gateway_serves_its_own_family() {
-    let plan = plan(&config(), &mirror(), &[Live, Live]);
+    let plan = plan(&config(), &mirror(), &Health::of([Live, Live]));
     assert_eq!(
         lines(&plan, "::/0"),
         [
@@ -169,10 +170,10 @@ fn without_a_gateway_the_kernels_default_over_the_nic_decides() {
     config.nics[0].gateways.clear();
     config.nics[1].gateways.clear();
     let mut mirror = mirror();
-    assert!(lines(&plan(&config, &mirror, &[Live, Live]), "0.0.0.0/0").is_empty());
+    assert!(lines(&plan(&config, &mirror, &Health::of([Live, Live])), "0.0.0.0/0").is_empty());
     fixture::route(&mut mirror, "0.0.0.0/0", 200, &[(2, Some("10.1.2.254"))]);
     fixture::route(&mut mirror, "0.0.0.0/0", 300, &[(2, Some("10.1.2.253"))]);
-    let default = lines(&plan(&config, &mirror, &[Live, Live]), "0.0.0.0/0");
+    let default = lines(&plan(&config, &mirror, &Health::of([Live, Live])), "0.0.0.0/0");
     assert!(default[1].contains("default via 10.1.2.254 dev eth2 table"), "{default:?}");
 }
 
@@ -180,7 +181,7 @@ fn without_a_gateway_the_kernels_default_over_the_nic_decides() {
 fn a_gateway_that_no_route_covers_is_taken_at_our_word() {
     let mut config = config();
     config.nics[0].gateways = vec![address("172.31.1.1")];
-    let default = lines(&plan(&config, &mirror(), &[Live, NoCarrier]), "0.0.0.0/0");
+    let default = lines(&plan(&config, &mirror(), &Health::of([Live, NoCarrier])), "0.0.0.0/0");
     assert!(default[1].contains("via 172.31.1.1 dev eth1 onlink"), "{default:?}");
 }
 
@@ -188,7 +189,7 @@ fn a_gateway_that_no_route_covers_is_taken_at_our_word() {
 fn a_family_without_a_vipa_is_left_alone() {
     let mut config = config();
     config.adapter.addresses.truncate(1);
-    let plan = plan(&config, &mirror(), &[Live, Live]);
+    let plan = plan(&config, &mirror(), &Health::of([Live, Live]));
     assert!(plan.routes.iter().all(|r| r.prefix.family() == Family::V4));
     assert!(plan.rules.iter().all(|r| r.family == Family::V4));
 }
@@ -199,7 +200,7 @@ fn link_local_and_multicast_stay_out() {
     fixture::route(&mut mirror, "fe80::/64", 256, &[(1, None)]);
     fixture::route(&mut mirror, "ff00::/8", 256, &[(1, None)]);
     fixture::route(&mut mirror, "224.0.0.0/4", 0, &[(1, None)]);
-    let plan = plan(&config(), &mirror, &[Live, Live]);
+    let plan = plan(&config(), &mirror, &Health::of([Live, Live]));
     for none in ["fe80::/64", "ff00::/8", "224.0.0.0/4"] {
         assert!(lines(&plan, none).is_empty(), "{none}");
     }
@@ -212,7 +213,7 @@ fn the_best_route_decides_whose_a_prefix_is_and_all_our_nics_share_it() {
     fixture::route(&mut mirror, "10.9.0.0/16", 100, &[(1, None)]);
     fixture::route(&mut mirror, "10.8.0.0/16", 100, &[(1, Some("10.1.1.1"))]);
     fixture::route(&mut mirror, "10.8.0.0/16", 101, &[(2, Some("10.1.2.1"))]);
-    let plan = plan(&config(), &mirror, &[Live, Live]);
+    let plan = plan(&config(), &mirror, &Health::of([Live, Live]));
     assert_eq!(lines(&plan, "10.9.0.0/16").len(), 1);
     let shared = lines(&plan, "10.8.0.0/16");
     assert!(shared[1].contains("dev eth1") && shared[1].contains("dev eth2"), "{shared:?}");
@@ -220,8 +221,11 @@ fn the_best_route_decides_whose_a_prefix_is_and_all_our_nics_share_it() {
 
 #[test]
 fn rules_let_in_what_has_no_source_or_a_vipa() {
-    let shown: Vec<String> =
-        plan(&config(), &mirror(), &[Live, Live]).rules.iter().map(ToString::to_string).collect();
+    let shown: Vec<String> = plan(&config(), &mirror(), &Health::of([Live, Live]))
+        .rules
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(
         shown,
         [
@@ -324,7 +328,7 @@ fn what_the_kernel_can_decide_is_handed_to_it_with_a_table_for_each_vipa() {
         [(923, "203.0.113.10"), (923, "2001:db8::10"), (924, "203.0.113.11")]
             .map(|(table, vipa)| (table, address(vipa)))
     );
-    let plan = plan(&config, &mirror(), &[Live, Live]);
+    let plan = plan(&config, &mirror(), &Health::of([Live, Live]));
     assert_eq!(
         lines(&plan, "10.1.1.0/24"),
         [
@@ -372,30 +376,37 @@ fn bound_forward_lets_in_the_nics_own_addresses() {
 
 #[test]
 fn gateways_are_kept_resolved_unless_fixed_by_hand_or_out_of_reach() {
-    let shown = |mirror: &Mirror, states: &[NicState]| -> Vec<String> {
-        let plan = plan(&config(), mirror, states);
+    let shown = |mirror: &Mirror, health: &Health| -> Vec<String> {
+        let plan = plan(&config(), mirror, health);
         plan.neighbours.iter().map(|n| format!("{} {}", n.nic, n.address)).collect()
     };
     let mut mirror = mirror();
-    assert_eq!(shown(&mirror, &[Live, Live]), ["eth1 10.1.1.1", "eth2 10.1.2.1", "eth1 fe80::1"]);
-    assert_eq!(shown(&mirror, &[NoCarrier, HeldDown]), ["eth2 10.1.2.1"]);
+    assert_eq!(
+        shown(&mirror, &Health::of([Live, Live])),
+        ["eth1 10.1.1.1", "eth2 10.1.2.1", "eth1 fe80::1"]
+    );
+    assert_eq!(shown(&mirror, &Health::of([NoCarrier, HeldDown])), ["eth2 10.1.2.1"]);
     fixture::neighbour(&mut mirror, 2, "10.1.2.1", 0x80);
-    assert_eq!(shown(&mirror, &[NoCarrier, Live]), Vec::<String>::new());
+    assert_eq!(shown(&mirror, &Health::of([NoCarrier, Live])), Vec::<String>::new());
 }
 
 #[test]
 fn the_adapter_is_as_narrow_as_the_narrowest_nic() {
     let mut mirror = mirror();
     mirror.links.get_mut(&2).expect("eth2").mtu = 1400;
-    assert_eq!(plan(&config(), &mirror, &[Live, Live]).adapter.mtu, 1400);
+    assert_eq!(plan(&config(), &mirror, &Health::of([Live, Live])).adapter.mtu, 1400);
     mirror.links.get_mut(&2).expect("eth2").mtu = 576;
-    assert_eq!(plan(&config(), &mirror, &[Live, Live]).adapter.mtu, 1280, "IPv6 needs that");
-    assert_eq!(plan(&config(), &Mirror::new([923]), &[]).adapter.mtu, 1500);
+    assert_eq!(
+        plan(&config(), &mirror, &Health::of([Live, Live])).adapter.mtu,
+        1280,
+        "IPv6 needs that"
+    );
+    assert_eq!(plan(&config(), &Mirror::new([923]), &Health::default()).adapter.mtu, 1500);
 }
 
 #[test]
 fn the_plan_can_be_read() {
-    let text = plan(&config(), &mirror(), &[Live, Live]).to_string();
+    let text = plan(&config(), &mirror(), &Health::of([Live, Live])).to_string();
     for line in [
         "link vipa0 type tun mtu 1500 up",
         "address 2001:db8::10/128 dev vipa0",

@@ -34,7 +34,9 @@ fn interface(nic: NicId) -> Interface {
     let v4: IpAddr = format!("10.1.{n}.2").parse().expect("an address");
     let v6: IpAddr = format!("fe80::{n}:2").parse().expect("an address");
     let addresses = vec![(v4, 24), (v6, 64)];
-    Interface { nic, is_live: true, ifindex: u32::from(n), addresses, mtu: 1500 }
+    let (is_live, has_carrier) = (true, true);
+    let (ifindex, silent) = (u32::from(n), Vec::new());
+    Interface { nic, is_live, has_carrier, silent, ifindex, addresses, mtu: 1500 }
 }
 
 impl World {

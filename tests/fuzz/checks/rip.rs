@@ -45,6 +45,8 @@ fn settings(is_signed: bool) -> Settings {
 fn interface(number: u8) -> Interface {
     Interface {
         nic: NicId(number),
+        has_carrier: true,
+        silent: Vec::new(),
         is_live: true,
         ifindex: u32::from(number) + 1,
         addresses: vec![

@@ -1,4 +1,4 @@
-//! The UDP socket of one NIC and one family: bound to the device, in the routers' group, told of each datagram's hop limit.
+//! Datagrams by one NIC: UDP and ICMPv6 sockets bound to a device, told of each datagram's hop limit.
 //!
 //! Unsafe for what the standard library has no call for: binding to a device, the ancillary data of `recvmsg` and `sendmsg`.
 
@@ -11,98 +11,138 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void};
 
-use super::daemon::{GROUP, NG_GROUP};
 use crate::wire::ip::Family;
-use crate::wire::rip::{NG_PORT, PORT};
 
-/// A full table of a neighbour comes in one burst.
-const RECEIVE_BUFFER: c_int = 4 << 20;
-/// RIPng's messages are bounded by the MTU; RIP's are 512 bytes and a digest.
-pub(super) const LARGEST: usize = 65_536;
 const CONTROL: usize = 128;
+const ICMP6_FILTER: c_int = 1;
 
 /// The socket. Closed when dropped.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct DatagramSocket {
     socket: UdpSocket,
     family: Family,
 }
 
 /// What came in.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     /// Bytes of it.
-    pub(super) length: usize,
+    pub(crate) length: usize,
     /// From there.
-    pub(super) source: SocketAddr,
+    pub(crate) source: SocketAddr,
     /// Time to live or hop limit; 0 where the kernel did not say.
-    pub(super) ttl: u8,
+    pub(crate) ttl: u8,
     /// IPv6: to the group.
-    pub(super) is_multicast: bool,
+    pub(crate) is_multicast: bool,
 }
 
-impl Socket {
-    /// Bound to the device `name`, whose index is `ifindex`.
-    pub(super) fn open(family: Family, name: &str, ifindex: u32) -> io::Result<Socket> {
+impl DatagramSocket {
+    /// UDP, bound to `port`. What it sends has the hop limit `hops`.
+    pub(crate) fn udp(
+        family: Family,
+        name: &str,
+        port: u16,
+        hops: u8,
+    ) -> io::Result<DatagramSocket> {
         let domain = if family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let socket = DatagramSocket::open(domain, libc::SOCK_DGRAM, 0, name)?;
+        socket.set_hops(hops)?;
+        if family == Family::V6 {
+            set(socket.fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+        }
+        bind(socket.fd(), SocketAddr::new(family.unspecified(), port))?;
+        Ok(socket)
+    }
+
+    /// ICMPv6, messages of `kind` alone; the kernel makes the checksums and verifies them.
+    pub(crate) fn icmpv6(name: &str, kind: u8) -> io::Result<DatagramSocket> {
+        let (raw, protocol) = (libc::SOCK_RAW, libc::IPPROTO_ICMPV6);
+        let socket = DatagramSocket::open(libc::AF_INET6, raw, protocol, name)?;
+        socket.set_hops(255)?;
+        // A set bit blocks its kind (RFC 3542 section 3.2).
+        let mut filter = [u32::MAX; 8];
+        filter[usize::from(kind >> 5)] &= !(1 << (kind & 31));
+        set_value(socket.fd(), libc::IPPROTO_ICMPV6, ICMP6_FILTER, &filter)?;
+        Ok(socket)
+    }
+
+    fn open(domain: c_int, kind: c_int, protocol: c_int, name: &str) -> io::Result<DatagramSocket> {
+        let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: no pointers; the descriptor is new and nobody else's.
-        let fd = unsafe { libc::socket(domain, kind, 0) };
+        let fd = unsafe { libc::socket(domain, kind, protocol) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: as above.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
         set_bytes(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name.as_bytes())?;
-        // Refused in a user namespace: the default then has to do.
-        let _ = set(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER);
-        // Internetwork control (RFC 4594).
-        match family {
+        let family = if domain == libc::AF_INET { Family::V4 } else { Family::V6 };
+        Ok(DatagramSocket { socket: owned.into(), family })
+    }
+
+    fn set_hops(&self, hops: u8) -> io::Result<()> {
+        let (fd, hops) = (self.fd(), c_int::from(hops));
+        match self.family {
             Family::V4 => {
                 set(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
-                set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0)?;
-                set(fd, libc::IPPROTO_IP, libc::IP_TOS, 0xc0)?;
-                set(fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1)?;
-                // SAFETY: all-zero is a valid ip_mreqn.
-                let mut group: libc::ip_mreqn = unsafe { zeroed() };
-                group.imr_multiaddr.s_addr = u32::from_ne_bytes(GROUP.octets());
-                group.imr_ifindex = ifindex as c_int;
-                set_value(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &group)?;
-                set_value(fd, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &group)?;
+                set(fd, libc::IPPROTO_IP, libc::IP_TTL, hops)?;
+                // Internetwork control (RFC 4594).
+                set(fd, libc::IPPROTO_IP, libc::IP_TOS, 0xc0)
             }
             Family::V6 => {
                 let level = libc::IPPROTO_IPV6;
-                set(fd, level, libc::IPV6_V6ONLY, 1)?;
                 set(fd, level, libc::IPV6_RECVHOPLIMIT, 1)?;
                 set(fd, level, libc::IPV6_RECVPKTINFO, 1)?;
-                set(fd, level, libc::IPV6_MULTICAST_LOOP, 0)?;
-                // RFC 2080 section 2.4.2
-                set(fd, level, libc::IPV6_MULTICAST_HOPS, 255)?;
-                set(fd, level, libc::IPV6_UNICAST_HOPS, 255)?;
-                set(fd, level, libc::IPV6_TCLASS, 0xc0)?;
-                set(fd, level, libc::IPV6_MULTICAST_IF, ifindex as c_int)?;
-                let group = libc::ipv6_mreq {
-                    ipv6mr_multiaddr: libc::in6_addr { s6_addr: NG_GROUP.octets() },
-                    ipv6mr_interface: ifindex,
-                };
-                set_value(fd, level, libc::IPV6_ADD_MEMBERSHIP, &group)?;
+                set(fd, level, libc::IPV6_MULTICAST_HOPS, hops)?;
+                set(fd, level, libc::IPV6_UNICAST_HOPS, hops)?;
+                set(fd, level, libc::IPV6_TCLASS, 0xc0)
             }
         }
-        let port = if family == Family::V4 { PORT } else { NG_PORT };
-        bind(fd, SocketAddr::new(family.unspecified(), port))?;
-        Ok(Socket { socket: owned.into(), family })
     }
 
-    pub(super) fn fd(&self) -> RawFd {
+    /// Hears and speaks to `group` by the device with this index, and may broadcast. What it sends it does not hear itself.
+    pub(crate) fn join(&self, group: IpAddr, ifindex: u32) -> io::Result<()> {
+        let fd = self.fd();
+        match group {
+            IpAddr::V4(group) => {
+                set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0)?;
+                set(fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1)?;
+                // SAFETY: all-zero is a valid ip_mreqn.
+                let mut membership: libc::ip_mreqn = unsafe { zeroed() };
+                membership.imr_multiaddr.s_addr = u32::from_ne_bytes(group.octets());
+                membership.imr_ifindex = ifindex as c_int;
+                set_value(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &membership)?;
+                set_value(fd, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &membership)
+            }
+            IpAddr::V6(group) => {
+                let level = libc::IPPROTO_IPV6;
+                set(fd, level, libc::IPV6_MULTICAST_LOOP, 0)?;
+                set(fd, level, libc::IPV6_MULTICAST_IF, ifindex as c_int)?;
+                let membership = libc::ipv6_mreq {
+                    ipv6mr_multiaddr: libc::in6_addr { s6_addr: group.octets() },
+                    ipv6mr_interface: ifindex,
+                };
+                set_value(fd, level, libc::IPV6_ADD_MEMBERSHIP, &membership)
+            }
+        }
+    }
+
+    /// Room for bursts.
+    pub(crate) fn set_receive_buffer(&self, bytes: c_int) {
+        // Refused in a user namespace: the default then has to do.
+        let _ = set(self.fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes);
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 
-    pub(super) fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         self.family
     }
 
     /// One datagram, into `buffer`.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Heard> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Heard> {
         // SAFETY: all-zero is valid for these.
         let (mut name, mut message): (libc::sockaddr_storage, libc::msghdr) =
             unsafe { (zeroed(), zeroed()) };
@@ -127,7 +167,7 @@ impl Socket {
     }
 
     /// Sends from `source`, an address of the NIC, where one is given.
-    pub(super) fn send(
+    pub(crate) fn send(
         &self,
         payload: &[u8],
         to: SocketAddr,
