@@ -118,6 +118,16 @@ impl Namespace {
         })
     }
 
+    /// Takes `port` out of its bridge; it keeps its carrier.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub fn release(&self, port: &str) -> Result<(), Error> {
+        self.set_link(port, "as no port", |message| {
+            message.attributes.push(LinkAttribute::Controller(0));
+        })
+    }
+
     /// Sets the device up.
     ///
     /// # Errors

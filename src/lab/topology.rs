@@ -123,6 +123,22 @@ impl Network {
         self.cables.link_up(&format!("r{nic}"))
     }
 
+    /// Makes the path of `nic` dead both ways; both ends keep their carrier.
+    ///
+    /// # Errors
+    /// When there is no such cable.
+    pub fn break_path(&self, nic: u8) -> Result<(), Error> {
+        self.cables.release(&format!("r{nic}"))
+    }
+
+    /// Undoes [`Network::break_path`].
+    ///
+    /// # Errors
+    /// When there is no such cable.
+    pub fn mend_path(&self, nic: u8) -> Result<(), Error> {
+        self.cables.enslave(&format!("r{nic}"), &format!("b{nic}"))
+    }
+
     /// Takes `nic` out of the host while it runs; the router's port loses carrier.
     ///
     /// # Errors

@@ -256,12 +256,6 @@ impl Daemon {
             self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
         }
         self.next_aging = self.next_aging.min(garbage);
-        for interface in interfaces.iter().filter(|i| !i.is_live && i.has_carrier) {
-            // The path may be dead one way only: who still hears us is told to leave it.
-            if before.iter().any(|old| old.nic == interface.nic && old.is_live) {
-                self.say_farewell(interface, wall);
-            }
-        }
         if is_path_lost {
             // All VIPAs in full, in the same tick, whatever was sent a moment ago.
             self.broadcast(About::Everything, wall);
@@ -347,6 +341,10 @@ impl Daemon {
         for interface in std::mem::take(&mut self.interfaces) {
             if interface.is_live && !self.nic(interface.nic).is_passive {
                 self.update(&interface, about, wall);
+            } else if interface.has_carrier && about == About::Everything {
+                // Who still hears us knows that we are here, and not to come this way: BIRD and FRR speak BFD only to neighbours
+                // of whom they hear.
+                self.say_farewell(&interface, wall);
             }
             self.interfaces.push(interface);
         }

@@ -9,5 +9,6 @@ mod wire;
 mod flows;
 mod host;
 mod nics;
+mod paths;
 mod rip;
 mod run;

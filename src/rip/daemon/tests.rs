@@ -176,6 +176,7 @@ fn fig_3b_338_virtual_and_real_routes_go_over_each_live_nic() {
 fn fig_3b_336_a_nic_that_is_not_active_is_passed_over() {
     let mut world = World::v4();
     world.interfaces[0].is_live = false;
+    world.interfaces[0].has_carrier = false;
     world.look();
     world.daemon.take_sends();
     world.wait(40);
@@ -191,6 +192,7 @@ fn fig_3a_313_an_inactive_nic_s_routes_are_marked_for_deletion_and_the_virtual_o
     world.wait(6);
     world.daemon.take_sends();
     world.interfaces[0].is_live = false;
+    world.interfaces[0].has_carrier = false;
     world.look();
     // In the same tick, over what lives: the VIPA, shorter, and the lost network.
     assert_eq!(world.told(B), told(&[("10.1.1.0/24", 16), ("203.0.113.10/32", 1)]));
@@ -202,11 +204,26 @@ fn fig_3a_313_an_inactive_nic_s_routes_are_marked_for_deletion_and_the_virtual_o
 }
 
 #[test]
+fn where_the_path_is_dead_and_the_link_is_not_the_vipa_is_told_to_be_gone() {
+    let mut world = World::v4();
+    world.wait(6);
+    world.daemon.take_sends();
+    world.interfaces[0].is_live = false;
+    world.interfaces[0].has_carrier = true;
+    world.look();
+    assert_eq!(world.told(A), told(&[("203.0.113.10/32", 16)]), "it may be dead one way only");
+    world.wait(40);
+    let all = world.told(A);
+    assert!(!all.is_empty() && all.iter().all(|(_, metric)| *metric == 16), "{all:?}");
+}
+
+#[test]
 fn fig_3b_346_a_dead_path_makes_the_vipa_nearer_by_the_others_for_a_timeout() {
     let mut world = World::v4();
     world.wait(6);
     world.daemon.take_sends();
     world.interfaces[0].is_live = false;
+    world.interfaces[0].has_carrier = false;
     world.look();
     assert_eq!(world.told(B), told(&[("203.0.113.10/32", 1)]));
     world.wait(179);
@@ -220,10 +237,12 @@ fn fig_3b_346_a_dead_path_makes_the_vipa_nearer_by_the_others_for_a_timeout() {
 fn fig_3a_321_a_reactivated_nic_is_spoken_on_again_at_once() {
     let mut world = World::v4();
     world.interfaces[0].is_live = false;
+    world.interfaces[0].has_carrier = false;
     world.look();
     world.wait(40);
     world.daemon.take_sends();
     world.interfaces[0].is_live = true;
+    world.interfaces[0].has_carrier = true;
     world.look();
     assert!(world.told(A).contains(&("203.0.113.10/32".to_owned(), 1)));
 }

@@ -12,28 +12,30 @@ use crate::fixture::wait_until;
 
 /// Signs and wants to be signed to, as each of them writes it: FRR on an interface, BIRD on an interface.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Signed {
-    pub(super) frr: &'static str,
-    pub(super) bird: &'static str,
+pub(crate) struct Signed {
+    pub(crate) frr: &'static str,
+    pub(crate) bird: &'static str,
+    /// What BIRD says of BFD on its interfaces; empty: it does not speak it.
+    pub(crate) bfd: &'static str,
 }
 
 /// Which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Frr,
     Bird,
 }
 
 /// Running; dropped, it is killed.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     processes: Vec<Process>,
     _files: Scratch,
 }
 
 impl Daemon {
     /// On the router, by each of its links to the host; it tells of its own networks, and takes several ways at once.
-    pub(super) fn start(kind: Kind, network: &Network, signed: Signed) -> Daemon {
+    pub(crate) fn start(kind: Kind, network: &Network, signed: Signed) -> Daemon {
         for family in Family::BOTH {
             for vipa in vipas(family) {
                 let prefix = format!("{vipa}/{}", family.bits());
@@ -45,13 +47,13 @@ impl Daemon {
         let directory = daemon._files.path().to_owned();
         match kind {
             Kind::Frr => daemon.frr(network, &directory, signed.frr),
-            Kind::Bird => daemon.bird(network, &directory, signed.bird),
+            Kind::Bird => daemon.bird(network, &directory, signed),
         }
         daemon
     }
 
     /// Killed without a word to anybody.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.processes.iter_mut().for_each(Process::kill);
     }
 
@@ -95,7 +97,12 @@ impl Daemon {
         }
     }
 
-    fn bird(&mut self, network: &Network, directory: &Path, signed: &str) {
+    fn bird(&mut self, network: &Network, directory: &Path, signed: Signed) {
+        let (rip, bfd) = match signed.bfd {
+            "" => ("", String::new()),
+            keys => ("bfd yes;", format!("protocol bfd {{ interface \"r*\" {{ {keys} }}; }}\n")),
+        };
+        let signed = signed.bird;
         let kernel = |family: &str| {
             format!(
                 "protocol kernel {{ {family} {{ export where source = RTS_RIP; }}; \
@@ -103,12 +110,12 @@ impl Daemon {
             )
         };
         let config = format!(
-            "router id 10.9.0.1;\nprotocol device {{ scan time 1; }}\n\
+            "router id 10.9.0.1;\nprotocol device {{ scan time 1; }}\n{bfd}\
              protocol direct {{ ipv4; ipv6; }}\n{}{}\
              protocol rip {{ ipv4 {{ import all; export all; }}; ecmp yes; \
-             interface \"r*\" {{ check link yes; {signed} }}; }}\n\
+             interface \"r*\" {{ check link yes; {rip} {signed} }}; }}\n\
              protocol rip ng {{ ipv6 {{ import all; export all; }}; ecmp yes; \
-             interface \"r*\" {{ check link yes; }}; }}\n",
+             interface \"r*\" {{ check link yes; {rip} }}; }}\n",
             kernel("ipv4"),
             kernel("ipv6"),
         );

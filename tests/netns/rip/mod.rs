@@ -1,6 +1,6 @@
 //! The neighbours know (V6–V8): FRR and BIRD on the router, both families, signed and not.
 
-mod daemon;
+pub(crate) mod daemon;
 
 use vipa::lab::topology::{nic_name, vipas};
 use vipa::wire::ip::Family;
@@ -10,10 +10,10 @@ use vipa::lab::Process;
 
 use crate::fixture::{Bench, Conversation, PROGRAM, Peer, Setup, number, wait_until};
 
-const RIP: &str = "versions = [2, \"ng\"]\nupdate = \"5s\"\ntimeout = \"30s\"\n";
+pub(crate) const RIP: &str = "versions = [2, \"ng\"]\nupdate = \"5s\"\ntimeout = \"30s\"\n";
 
 /// The router's links by which it has a route to the VIPA.
-fn ways(bench: &Bench, family: Family) -> Vec<u8> {
+pub(crate) fn ways(bench: &Bench, family: Family) -> Vec<u8> {
     let vipa = vipas(family)[0].to_string();
     let version = if family == Family::V4 { "-4" } else { "-6" };
     let shown = bench.run(&bench.network.router, "ip", &[version, "route", "show", &vipa]);
@@ -27,7 +27,7 @@ fn ways(bench: &Bench, family: Family) -> Vec<u8> {
     bench.network.nics().filter(is_way).collect()
 }
 
-fn waits_for_ways(bench: &Bench, wanted: &[u8]) {
+pub(crate) fn waits_for_ways(bench: &Bench, wanted: &[u8]) {
     for family in Family::BOTH {
         wait_until(&format!("the router's ways to the VIPA are {wanted:?}"), || {
             ways(bench, family) == wanted
@@ -103,7 +103,7 @@ fn bird_takes_the_vipas_and_leaves_a_dead_nic_and_takes_it_again() {
 fn frr_signs_by_md5() {
     let frr = " ip rip authentication mode md5\n ip rip authentication string a-secret\n";
     let keys = "[[rip.key]]\nid = 1\nalgorithm = \"md5\"\nsecret = \"a-secret\"\n";
-    lives_through_a_dead_nic(Kind::Frr, Signed { frr, bird: "" }, keys);
+    lives_through_a_dead_nic(Kind::Frr, Signed { frr, ..Signed::default() }, keys);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn bird_signs_by_md5() {
     let bird =
         "authentication cryptographic; password \"a secret\" { id 1; algorithm keyed md5; };";
     let keys = "[[rip.key]]\nid = 1\nalgorithm = \"md5\"\nsecret = \"a secret\"\n";
-    lives_through_a_dead_nic(Kind::Bird, Signed { frr: "", bird }, keys);
+    lives_through_a_dead_nic(Kind::Bird, Signed { bird, ..Signed::default() }, keys);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn bird_signs_by_each_hmac_of_rfc4822() {
         );
         let setup = Setup::new(1).without_gateways().rip(&format!("{RIP}{keys}"));
         let mut bench = Bench::prepare(&setup);
-        let signed = Signed { frr: "", bird: bird.leak() };
+        let signed = Signed { bird: bird.leak(), ..Signed::default() };
         let _daemon = Daemon::start(Kind::Bird, &bench.network, signed);
         bench.start_forwarder();
         waits_for_ways(&bench, &[1]);
