@@ -2,11 +2,13 @@
 //! (../targets) and the normal tests (../main.rs) call the same.
 #![allow(dead_code)] // Each target uses its own part alone.
 
+pub(crate) mod bfd;
 pub(crate) mod capture;
 pub(crate) mod config;
 pub(crate) mod fields;
 pub(crate) mod flows;
 pub(crate) mod input;
+pub(crate) mod neighbour;
 pub(crate) mod netlink;
 pub(crate) mod network;
 pub(crate) mod nft;
@@ -24,10 +26,12 @@ pub(crate) type Check = fn(&[u8]);
 
 /// Name, as in ../Cargo.toml, and check of each target.
 pub(crate) const TARGETS: &[(&str, Check)] = &[
+    ("bfd", bfd::check),
     ("capture", capture::check),
     ("config", config::check),
     ("fields", fields::check),
     ("flows", flows::check),
+    ("neighbour", neighbour::check),
     ("netlink", netlink::check),
     ("nft", nft::check),
     ("packet", packet::check),
