@@ -543,7 +543,7 @@ fn the_configurations_of_the_readme_are_right() {
     let readme = include_str!("../../README.md");
     let blocks: Vec<&str> =
         readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 3);
+    assert_eq!(blocks.len(), 4);
     for block in &blocks[..2] {
         let (_, warnings) = parse(block).unwrap();
         assert!(warnings.is_empty());
@@ -563,6 +563,35 @@ fn the_configurations_of_the_readme_are_right() {
     assert_eq!((shown.garbage, shown.metric), (default.garbage, default.metric));
     assert_eq!((shown.advertise, shown.most_routes), (default.advertise, default.most_routes));
     assert_eq!((shown.is_v1, shown.is_v2, shown.is_ng), (false, true, true));
+    // So is the fourth.
+    let (with, warnings) = parse(&format!("{}\n{}", blocks[0], blocks[3])).unwrap();
+    assert!(warnings.is_empty());
+    let (shown, default) = (with.path, crate::path::Settings::default());
+    assert_eq!((shown.probe, shown.interval), (default.probe, default.interval));
+    assert_eq!((shown.fall, shown.rise), (default.fall, default.rise));
+    assert_eq!(
+        (shown.bfd.transmit, shown.bfd.receive),
+        (default.bfd.transmit, default.bfd.receive)
+    );
+    assert_eq!(shown.bfd.multiplier, default.bfd.multiplier);
+    assert!(shown.bfd.key.is_some_and(|key| key.id == 1 && !key.is_meticulous));
+}
+
+#[test]
+fn mistakes_of_the_path_are_told() {
+    for (text, wanted) in [
+        ("probe = \"arp\"", "\"neighbour\", \"bfd\" or \"off\""),
+        ("interval = \"1ms\"", "a time from 10ms to 1m"),
+        ("fall = 0", "a whole number from 1 to 100"),
+        ("[path.bfd]\nmultiplier = 256", "a whole number from 1 to 255"),
+        ("[path.bfd.key]\nid = 1", "the secret, as text of 1 to 20 bytes"),
+        ("[path.bfd.key]\nsecret = \"123456789012345678901\"", "1 to 20 bytes"),
+        ("rises = 3", "did you mean `rise`?"),
+    ] {
+        let errors = parse(&format!("{LEAST}\n[path]\n{text}\n")).unwrap_err().to_string();
+        assert!(errors.contains(wanted), "{text}: {errors}");
+        assert!(!errors.contains("123456789012345678901"), "the secret is not shown");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use vipa::lab::topology::nic_name;
 use vipa::wire::ip::Family;
 
-use crate::fixture::{Bench, Conversation, Peer, Setup, number, wait_until};
+use crate::fixture::{Bench, Conversation, Peer, Setup, wait_until};
 use crate::rip::daemon::{Daemon, Kind, Signed};
 use crate::rip::{RIP, waits_for_ways, ways};
 
