@@ -12,6 +12,7 @@
 //! Start with [`forward::pipeline`]: it is the story of a packet.
 
 pub mod admin;
+pub mod balance;
 pub mod capture;
 pub mod cli;
 pub mod config;

@@ -7,6 +7,7 @@ pub mod flow;
 pub mod fragments;
 pub mod frame;
 pub mod pipeline;
+pub mod preferred;
 pub mod rewrite;
 pub mod route;
 pub mod rule;
