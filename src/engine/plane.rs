@@ -20,6 +20,7 @@ use crate::device::packet_socket::{NicPort, Replies};
 use crate::device::tun::TunQueue;
 use crate::forward::flow::FlowTable;
 use crate::forward::pipeline::State;
+use crate::forward::preferred::PreferredCell;
 use crate::forward::view::{NetCell, NetView, NicId, WorkerId};
 use crate::wire::ethernet::MacAddr;
 
@@ -48,6 +49,8 @@ pub struct Workers {
 pub struct Supplies<'a> {
     /// Where views are published; holds the first one.
     pub cell: NetCell,
+    /// Where preferred servers are published.
+    pub preferred: PreferredCell,
     /// The router.
     pub router: RouterHandle,
     /// Where workers show that they live.
@@ -75,10 +78,11 @@ impl Workers {
         let mut statistics = Vec::new();
         for (number, words) in supplies.words.iter().enumerate() {
             let worker = WorkerId(number as u8);
-            let (flows, torn) = FlowTable::adopt(words, supplies.seed);
-            if flows.rewritten() > 0 || torn > 0 {
-                let count = flows.rewritten();
-                tracing::info!(worker = number, flows = count, torn, "adopted rewritten flows");
+            let (flows, torn) =
+                FlowTable::adopt(words, config.shape(config.forwarder.workers), supplies.seed);
+            if !flows.is_empty() || torn > 0 {
+                let (rewritten, served) = (flows.rewritten(), flows.served());
+                tracing::info!(worker = number, rewritten, served, torn, "adopted flows");
             }
             let state = State::new(flows, worker, config.forwarder.workers);
             let counts = Arc::new(WorkerStatistics::default());
@@ -86,6 +90,7 @@ impl Workers {
             let (worker, handle) = Worker::new(Parts {
                 state,
                 cell: Arc::clone(&supplies.cell),
+                preferred: Arc::clone(&supplies.preferred),
                 router: supplies.router.clone(),
                 statistics: counts,
                 heartbeat: supplies.page.worker(worker),

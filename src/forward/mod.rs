@@ -11,6 +11,7 @@ pub mod preferred;
 pub mod rewrite;
 pub mod route;
 pub mod rule;
+pub mod service;
 pub mod socket;
 pub mod source;
 pub mod spread;
