@@ -73,6 +73,7 @@ fn view() -> NetView {
             next_hops: vec![NextHop { nic: NicId(0), gateway: Some(GATEWAY.into()) }],
         }]),
         neighbours: [((NicId(0), GATEWAY.into()), MacAddr([1; 6]))].into_iter().collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy {
             sourcevipa: true,
             vipas: vec![VIPA.into(), SECOND.into()],

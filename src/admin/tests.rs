@@ -76,6 +76,7 @@ fn view() -> NetView {
             next_hops: vec![NextHop { nic: NicId(0), gateway: Some(gateway) }],
         }]),
         neighbours,
+        claims: crate::forward::claims::Claims::default(),
         source: SourcePolicy::default(),
     }
 }

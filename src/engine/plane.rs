@@ -16,8 +16,9 @@ use super::statistics::WorkerStatistics;
 use super::worker::{Order, Parts, RouterHandle, Worker, WorkerHandle};
 use crate::config::Config;
 use crate::device::Device;
-use crate::device::packet_socket::{NicPort, Replies};
+use crate::device::packet_socket::{Hearing, NicPort};
 use crate::device::tun::TunQueue;
+use crate::forward::claims::Claims;
 use crate::forward::flow::FlowTable;
 use crate::forward::pipeline::State;
 use crate::forward::preferred::PreferredCell;
@@ -29,7 +30,7 @@ use crate::wire::ethernet::MacAddr;
 struct Opened {
     ifindex: u32,
     mac: MacAddr,
-    owned: Vec<std::net::IpAddr>,
+    claims: Claims,
 }
 
 /// The workers and what they carry.
@@ -116,16 +117,15 @@ impl Workers {
 
     fn open(&mut self, nic: NicId, wanted: &Opened) -> io::Result<()> {
         self.group = self.group.wrapping_add(1) & 0x7fff;
-        let replies = Replies {
-            owned: wanted.owned.clone(),
-            ports: self.config.source.ports.clone(),
+        let hearing = Hearing {
+            claims: wanted.claims.clone(),
             workers: self.config.forwarder.workers,
             group: self.group,
         };
         let ports = self
             .handles
             .iter()
-            .map(|_| NicPort::open(nic, wanted.ifindex, wanted.mac, &replies))
+            .map(|_| NicPort::open(nic, wanted.ifindex, wanted.mac, &hearing))
             .collect::<io::Result<Vec<_>>>()?;
         for (handle, port) in self.handles.iter().zip(ports) {
             handle.order(Order::Nic(nic, Some(Box::new(port))));
@@ -138,13 +138,12 @@ impl Plane for Workers {
     fn follow(&mut self, view: &NetView) {
         // Closing a packet socket waits for the kernel's readers: here, not on a worker.
         self.retired.try_iter().for_each(drop);
-        let owned = view.owned_addresses();
         for (at, nic) in view.nics.iter().enumerate() {
             let id = NicId(at as u8);
             let wanted = (nic.ifindex != 0).then(|| Opened {
                 ifindex: nic.ifindex,
                 mac: nic.mac,
-                owned: owned.clone(),
+                claims: view.claims.clone(),
             });
             if self.opened[at] == wanted {
                 continue;

@@ -3,6 +3,7 @@
 
 pub mod applies;
 pub(crate) mod begin;
+pub mod claims;
 pub mod flow;
 pub mod fragments;
 pub mod frame;

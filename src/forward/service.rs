@@ -57,7 +57,7 @@ pub(super) fn stranger(
 }
 
 /// The worker that a client's flows belong to: as the packet sockets' fan-out has it.
-pub(super) fn owner(client: IpAddr, port: u16, workers: u8) -> WorkerId {
+pub(crate) fn owner(client: IpAddr, port: u16, workers: u8) -> WorkerId {
     let low = match client {
         IpAddr::V4(a) => u32::from(a),
         IpAddr::V6(a) => u128::from(a) as u32,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
+use super::claims::Claims;
 use super::route::RouteTable;
 use super::source::{SourcePolicy, Target};
 use crate::wire::ethernet::MacAddr;
@@ -176,6 +177,8 @@ pub struct NetView {
     pub neighbours: Neighbours,
     /// FIG. 4 and its rules.
     pub source: SourcePolicy,
+    /// What the forwarder owns of what arrives.
+    pub claims: Claims,
 }
 
 impl NetView {

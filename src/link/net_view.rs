@@ -11,6 +11,7 @@ use super::plan::rules::default_vipa;
 use super::resolve::Hop;
 use crate::config::Config;
 use crate::forward::applies::applies;
+use crate::forward::claims::Claims;
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
 use crate::forward::view::{NetView, NicView};
@@ -24,6 +25,8 @@ pub struct Draft {
     routes: Vec<Route>,
     neighbours: BTreeMap<Hop, MacAddr>,
     source: SourcePolicy,
+    /// What is owned beside replies to rewritten flows.
+    claims: Claims,
 }
 
 /// What the mirror does not know.
@@ -50,19 +53,25 @@ pub fn draft(
         neighbours: neighbours(config, mirror, &reaches, is_requested),
         routes: routes(&reaches, around.health),
         source: source(config, around),
+        claims: claims(config),
     }
 }
 
 impl Draft {
     /// The view, as number `generation`.
     pub fn view(&self, generation: u32) -> NetView {
-        NetView {
+        let mut view = NetView {
             generation,
             nics: self.nics.clone().into(),
             routes: RouteTable::new(self.routes.clone()),
             neighbours: self.neighbours.iter().map(|(hop, mac)| (*hop, *mac)).collect(),
             source: self.source.clone(),
-        }
+            claims: self.claims.clone(),
+        };
+        view.claims.owned.extend(view.owned_addresses());
+        view.claims.owned.sort_unstable();
+        view.claims.owned.dedup();
+        view
     }
 
     /// The NICs in it.
@@ -169,6 +178,11 @@ fn neighbours(
         Some(((nic_of(config, mirror, *ifindex)?, *address), mac))
     });
     usable.filter(|(hop, _)| gateways.contains(hop) || is_requested(hop)).collect()
+}
+
+/// What virtual services own, whatever the network is.
+fn claims(config: &Config) -> Claims {
+    Claims { reserved: config.source.ports.clone(), ..Claims::default() }
 }
 
 fn source(config: &Config, around: Surroundings<'_>) -> SourcePolicy {

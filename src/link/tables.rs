@@ -98,7 +98,7 @@ impl Tables {
         let Some(inner) = &self.inner else { return false };
         let Some((stands, indices)) = &inner.stands else { return true };
         let (wanted, now) = inner.wanted(draft);
-        wanted.owned.iter().any(|a| !stands.owned.contains(a))
+        wanted.claims != stands.claims
             || wanted.nics.iter().any(|nic| !stands.nics.contains(nic))
             || now.iter().any(|index| !indices.contains(index))
     }
@@ -194,8 +194,7 @@ impl Inner {
         }
         let rules = NftRules {
             nics: draft.nics().iter().map(|nic| nic.name.clone()).collect(),
-            owned: view.owned_addresses(),
-            ports: config.source.ports.clone(),
+            claims: view.claims,
             ephemeral: view.source.ephemeral.clone().unwrap_or(32768..=60999),
             sources,
             rules: config.source.rules.clone(),

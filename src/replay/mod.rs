@@ -5,7 +5,7 @@
 //! router and the devices do live is done here at once and by the book: a rewritten flow is held as soon as it
 //! asks ([`Wait::Hold`]), a next hop is resolved as soon as it is asked for ([`Wait::Neighbour`]), a TCP super-packet
 //! has segments that fit (a capture does not say how it is to be split).
-//! What a NIC's packet socket would not hear is left to the kernel ([`filter::hears`]).
+//! What a NIC's packet socket would not hear is left to the kernel ([`filter::Ears`]).
 
 mod checksum;
 mod report;
@@ -107,7 +107,7 @@ struct Replay<'a, W> {
     unnamed: Option<NicId>,
     cards: Vec<Card>,
     /// Addresses on which a NIC's packet sockets hear replies.
-    owned: Vec<std::net::IpAddr>,
+    ears: filter::Ears,
     view: NetView,
     preferred: PreferredTable,
     state: State,
@@ -140,7 +140,7 @@ impl<'a, W: Write> Replay<'a, W> {
             config,
             unnamed,
             cards: cards(config),
-            owned: view.owned_addresses(),
+            ears: filter::Ears::new(&view.claims),
             view,
             preferred: PreferredTable::default(),
             state,
@@ -444,8 +444,7 @@ impl Origin {
             Some(_) => return Admission::Drop(DropReason::NotIp),
             None => return Admission::Drop(DropReason::Malformed),
         };
-        let ports = &replay.config.source.ports;
-        if is_for_host && filter::hears(family, bytes, &replay.owned, ports) {
+        if is_for_host && replay.ears.hear(family, bytes) {
             Admission::Frame(bytes)
         } else {
             Admission::Kernel

@@ -142,6 +142,7 @@ fn view() -> NetView {
         }]),
         routes: RouteTable::new(vec![route("0.0.0.0/0", gateways[0]), route("::/0", gateways[1])]),
         neighbours: gateways.map(|a| ((nic, a), MacAddr([2, 0, 0, 0, 0, 2]))).into_iter().collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy {
             sourcevipa: true,
             vipas: [false, true].map(|v6| [default_vipa(v6), second_vipa(v6)]).concat(),

@@ -106,6 +106,7 @@ pub(crate) fn view(live: [bool; 3]) -> NetView {
                 [((NicId(n), gateway(n)), mac), ((NicId(n), v6_gateway(n)), mac)]
             })
             .collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy {
             sourcevipa: true,
             vipas: vec![VIPA.into(), SECOND.into()],

@@ -507,7 +507,8 @@ fn fragments_follow_the_first_to_the_server() {
         let length = bytes.len() as u16;
         bytes[2..4].copy_from_slice(&length.to_be_bytes());
         bytes[4..6].copy_from_slice(&[7, 7]);
-        bytes[6..8].copy_from_slice(&(offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        let more = if more { 0x2000 } else { 0 };
+        bytes[6..8].copy_from_slice(&(more + offset / 8).to_be_bytes());
         bytes
     };
     let first = fragment(0, true, &[&whole[20..28], &[1; 8][..]].concat());

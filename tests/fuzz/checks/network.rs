@@ -56,6 +56,7 @@ pub(crate) fn view(input: &mut Input<'_>) -> NetView {
         nics: nics(input.byte()),
         routes: routes(),
         neighbours: neighbours().collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy {
             sourcevipa: policy & 1 == 0,
             vipas: vipas[..if has_v6 { 4 } else { 2 }].to_vec(),
