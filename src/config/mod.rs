@@ -9,6 +9,8 @@ mod reader;
 mod replay;
 mod rip;
 mod rules;
+mod service;
+mod status;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -42,6 +44,8 @@ pub struct Config {
     pub source: Source,
     /// `[rip]`; `None`: no RIP is spoken.
     pub rip: Option<crate::rip::Settings>,
+    /// `[[service]]`, in order.
+    pub services: Vec<crate::balance::service::Settings>,
     /// `[path]`.
     pub path: crate::path::Settings,
     /// `[replay]`.

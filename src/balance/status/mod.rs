@@ -86,3 +86,16 @@ pub trait StatusObject: Send + std::fmt::Debug {
     /// Reads it once.
     fn read<'a>(&'a mut self, instance: &'a Instance) -> Pending<'a>;
 }
+
+/// How a status object is to be read, as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Its name, once in a service.
+    pub name: Arc<str>,
+    /// What its value means.
+    pub role: Option<super::policy::Role>,
+    /// How often; `None`: on demand.
+    pub every: Option<std::time::Duration>,
+    /// How long one reading may take.
+    pub timeout: std::time::Duration,
+}

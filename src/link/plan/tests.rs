@@ -46,6 +46,7 @@ pub(crate) fn config() -> Config {
             rules: Vec::new(),
         },
         rip: None,
+        services: Vec::new(),
         replay: crate::config::Replay::default(),
     }
 }
