@@ -18,6 +18,7 @@ use vipa::engine::worker::{Order, Parts, RouterHandle, Worker};
 use vipa::forward::flow::{FlowTable, Shape};
 use vipa::forward::frame::Ingress;
 use vipa::forward::pipeline::State;
+use vipa::forward::publish;
 use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::source::{Rule, SourcePolicy, Target};
 use vipa::forward::view::{NetView, NicId, NicState, NicView, WorkerId};
@@ -111,7 +112,7 @@ fn the_established_path_allocates_nothing() {
     let (mut worker, handle) = Worker::new(Parts {
         state: State::new(flows, WorkerId(0), 1),
         cell,
-        preferred: Arc::default(),
+        preferred: publish::channel(1, Arc::default()).1.remove(0),
         router: RouterHandle { requests, waker },
         statistics: Arc::clone(&statistics),
         heartbeat: page.worker(WorkerId(0)),

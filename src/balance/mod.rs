@@ -6,3 +6,4 @@ pub mod policy;
 pub mod score;
 pub mod service;
 pub mod status;
+pub mod table;

@@ -28,7 +28,7 @@ use super::worker::RouterHandle;
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::forward::flow::LAYOUT;
-use crate::forward::preferred::PreferredCell;
+use crate::forward::publish;
 use crate::forward::view::{NetCell, WorkerId};
 use crate::link;
 use crate::link::router::Router;
@@ -106,14 +106,15 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         Arc::clone(&router_statistics),
     )?;
     let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
-    let preferred: PreferredCell = Arc::default();
+    let (_publisher, readers) =
+        publish::channel(usize::from(config.forwarder.workers), Arc::default());
     let (requests, asked) = crossbeam_channel::bounded(REQUESTS);
     let router_waker = prepared.waker();
     let (workers, statistics) = Workers::start(
         Arc::clone(&config),
         Supplies {
             cell: Arc::clone(&cell),
-            preferred: Arc::clone(&preferred),
+            preferred: readers,
             router: RouterHandle { requests, waker: Arc::clone(&router_waker) },
             page: &desk.page,
             words: flows.words,

@@ -21,7 +21,8 @@ use crate::device::tun::TunQueue;
 use crate::forward::claims::Claims;
 use crate::forward::flow::FlowTable;
 use crate::forward::pipeline::State;
-use crate::forward::preferred::PreferredCell;
+use crate::forward::preferred::PreferredTable;
+use crate::forward::publish::Reader;
 use crate::forward::view::{NetCell, NetView, NicId, WorkerId};
 use crate::wire::ethernet::MacAddr;
 
@@ -50,8 +51,8 @@ pub struct Workers {
 pub struct Supplies<'a> {
     /// Where views are published; holds the first one.
     pub cell: NetCell,
-    /// Where preferred servers are published.
-    pub preferred: PreferredCell,
+    /// Where each worker reads the preferred servers.
+    pub preferred: Vec<Reader<PreferredTable>>,
     /// The router.
     pub router: RouterHandle,
     /// Where workers show that they live.
@@ -77,7 +78,9 @@ impl Workers {
         let mut workers = Vec::new();
         let mut handles = Vec::new();
         let mut statistics = Vec::new();
-        for (number, words) in supplies.words.iter().enumerate() {
+        for (number, (words, preferred)) in
+            supplies.words.iter().zip(supplies.preferred).enumerate()
+        {
             let worker = WorkerId(number as u8);
             let (flows, torn) =
                 FlowTable::adopt(words, config.shape(config.forwarder.workers), supplies.seed);
@@ -91,7 +94,7 @@ impl Workers {
             let (worker, handle) = Worker::new(Parts {
                 state,
                 cell: Arc::clone(&supplies.cell),
-                preferred: Arc::clone(&supplies.preferred),
+                preferred,
                 router: supplies.router.clone(),
                 statistics: counts,
                 heartbeat: supplies.page.worker(worker),

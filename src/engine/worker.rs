@@ -26,7 +26,8 @@ use crate::forward::flow::{Key, Millis, Rewritten, Side};
 use crate::forward::fragments::{Fate, FragmentKey};
 use crate::forward::frame::Frame;
 use crate::forward::pipeline::{Sight, State, process_batch};
-use crate::forward::preferred::{PreferredCell, PreferredTable};
+use crate::forward::preferred::PreferredTable;
+use crate::forward::publish::Reader;
 use crate::forward::rewrite::Endpoint;
 use crate::forward::service;
 use crate::forward::socket::Socket;
@@ -129,7 +130,7 @@ pub struct Parts {
     /// Where views are published.
     pub cell: Arc<ArcSwap<NetView>>,
     /// Where preferred servers are published.
-    pub preferred: PreferredCell,
+    pub preferred: Reader<PreferredTable>,
     /// The router.
     pub router: RouterHandle,
     /// What it counts.
@@ -148,7 +149,7 @@ pub struct Worker {
     punted: Receiver<Frame>,
     peers: Vec<WorkerHandle>,
     cell: arc_swap::Cache<Arc<ArcSwap<NetView>>, Arc<NetView>>,
-    preferred: arc_swap::Cache<PreferredCell, Arc<PreferredTable>>,
+    preferred: Reader<PreferredTable>,
     frames: Vec<Frame>,
     adapter: Option<Slot>,
     nics: Vec<Option<Slot>>,
@@ -191,7 +192,7 @@ impl Worker {
             punted,
             peers: Vec::new(),
             cell: arc_swap::Cache::new(parts.cell),
-            preferred: arc_swap::Cache::new(parts.preferred),
+            preferred: parts.preferred,
             frames: (0..BATCH).map(|_| Frame::new()).collect(),
             adapter: None,
             nics: (0..NICS).map(|_| None).collect(),
@@ -229,7 +230,7 @@ impl Worker {
         for flow in self.desk.state.flows.held_flows() {
             self.desk.ask_hold(&flow);
         }
-        service::recognise(&mut self.desk.state, self.preferred.load());
+        service::recognise(&mut self.desk.state, self.preferred.get());
         loop {
             self.turn(&mut events)?;
         }
@@ -263,7 +264,7 @@ impl Worker {
         }
         let has_answers = self.take_orders();
         let net = Arc::clone(self.cell.load());
-        let preferred = Arc::clone(self.preferred.load());
+        let preferred = Arc::clone(self.preferred.get());
         let sight = Sight { net: &net, preferred: &preferred, now: self.desk.now };
         if net.generation != self.desk.seen_generation || has_answers {
             self.desk.seen_generation = net.generation;

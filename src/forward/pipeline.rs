@@ -231,12 +231,12 @@ fn stranger(headers: &Headers, state: &State, sight: Sight<'_>) -> Result<Verdic
     }
     let (_, port) = headers.ports();
     if !view.owns(headers.destination) {
-        return service::stranger(headers, port, state, sight.preferred);
+        return service::stranger(headers, port, state, sight);
     }
     let owner = match headers.layer4 {
         Layer4::Tcp { .. } | Layer4::Udp { .. } | Layer4::Echo { .. } => {
             if view.source.ports.binary_search(&port).is_err() {
-                return service::stranger(headers, port, state, sight.preferred);
+                return service::stranger(headers, port, state, sight);
             }
             WorkerId((port % u16::from(state.workers)) as u8)
         }
@@ -353,7 +353,7 @@ fn error_in(
         let port = quoted.ports().0;
         let owner = match begin::owner_of_reply(&reply, port, state.workers) {
             owner if sight.net.owns(quoted.source) => owner,
-            _ => match service::owner_of_error(&quoted, sight.preferred, state.workers) {
+            _ => match service::owner_of_error(&quoted, sight, state.workers) {
                 Some(owner) => owner,
                 None => return Ok(None),
             },

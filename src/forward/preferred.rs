@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
 use super::view::WorkerId;
@@ -38,8 +37,15 @@ pub enum Mode {
 pub struct Source {
     /// A VIPA.
     pub address: IpAddr,
-    /// Ports that may be given to flows, in order.
-    pub ports: Arc<[u16]>,
+    /// Ports that may be given to flows, in order; `None`: the reserved ones ([`super::source::SourcePolicy`]).
+    pub ports: Option<Arc<[u16]>>,
+}
+
+impl Source {
+    /// Its ports, where `reserved` are the reserved ones.
+    pub fn ports<'a>(&'a self, reserved: &'a [u16]) -> &'a [u16] {
+        self.ports.as_deref().unwrap_or(reserved)
+    }
 }
 
 /// Where new connections go.
@@ -188,6 +194,8 @@ pub struct PreferredTable {
     index: Arc<Index>,
     /// Those of services.
     addresses: Arc<[IpAddr]>,
+    /// What served flows carry towards servers.
+    sources: Arc<[Source]>,
 }
 
 /// Ports of an address and protocol, in order, and whose they are.
@@ -209,8 +217,17 @@ impl PreferredTable {
         let mut addresses: Vec<IpAddr> = index.keys().map(|(address, _)| *address).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let (index, addresses) = (Arc::new(index), addresses.into());
-        PreferredTable { generation: 0, services, servers, index, addresses }
+        let mut sources: Vec<Source> = Vec::new();
+        for service in services.iter().flatten() {
+            let Mode::Nat { sources: own } = &service.mode else { continue };
+            for source in own.iter() {
+                if !sources.contains(source) {
+                    sources.push(source.clone());
+                }
+            }
+        }
+        let (index, addresses, sources) = (Arc::new(index), addresses.into(), sources.into());
+        PreferredTable { generation: 0, services, servers, index, addresses, sources }
     }
 
     /// The same table with another choice for one service. Costs a pointer's copy for each service.
@@ -235,13 +252,10 @@ impl PreferredTable {
         ports.contains(&port).then_some(*id)
     }
 
-    /// May served flows have this source?
-    pub fn is_source(&self, address: IpAddr, port: u16) -> bool {
-        self.services().any(|(_, service)| match &service.mode {
-            Mode::Nat { sources } => sources.iter().any(|source| {
-                source.address == address && source.ports.binary_search(&port).is_ok()
-            }),
-            Mode::Direct => false,
+    /// May served flows have this source? `reserved` are the reserved ports.
+    pub fn is_source(&self, address: IpAddr, port: u16, reserved: &[u16]) -> bool {
+        self.sources.iter().any(|source| {
+            source.address == address && source.ports(reserved).binary_search(&port).is_ok()
         })
     }
 
@@ -283,9 +297,6 @@ impl PreferredTable {
         self.index.is_empty()
     }
 }
-
-/// The cell through which the monitor publishes and workers read.
-pub type PreferredCell = Arc<ArcSwap<PreferredTable>>;
 
 #[cfg(test)]
 mod tests {

@@ -45,10 +45,11 @@ pub(super) fn stranger(
     headers: &Headers,
     port: u16,
     state: &State,
-    preferred: &PreferredTable,
+    sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
+    let reserved = &sight.net.source.ports;
     if !matches!(headers.layer4, Layer4::Tcp { .. } | Layer4::Udp { .. })
-        || !preferred.is_source(headers.destination, port)
+        || !sight.preferred.is_source(headers.destination, port, reserved)
     {
         return Ok(Verdict::Kernel);
     }
@@ -66,16 +67,13 @@ pub(crate) fn owner(client: IpAddr, port: u16, workers: u8) -> WorkerId {
 }
 
 /// The worker whose flow an ICMP error is about, if it quotes what a service or its client sent.
-pub(super) fn owner_of_error(
-    quoted: &Headers,
-    preferred: &PreferredTable,
-    workers: u8,
-) -> Option<WorkerId> {
+pub(super) fn owner_of_error(quoted: &Headers, sight: Sight<'_>, workers: u8) -> Option<WorkerId> {
+    let preferred = sight.preferred;
     let (source_port, destination_port) = quoted.ports();
     if preferred.find(quoted.source, quoted.protocol, source_port).is_some() {
         return Some(owner(quoted.destination, destination_port, workers));
     }
-    let is_source = preferred.is_source(quoted.source, source_port);
+    let is_source = preferred.is_source(quoted.source, source_port, &sight.net.source.ports);
     is_source.then(|| WorkerId((source_port % u16::from(workers)) as u8))
 }
 
@@ -110,7 +108,8 @@ pub(super) fn begin(
     let towards = match &service.mode {
         _ if is_direct => client,
         Mode::Nat { sources } if !server.is_local && !sources.is_empty() => {
-            translated(sources, instance, headers, state).ok_or(DropReason::PortsExhausted)?
+            translated(sources, instance, headers, state, sight)
+                .ok_or(DropReason::PortsExhausted)?
         }
         _ => distinct(client, instance, headers.protocol, back, state)
             .ok_or(DropReason::PortsExhausted)?,
@@ -325,11 +324,12 @@ fn translated(
     instance: Endpoint,
     headers: &Headers,
     state: &mut State,
+    sight: Sight<'_>,
 ) -> Option<Endpoint> {
     let first = spread::symmetric_hash(headers) as usize % sources.len();
     let share = (state.worker.0, state.workers);
     (0..sources.len()).map(|step| &sources[(first + step) % sources.len()]).find_map(|source| {
-        let (address, ports) = (source.address, &source.ports);
+        let (address, ports) = (source.address, source.ports(&sight.net.source.ports));
         let port = state.flows.free_port(address, instance, headers.protocol, ports, share)?;
         Some(Endpoint { address, port })
     })

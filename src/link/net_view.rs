@@ -9,9 +9,10 @@ use super::mirror::{Address, Mirror};
 use super::plan::routes::{Reach, Way, nic_of, reaches};
 use super::plan::rules::default_vipa;
 use super::resolve::Hop;
+use crate::balance::service::{GIVEN, Mode};
 use crate::config::Config;
 use crate::forward::applies::applies;
-use crate::forward::claims::Claims;
+use crate::forward::claims::{Claim, Claims};
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
 use crate::forward::view::{NetView, NicView};
@@ -182,7 +183,27 @@ fn neighbours(
 
 /// What virtual services own, whatever the network is.
 fn claims(config: &Config) -> Claims {
-    Claims { reserved: config.source.ports.clone(), ..Claims::default() }
+    let mut claims = Claims { reserved: config.source.ports.clone(), ..Claims::default() };
+    for service in &config.services {
+        let ports = (*service.ports.start(), *service.ports.end());
+        let claim = |address, ports| Claim { address, protocol: service.protocol, ports };
+        claims.services.push(claim(service.address, ports));
+        if service.uses_reserved_ports() {
+            claims.owned.extend(default_vipa(config, Family::of(service.address)));
+        }
+        let Mode::Nat { sources, keeps_client } = &service.mode else { continue };
+        claims.sources.extend(sources.iter().map(|source| (*source, GIVEN)));
+        if *keeps_client {
+            claims.servers.extend(service.servers.iter().filter(|server| !server.is_local).map(
+                |server| claim(server.address, server.port.map_or(ports, |port| (port, port))),
+            ));
+        }
+    }
+    claims.sources.sort_unstable_by_key(|(address, _)| *address);
+    claims.sources.dedup();
+    claims.servers.sort_unstable();
+    claims.servers.dedup();
+    claims
 }
 
 fn source(config: &Config, around: Surroundings<'_>) -> SourcePolicy {

@@ -14,6 +14,7 @@ mod view;
 use std::io::{self, Read, Write};
 use std::sync::atomic::AtomicU64;
 
+use crate::balance::table;
 use crate::capture::{self, Interface, Link, Packet, Reader, Writer};
 use crate::config::Config;
 use crate::device::filter;
@@ -142,7 +143,7 @@ impl<'a, W: Write> Replay<'a, W> {
             cards: cards(config),
             ears: filter::Ears::new(&view.claims),
             view,
-            preferred: PreferredTable::default(),
+            preferred: table::assumed(config),
             state,
             origins: Vec::new(),
             section: 0,

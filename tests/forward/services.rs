@@ -48,7 +48,7 @@ fn network() -> NetView {
 
 fn nat() -> Mode {
     let ports: Arc<[u16]> = (40000..40100).collect();
-    Mode::Nat { sources: [Source { address: SECOND.into(), ports }].into() }
+    Mode::Nat { sources: [Source { address: SECOND.into(), ports: Some(ports) }].into() }
 }
 
 fn keep_client() -> Mode {

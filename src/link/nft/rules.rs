@@ -249,8 +249,13 @@ pub(super) fn outline(config: &Config) -> String {
     let table = table_name(&config.adapter.name);
     let (ports, hold) = (&config.source.ports, config.source.hold);
     let nics: Vec<&str> = config.nics.iter().map(|nic| nic.name.as_str()).collect();
+    let services = match config.services.len() {
+        0 => String::new(),
+        1 => " and what one virtual service is asked".to_owned(),
+        count => format!(" and what {count} virtual services are asked"),
+    };
     format!(
-        "table inet {table}: replies to rewritten flows, ports {}-{}, go to the forwarder alone\n\
+        "table inet {table}: replies to rewritten flows, ports {}-{},{services} go to the forwarder alone\n\
          table netdev {table}: on {}, what would leave un-rewritten without a forwarder is dropped, for {hold:?}\n",
         ports.start(),
         ports.end(),
