@@ -38,6 +38,7 @@ fn nft(script: &str) {
 
 fn config() -> Config {
     Config {
+        services: Vec::new(),
         file: "vipa.toml".into(),
         path: Default::default(),
         adapter: Adapter {

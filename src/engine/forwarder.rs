@@ -26,6 +26,7 @@ use super::statistics::{RouterStatistics, WorkerStatistics};
 use super::watchdog::{self, Watchdog};
 use super::worker::RouterHandle;
 use crate::admin::{self, Admin};
+use crate::balance::table;
 use crate::config::Config;
 use crate::forward::flow::LAYOUT;
 use crate::forward::publish;
@@ -107,7 +108,7 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
     )?;
     let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
     let (_publisher, readers) =
-        publish::channel(usize::from(config.forwarder.workers), Arc::default());
+        publish::channel(usize::from(config.forwarder.workers), Arc::new(table::assumed(&config)));
     let (requests, asked) = crossbeam_channel::bounded(REQUESTS);
     let router_waker = prepared.waker();
     let (workers, statistics) = Workers::start(
