@@ -73,7 +73,7 @@ impl Drop for Program {
 /// A server with nginx, which says its number and who asks, and iperf3.
 pub(crate) struct Server {
     pub(crate) namespace: Namespace,
-    pub(crate) nginx: Program,
+    _nginx: Program,
     _iperf3: Program,
     _scratch: Scratch,
 }
@@ -101,7 +101,7 @@ impl Server {
             .collect();
         let iperf3 =
             Program::start(&namespace, "iperf3", &["-s", "-p", &BULK.to_string()], &bulk[..0]);
-        Server { namespace, nginx, _iperf3: iperf3, _scratch: scratch }
+        Server { namespace, _nginx: nginx, _iperf3: iperf3, _scratch: scratch }
     }
 
     /// It has the VIPAs on loopback and tells nobody: what mode direct wants of a server.

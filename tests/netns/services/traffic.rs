@@ -31,7 +31,7 @@ fn at(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(vipas(family)[0], port)
 }
 
-/// Bytes that a client fetched through a service in bulk.
+/// Bytes that went through a service in bulk: the receiver counts up to its sender's end.
 fn bulk(bench: &Bench, family: Family, is_reverse: bool) -> u64 {
     let vipa = vipas(family)[0].to_string();
     let port = BULK.to_string();
@@ -58,7 +58,7 @@ fn nat_needs_nothing_of_the_servers_and_every_checksum_is_right() {
             assert_eq!((number, seen), (1, vipas(family)[0]), "the server sees a VIPA");
             assert!(asked.ends_with(":8080"), "{asked}");
             for is_reverse in [false, true] {
-                assert!(bulk(&bench, family, is_reverse) >= 20 << 20);
+                assert!(bulk(&bench, family, is_reverse) >= 16 << 20);
             }
         }
     }
@@ -77,7 +77,7 @@ fn direct_servers_answer_the_client_themselves() {
         for family in Family::BOTH {
             let (number, seen, _) = who(&bench, &bench.network.client, at(family, PORT));
             assert_eq!((number, seen), (1, client_address(family)));
-            assert!(bulk(&bench, family, false) >= 20 << 20);
+            assert!(bulk(&bench, family, false) >= 16 << 20);
         }
     }
 }
@@ -173,7 +173,7 @@ fn connections_outlive_a_killed_forwarder() {
     crate::fixture::wait_until("both connections are served", || served(&bench) >= 2);
     bench.forwarder.kill();
     bench.start_forwarder();
-    assert!(served(&bench) >= 2, "they were adopted");
+    crate::fixture::wait_until("they were adopted", || served(&bench) >= 2);
     let output = child.wait_with_output().expect("it ends");
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(output.status.success(), "{said}");
