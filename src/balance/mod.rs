@@ -4,6 +4,7 @@
 
 pub mod candidate;
 pub mod maglev;
+pub mod monitor;
 pub mod policy;
 pub mod score;
 pub mod service;

@@ -114,13 +114,17 @@ impl Score {
     }
 }
 
+type One = fn(f64) -> f64;
+type Two = fn(f64, f64) -> f64;
+type Compare = fn(&f64, &f64) -> bool;
+
 #[derive(Debug)]
 enum Number {
     Constant(f64),
     Status(usize),
     Negative(Box<Number>),
-    Two(fn(f64, f64) -> f64, Box<(Number, Number)>),
-    One(fn(f64) -> f64, Box<Number>),
+    Two(Two, Box<(Number, Number)>),
+    One(One, Box<Number>),
     Choice(Box<(Condition, Number, Number)>),
 }
 
@@ -142,7 +146,7 @@ impl Number {
 #[derive(Debug)]
 enum Condition {
     Constant(bool),
-    Compare(fn(&f64, &f64) -> bool, Box<(Number, Number)>),
+    Compare(Compare, Box<(Number, Number)>),
     Not(Box<Condition>),
     Both(Box<(Condition, Condition)>),
     Either(Box<(Condition, Condition)>),
@@ -201,7 +205,7 @@ impl Term {
 }
 
 /// CEL's functions of one number (its extension for mathematics, and its conversion).
-const ONE: [(&str, fn(f64) -> f64); 7] = [
+const ONE: [(&str, One); 7] = [
     ("math.abs", f64::abs),
     ("math.ceil", f64::ceil),
     ("math.floor", f64::floor),
@@ -211,8 +215,7 @@ const ONE: [(&str, fn(f64) -> f64); 7] = [
     ("double", |number| number),
 ];
 /// Its functions of one number and more.
-const MORE: [(&str, fn(f64, f64) -> f64); 2] =
-    [("math.greatest", f64::max), ("math.least", f64::min)];
+const MORE: [(&str, Two); 2] = [("math.greatest", f64::max), ("math.least", f64::min)];
 
 const WANTED: &str = "a number, the name of a status object, a function or `(`";
 
@@ -277,7 +280,7 @@ impl<'a> Parser<'a> {
 
     fn relation(&mut self) -> Result<Term, Wrong> {
         /// Those that begin like others stand before them.
-        const COMPARISONS: [(&str, fn(&f64, &f64) -> bool); 6] = [
+        const COMPARISONS: [(&str, Compare); 6] = [
             ("<=", f64::le),
             (">=", f64::ge),
             ("==", f64::eq),
@@ -314,7 +317,7 @@ impl<'a> Parser<'a> {
 
     fn chain(
         &mut self,
-        operators: &[(&str, fn(f64, f64) -> f64)],
+        operators: &[(&str, Two)],
         part: fn(&mut Self) -> Result<Term, Wrong>,
     ) -> Result<Term, Wrong> {
         let mut term = part(self)?;

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::forward::source::Rule;
 use crate::wire::ethernet::MacAddr;
 
-pub(crate) use address::is_link_local;
+pub(crate) use address::{fault_of_server, is_link_local};
 pub use mistake::{Errors, Mistake, Report, Warning};
 pub use user::user_id;
 

@@ -160,6 +160,7 @@ impl Fixture {
                 rules: Vec::new(),
             },
             rip: None,
+            services: Vec::new(),
             replay: vipa::config::Replay::default(),
         }
     }
