@@ -65,6 +65,7 @@ fn config() -> Config {
             rules: Vec::new(),
         },
         rip: None,
+        services: Vec::new(),
         replay: vipa::config::Replay::default(),
     }
 }

@@ -307,7 +307,7 @@ fn when_none_is_left() {
         lab.fail("b");
         let report = lab.report();
         assert_eq!((&*report.choice, &*report.why), (shown, "no server is left"));
-        assert_eq!(report.when_none.is_some(), true);
+        assert!(report.when_none.is_some());
         match when_none {
             WhenNone::Refuse => assert_eq!(lab.choice(), Choice::Refuse),
             WhenNone::Last => {
