@@ -66,6 +66,7 @@ fn config() -> Config {
             rules: Vec::new(),
         },
         rip: None,
+        services: Vec::new(),
         replay: vipa::config::Replay::default(),
     }
 }

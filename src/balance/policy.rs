@@ -152,6 +152,19 @@ impl Policy {
         named.map_or(Err(NoScore::NoRole("")), |(_, _, function)| function(facts))
     }
 
+    /// Do status objects of these roles, and perhaps each server's own `capacity`, tell all that it compares?
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn fits(&self, roles: &[Option<Role>], is_capacity_stated: bool) -> Result<(), NoScore> {
+        let values = vec![Some(1.0); roles.len()];
+        let capacity = is_capacity_stated.then_some(1.0);
+        match self {
+            Policy::Score(_) => Ok(()),
+            named => named.score(&Facts { roles, values: &values, capacity }).map(|_| ()),
+        }
+    }
+
     /// Does what it compares change with each new connection, so that it has to count those that a server was given since it was
     /// asked?
     pub fn counts_connections(&self, roles: &[Option<Role>]) -> bool {

@@ -110,6 +110,13 @@ pub struct Server {
     pub place: (usize, usize),
 }
 
+impl Server {
+    /// Does the configuration say the same of both, wherever they stand?
+    pub fn is_as(&self, other: &Server) -> bool {
+        *self == Server { place: self.place, ..other.clone() }
+    }
+}
+
 /// What a server must not be: what was found, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{found}: wanted {wanted}")]

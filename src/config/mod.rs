@@ -25,7 +25,7 @@ use crate::forward::source::Rule;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::Family;
 
-pub(crate) use address::is_link_local;
+pub(crate) use address::{fault_of_server, is_link_local};
 pub use mistake::{Errors, Mistake, Report, Warning};
 pub use user::user_id;
 

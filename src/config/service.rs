@@ -11,7 +11,7 @@ use toml::de::DeValue;
 use super::mistake::Mistakes;
 use super::reader::{Span, Table, Value, is_a, string, strings};
 use super::{address, status};
-use crate::balance::policy::{Facts, NoScore, Policy, Role};
+use crate::balance::policy::{NoScore, Policy, Role};
 use crate::balance::score::Score;
 use crate::balance::service::{Choose, Mode, OnDeath, Server, Settings, WhenNone, parse_endpoint};
 use crate::forward::rule::{Rule, Target};
@@ -381,27 +381,18 @@ fn read_policy(
     let policy = Policy::named(name)?;
     let roles: Vec<Option<Role>> = statuses.iter().map(|status| status.role).collect();
     let stated = servers.iter().all(|server| server.capacity.is_some());
-    let facts = Facts { roles: &roles, values: &[], capacity: stated.then_some(1.0) };
-    match policy.score(&facts) {
-        Err(NoScore::NoRole(role)) => {
-            let span = named.map_or(table.span(), Value::span);
+    let span = named.map_or(table.span(), Value::span);
+    match policy.fits(&roles, stated) {
+        // Of status objects that are missing or wrong has been complained already.
+        Err(NoScore::NoRole(role)) if !statuses.is_empty() => {
             let found = format!("policy {name:?} without a status object of the role {role:?}");
             let wanted = format!("a [[service.status]] with role = {role:?}, or another policy");
-            // Of wrong status objects has been complained already.
-            if !statuses.is_empty() {
-                mistakes.error(span, found, wanted);
-            }
+            mistakes.error(span, found, wanted);
         }
-        Err(NoScore::NoValue(_))
-            if policy == Policy::GreatestCapacity && !roles.contains(&Some(Role::Capacity)) =>
-        {
-            let span = named.map_or(table.span(), Value::span);
+        Err(NoScore::NoValue(_)) => {
             let found = format!("policy {name:?}, and not every server says its `capacity`");
-            mistakes.error(
-                span,
-                found,
-                "`capacity` for each, or a [[service.status]] of that role",
-            );
+            let wanted = "`capacity` for each, or a [[service.status]] of that role";
+            mistakes.error(span, found, wanted);
         }
         _ => {}
     }

@@ -57,6 +57,9 @@ pub enum Choice {
     Weighted(Arc<[ServerId]>),
     /// Nowhere: TCP is answered with a reset, UDP with an ICMP error.
     Refuse,
+    /// Nowhere yet: the servers are being read for the first time. What comes is dropped without a word, and its
+    /// sender tries again.
+    Wait,
 }
 
 /// A virtual service.

@@ -161,6 +161,7 @@ impl Fixture {
                 rules: Vec::new(),
             },
             rip: None,
+            services: Vec::new(),
             replay: vipa::config::Replay::default(),
         }
     }

@@ -276,7 +276,7 @@ fn a_mistake_in_a_score_has_its_column() {
     let nope = "no status object is called \"nope\"".to_owned();
     assert_eq!(score("'clients + nope'"), ("nope'".to_owned(), nope.clone()));
     assert_eq!(score("'''\nclients +\n  nope'''"), ("nope'''".to_owned(), nope.clone()));
-    assert_eq!(score("'clients +'"), ("'".to_owned(), "found the end".to_owned()));
+    assert_eq!(score("'clients +'"), ("'".to_owned(), "the expression ends here".to_owned()));
     // Escapes hide the place: the string as a whole.
     assert_eq!(score("\"clients +\\tnope\"").0, "\"clients +\\tnope\"");
 }
