@@ -155,7 +155,7 @@ impl ServerCounters {
 
     /// What a worker counts.
     #[inline]
-    pub(super) fn of(&self, worker: WorkerId) -> Option<&WorkerCounters> {
+    pub(crate) fn of(&self, worker: WorkerId) -> Option<&WorkerCounters> {
         self.0.get(usize::from(worker.0))
     }
 
@@ -165,11 +165,11 @@ impl ServerCounters {
 }
 
 impl WorkerCounters {
-    pub(super) fn began(&self) {
+    pub(crate) fn began(&self) {
         add(&self.created, 1);
     }
 
-    pub(super) fn ended(&self, has_failed: bool) {
+    pub(crate) fn ended(&self, has_failed: bool) {
         add(&self.ended, 1);
         add(&self.failed, u64::from(has_failed));
     }

@@ -84,7 +84,7 @@ impl Monitor {
                 let service = &mut self.services[at];
                 let checks = service.statuses.len();
                 service.settings.servers.push(server.clone());
-                service.servers.push(Server::new(id, server, checks, now));
+                service.servers.push(Server::new(id, server, (checks, self.world.workers), now));
             }
             Change::Remove(server) => {
                 let (at, place) = self.server(server)?;
@@ -247,7 +247,12 @@ impl Monitor {
                     service.servers.retain(|server| Some(server.id) != replaced);
                     let id = self.next_server();
                     let checks = service.statuses.len();
-                    service.servers.push(Server::new(id, settings.clone(), checks, now));
+                    service.servers.push(Server::new(
+                        id,
+                        settings.clone(),
+                        (checks, self.world.workers),
+                        now,
+                    ));
                 }
             }
         }
