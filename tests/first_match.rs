@@ -76,6 +76,7 @@ fn config(rules: Vec<Rule>, sourcevipa: bool) -> Config {
     Config {
         file: PathBuf::new(),
         path: Default::default(),
+        announce: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vipas(),

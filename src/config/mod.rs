@@ -2,6 +2,7 @@
 //! a file are told in one go.
 
 mod address;
+mod announce;
 mod mistake;
 mod path;
 mod read;
@@ -40,6 +41,8 @@ pub struct Config {
     pub source: Source,
     /// `[rip]`; `None`: no RIP is spoken.
     pub rip: Option<crate::rip::Settings>,
+    /// `[announce]`.
+    pub announce: crate::announce::Settings,
     /// `[path]`.
     pub path: crate::path::Settings,
     /// `[replay]`.

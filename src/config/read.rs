@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
-use super::{Adapter, Config, Forwarder, Nic, Source, path as paths, replay, rip, rules};
+use super::{Adapter, Config, Forwarder, Nic, Source, announce, path as paths, replay, rip, rules};
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
@@ -100,6 +100,8 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
     );
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
     let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, mistakes);
+    let announce =
+        announce::read(optional(&mut file, "announce", "[announce]", mistakes), mistakes);
     let watch = paths::read(optional(&mut file, "path", "[path]", mistakes), mistakes);
     for section in NOT_YET {
         if file.get(section).is_some() {
@@ -118,6 +120,7 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
         nics,
         source,
         rip,
+        announce,
         path: watch,
         replay,
     })

@@ -1,6 +1,6 @@
 //! Mirror, plan and kernel together: follows what happens, and makes what should stand stand.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,12 +14,16 @@ use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Address, Changed, Mirror};
 use super::netlink::{Events, Mode, Netlink, errno};
+use super::plan::homes::{Home, Homes, adopted, homes};
 use super::plan::routes::{Reach, reaches};
 use super::plan::rules::tables;
-use super::plan::{ManagedNeighbour, Plan, plan};
+use super::plan::{ManagedNeighbour, NicAddress, Plan, plan};
 use super::ports;
 use super::saved::Saved;
 use super::{Error, Result, request, sysctl};
+use crate::announce::announcer::Spot;
+use crate::announce::speaker::Scene;
+use crate::announce::{self, Place};
 use crate::config::{Config, is_link_local};
 use crate::device;
 use crate::engine::statistics::RouterStatistics;
@@ -28,6 +32,7 @@ use crate::path::paths::Paths;
 use crate::path::{Hop, State, Target};
 use crate::rip::Learned;
 use crate::rip::daemon::Interface;
+use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::{Family, Prefix};
 
 /// Datagrams read from the listener in one go.
@@ -62,9 +67,11 @@ pub fn preview(config: &Config) -> Result<Plan> {
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
     let mut mirror = Mirror::new(tables(config).into_iter().map(|(table, _)| table));
     mirror.ephemeral = ports::ephemeral();
+    mirror.arp_ignore = arp_ignore_of_all();
     dump(&mut netlink, &mut mirror)?;
     let now = Instant::now();
-    let health = HoldDown::new(config).observe(config, &mirror, &Paths::default(), now);
+    let mut health = HoldDown::new(config).observe(config, &mirror, &Paths::default(), now);
+    health.homes = homes(config, &mirror, &health, &left_homes(config, &mirror));
     Ok(plan(config, &mirror, &health))
 }
 
@@ -86,6 +93,7 @@ impl Network {
             mirror: {
                 let mut mirror = Mirror::new(saved.tables.iter().copied());
                 mirror.ephemeral = ports::ephemeral();
+                mirror.arp_ignore = arp_ignore_of_all();
                 mirror.watch(config.nics.iter().map(|nic| nic.name.as_str()));
                 mirror
             },
@@ -105,6 +113,9 @@ impl Network {
             if let Some(prefix) = foreign_route(&network.mirror, table) {
                 return Err(Error::ForeignTable { table, route: prefix.to_string() });
             }
+        }
+        if is_adopted {
+            network.health.homes = left_homes(&network.config, &network.mirror);
         }
         network.observe(Instant::now());
         Ok((network, is_adopted))
@@ -180,6 +191,40 @@ impl Network {
     /// Takes in what `ip_local_port_range` says.
     pub fn set_ephemeral(&mut self, range: &RangeInclusive<u16>) {
         self.mirror.ephemeral = Some(range.clone());
+    }
+
+    /// Reads again what `arp_ignore` of all devices says.
+    pub fn read_arp_ignore(&mut self) {
+        self.mirror.arp_ignore = arp_ignore_of_all();
+    }
+
+    /// The VIPAs that are to be announced, and the NICs to do so.
+    pub fn scene(&self) -> Scene {
+        let mac = |nic: NicId| {
+            let (_, link) = self.mirror.link(&self.config.nics.get(nic.index())?.name)?;
+            link.mac.filter(|_| link.is_up && link.has_carrier)
+        };
+        let spot = |(place, home): (&Place, &Home)| {
+            let nics = home.nics.iter().copied().filter(|nic| mac(*nic).is_some()).collect();
+            (*place, Spot { home: mac(home.nic).map(|mac| (home.nic, mac)), nics })
+        };
+        let spots: BTreeMap<Place, Spot> = self.health.homes.iter().map(spot).collect();
+        let nic = |(nic, id): (&crate::config::Nic, NicId)| {
+            let (ifindex, _) = self.mirror.link(&nic.name)?;
+            let is_used = spots.values().any(|spot| spot.nics.contains(&id));
+            is_used.then(|| announce::speaker::Nic { nic: id, name: nic.name.clone(), ifindex })
+        };
+        Scene {
+            nics: self.config.nics.iter().zip((0..).map(NicId)).filter_map(nic).collect(),
+            own: self
+                .mirror
+                .links
+                .values()
+                .filter_map(|link| link.mac)
+                .filter(|mac| *mac != MacAddr::default())
+                .collect(),
+            spots,
+        }
     }
 
     /// Takes in what neighbours told by RIP.
@@ -272,9 +317,9 @@ impl Network {
         }
     }
 
-    /// Looks at the NICs, and tells of each that changed its state.
-    pub fn observe(&mut self, now: Instant) {
-        let health = self.hold_down.observe(&self.config, &self.mirror, &self.paths, now);
+    /// Looks at the NICs, and tells of each that changed its state. True if a VIPA has moved from one NIC to another.
+    pub fn observe(&mut self, now: Instant) -> bool {
+        let mut health = self.hold_down.observe(&self.config, &self.mirror, &self.paths, now);
         for (i, (nic, state)) in self.config.nics.iter().zip(&health.states).enumerate() {
             if self.health.states.get(i) == Some(state) {
                 continue;
@@ -291,7 +336,17 @@ impl Network {
                 NicState::Live => tracing::info!(nic = nic_name, "live"),
             }
         }
+        health.homes = homes(&self.config, &self.mirror, &health, &self.health.homes);
+        let has_moved = health.homes != self.health.homes;
+        for ((vipa, subnet), home) in &health.homes {
+            let before = self.health.homes.get(&(*vipa, *subnet)).map(|before| before.nic);
+            if before != Some(home.nic) {
+                let nic = self.config.nics.get(home.nic.index()).map(|nic| nic.name.as_str());
+                tracing::info!(%vipa, %subnet, nic, "is answered for by");
+            }
+        }
         self.health = health;
+        has_moved
     }
 
     /// Makes the adapter if it does not exist; true if it was made.
@@ -433,7 +488,13 @@ impl Network {
         let Some(stands) = &self.stands else { return false };
         match step {
             Step::SetLink { mtu, .. } => stands.adapter.mtu == *mtu,
-            Step::AddAddress { address, .. } => stands.adapter.addresses.contains(address),
+            Step::AddAddress { nic: None, address, .. } => {
+                stands.adapter.addresses.contains(address)
+            }
+            Step::AddAddress { nic: Some(nic), ifindex, address } => {
+                let (nic, ifindex, address) = (nic.clone(), *ifindex, *address);
+                stands.nic_addresses.contains(&NicAddress { nic, ifindex, address })
+            }
             Step::PutRoute(route) => stands.routes.contains(route),
             Step::AppendHop(route) => stands.routes.iter().any(|stood| {
                 (stood.table, stood.prefix, stood.metric)
@@ -486,6 +547,20 @@ impl Network {
         }
         Ok(())
     }
+}
+
+/// `arp_ignore` of `all`.
+fn arp_ignore_of_all() -> u8 {
+    let read = sysctl::read("net/ipv4/conf/all/arp_ignore").ok().flatten();
+    read.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// The homes as an earlier run left them.
+fn left_homes(config: &Config, mirror: &Mirror) -> Homes {
+    adopted(config, mirror, |nic| {
+        let name = &config.nics.get(nic.index())?.name;
+        sysctl::read(&format!("net/ipv4/conf/{name}/arp_ignore")).ok().flatten()
+    })
 }
 
 /// Errors that say: it is so already.

@@ -8,6 +8,7 @@ use crate::link::plan::tests::{config, mirror};
 
 fn ours() -> Ours {
     Ours {
+        adapter: "vipa0".into(),
         tables: vec![923],
         preferences: tens(9230).collect(),
         addresses: vec!["203.0.113.10".parse().expect("an address")],
