@@ -101,7 +101,7 @@ impl Ear {
 pub struct Speaker {
     announcer: Announcer,
     names: Vec<String>,
-    vipas: Vec<Ipv4Addr>,
+    vipas: Vec<IpAddr>,
     scene: Scene,
     ears: Vec<Ear>,
     rejected: BTreeMap<Reject, u64>,
@@ -128,14 +128,10 @@ impl Speaker {
         names: impl IntoIterator<Item = String>,
         first_token: usize,
     ) -> Speaker {
-        let vipas = vipas.iter().filter_map(|vipa| match vipa {
-            IpAddr::V4(vipa) => Some(*vipa),
-            IpAddr::V6(_) => None,
-        });
         Speaker {
             announcer: Announcer::new(settings),
             names: names.into_iter().collect(),
-            vipas: vipas.collect(),
+            vipas: vipas.to_vec(),
             scene: Scene::default(),
             ears: Vec::new(),
             rejected: BTreeMap::new(),
@@ -203,8 +199,15 @@ impl Speaker {
     }
 
     fn socket(&self, nic: &Nic, family: Family) -> io::Result<Socket> {
+        let v4 = |vipa: &IpAddr| match vipa {
+            IpAddr::V4(vipa) => Some(*vipa),
+            IpAddr::V6(_) => None,
+        };
         Ok(match family {
-            Family::V4 => Socket::Arp(ArpSocket::of_senders(nic.ifindex, &self.vipas)?),
+            Family::V4 => {
+                let vipas: Vec<Ipv4Addr> = self.vipas.iter().filter_map(v4).collect();
+                Socket::Arp(ArpSocket::of_senders(nic.ifindex, &vipas)?)
+            }
             Family::V6 => Socket::Advertisements(DatagramSocket::icmpv6(&nic.name, ADVERTISEMENT)?),
         })
     }
@@ -222,16 +225,20 @@ impl Speaker {
                 let heard = match &ear.socket {
                     Socket::Arp(socket) => socket.receive().map(|(arp, _)| {
                         let arp = arp.ok_or(Reject::Malformed)?;
-                        Ok((IpAddr::V4(arp.sender.1), arp.sender.0))
+                        Ok((IpAddr::V4(arp.sender.1), Some(arp.sender.0)))
                     }),
                     Socket::Advertisements(socket) => socket
                         .receive(&mut buffer)
                         .map(|heard| claim(heard, buffer.get(..heard.length).unwrap_or_default())),
                 };
                 match heard {
-                    Ok(Ok((address, mac))) => {
+                    Ok(Ok((address, _))) if !self.vipas.contains(&address) => {}
+                    Ok(Ok((address, Some(mac)))) => {
                         self.announcer.hear(ear.nic.nic, address, mac, now);
                     }
+                    // An answer to a question that went to all says it, and so does what is told unasked (RFC 4861 sections 7.2.4 and
+                    // 7.2.6).
+                    Ok(Ok((_, None))) => *self.rejected.entry(Reject::Nameless).or_default() += 1,
                     Ok(Err(reject)) => *self.rejected.entry(reject).or_default() += 1,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     // Nothing more; or an error of the device, which netlink tells of as well.
@@ -329,7 +336,7 @@ impl Speaker {
 }
 
 /// Who claims what by an advertisement (RFC 4861 section 7.1.2).
-fn claim(heard: Heard, bytes: &[u8]) -> Result<(IpAddr, MacAddr), Reject> {
+fn claim(heard: Heard, bytes: &[u8]) -> Result<(IpAddr, Option<MacAddr>), Reject> {
     if heard.ttl != 255 {
         return Err(Reject::HopLimit);
     }
@@ -337,7 +344,5 @@ fn claim(heard: Heard, bytes: &[u8]) -> Result<(IpAddr, MacAddr), Reject> {
     if told.is_solicited && heard.is_multicast {
         return Err(Reject::Malformed);
     }
-    // An answer to a question that went to all has it, and so has what is told unasked (sections 7.2.4 and 7.2.6).
-    let mac = told.mac.ok_or(Reject::Nameless)?;
-    Ok((told.target.into(), mac))
+    Ok((told.target.into(), told.mac))
 }

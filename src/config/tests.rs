@@ -601,6 +601,7 @@ fn mistakes_of_announcing_are_told() {
     for (text, wanted) in [
         ("interval = 60", "a time from 0ms to 1h"),
         ("interval = \"2h\"", "a time from 0ms to 1h"),
+        ("interval = \"99ms\"", "or at least \"100ms\""),
         ("every = \"60s\"", "known here: interval"),
     ] {
         let errors = parse(&format!("{LEAST}\n[announce]\n{text}\n")).unwrap_err().to_string();

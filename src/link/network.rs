@@ -14,7 +14,7 @@ use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Address, Changed, Mirror};
 use super::netlink::{Events, Mode, Netlink, errno};
-use super::plan::homes::{Home, Homes, adopted, homes};
+use super::plan::homes::{Home, Homes, adopted, hindrances, homes};
 use super::plan::routes::{Reach, reaches};
 use super::plan::rules::tables;
 use super::plan::{ManagedNeighbour, NicAddress, Plan, plan};
@@ -193,9 +193,16 @@ impl Network {
         self.mirror.ephemeral = Some(range.clone());
     }
 
-    /// Reads again what `arp_ignore` of all devices says.
-    pub fn read_arp_ignore(&mut self) {
+    /// Reads again what `arp_ignore` of all devices says, and tells what keeps the VIPAs from being answered for as they should.
+    pub fn read_arp_settings(&mut self) {
         self.mirror.arp_ignore = arp_ignore_of_all();
+        let of_all = |key: &str| sysctl::read(&format!("net/ipv4/conf/all/{key}")).ok().flatten();
+        for (key, value) in hindrances(&self.health.homes, of_all) {
+            let setting = format!("net.ipv4.conf.all.{key} = {value}");
+            if self.refused.insert(setting.clone()) {
+                tracing::warn!(setting, "keeps the kernel from answering for VIPAs by one NIC");
+            }
+        }
     }
 
     /// The VIPAs that are to be announced, and the NICs to do so.

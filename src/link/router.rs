@@ -431,7 +431,7 @@ impl Router {
         prepared.network.read_routes()?;
         prepared.ports.read();
         prepared.network.set_ephemeral(&prepared.ports.ephemeral);
-        prepared.network.read_arp_ignore();
+        prepared.network.read_arp_settings();
         prepared.tables.spare(&prepared.ports.listening);
         pending.settings = true;
         pending.network = true;

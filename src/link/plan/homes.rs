@@ -6,6 +6,9 @@
 //! address. Where `arp_ignore` cannot be 0 (that of `all` is not, or the NIC is home to some VIPAs of its links and not to others) the
 //! home has the IPv4 VIPA as an address as well. All of that works without a forwarder.
 //!
+//! `arp_filter` would have the kernel answer by the NIC by which it would send to who asks: with a VIPA as source that is the adapter, and
+//! nobody would answer.
+//!
 //! A NIC whose subnet covers no VIPA stays as it is.
 
 use std::collections::BTreeMap;
@@ -155,11 +158,33 @@ pub(super) fn sysctls(config: &Config, mirror: &Mirror, homes: &Homes) -> Vec<Sy
             continue;
         };
         let arp_ignore = if is_home_to_all(homes, id) { "0" } else { "1" };
-        for (key, value) in [("arp_ignore", arp_ignore), ("arp_announce", "2")] {
+        for (key, value) in [("arp_ignore", arp_ignore), ("arp_announce", "2"), ("arp_filter", "0")]
+        {
             wanted.push(Sysctl::of_device("ipv4", &nic.name, ifindex, key, value));
         }
     }
     wanted
+}
+
+/// What settings of all devices keep the homes from answering, or the others from keeping silent; they are an operator's alone.
+pub fn hindrances(
+    homes: &Homes,
+    of_all: impl Fn(&str) -> Option<String>,
+) -> Vec<(&'static str, String)> {
+    if !homes.keys().any(|(vipa, _)| vipa.is_ipv4()) {
+        return Vec::new();
+    }
+    // 1 and 2: the NIC has the VIPA. 3 and more answer for any device's addresses, or for none.
+    let hinders = |key, value: &str| match key {
+        "arp_ignore" => !["0", "1", "2"].contains(&value),
+        _ => value != "0",
+    };
+    let read = |key: &'static str| Some((key, of_all(key)?));
+    ["arp_ignore", "arp_filter"]
+        .into_iter()
+        .filter_map(read)
+        .filter(|(key, value)| hinders(*key, value.as_str()))
+        .collect()
 }
 
 #[cfg(test)]

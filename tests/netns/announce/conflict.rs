@@ -109,6 +109,9 @@ fn what_is_malformed_is_counted_and_what_is_a_claim_is_one() {
     let v6: std::net::Ipv6Addr = vipa(Family::V6).parse().expect("an address");
     let rejected =
         |reason: &str| link.status()["announcements"]["rejected"][reason].as_u64().unwrap_or(0);
+    for family in Family::BOTH {
+        wait_until("it hears", || announcements(&link, family) > 0);
+    }
     let mut reverse = Arp::announcement(STRANGER, v4).bytes();
     reverse[7] = 3;
     put(&link.alice, "a0", &arp(&reverse));

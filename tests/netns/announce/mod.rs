@@ -266,12 +266,15 @@ fn down_leaves_nothing_and_restores_what_was() {
     let mut link = Link::new("");
     link.host.sysctl("net/ipv4/conf/eth1/arp_ignore", 2).expect("it can be set");
     link.host.sysctl("net/ipv4/conf/eth2/arp_announce", 1).expect("it can be set");
+    link.host.sysctl("net/ipv4/conf/eth2/arp_filter", 1).expect("it can be set");
     let before = everything(&link.host);
     link.start();
     link.switch.link_down("h1").expect("a cable");
     link.waits_for_home(2);
     wait_until("it has moved", || holders(&link, "2001:db8:1::50") == ["eth2", "vipa0"]);
     assert!(!changes(&link.host, &before).is_empty());
+    let peer = Peer::listen(&link.host, 7000);
+    are_reached_anew(&link, &peer, 2);
     link.forwarder.kill();
     link.switch.link_up("h1").expect("a cable");
     link.down();

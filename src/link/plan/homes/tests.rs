@@ -150,8 +150,10 @@ fn the_home_answers_and_the_others_do_not() {
             "address 2001:db8:1::50/128 dev eth2",
             "sysctl net/ipv4/conf/eth1/arp_ignore = 1",
             "sysctl net/ipv4/conf/eth1/arp_announce = 2",
+            "sysctl net/ipv4/conf/eth1/arp_filter = 0",
             "sysctl net/ipv4/conf/eth2/arp_ignore = 0",
             "sysctl net/ipv4/conf/eth2/arp_announce = 2",
+            "sysctl net/ipv4/conf/eth2/arp_filter = 0",
         ]
     );
 }
@@ -184,8 +186,10 @@ fn a_nic_that_is_home_to_one_of_two_has_that_one() {
             "address 2001:db8:1::50/128 dev eth1",
             "sysctl net/ipv4/conf/eth1/arp_ignore = 1",
             "sysctl net/ipv4/conf/eth1/arp_announce = 2",
+            "sysctl net/ipv4/conf/eth1/arp_filter = 0",
             "sysctl net/ipv4/conf/eth2/arp_ignore = 1",
             "sysctl net/ipv4/conf/eth2/arp_announce = 2",
+            "sysctl net/ipv4/conf/eth2/arp_filter = 0",
         ]
     );
 }
@@ -213,4 +217,16 @@ fn what_an_earlier_run_left_is_found() {
     };
     mirror.addresses = vec![given(V4, 9), given(V6, 9), given(V6, 2), given(V4, 1)];
     assert_eq!(found(&mirror, ["1", "1"]), (Some(0), Some(1)));
+}
+
+#[test]
+fn settings_of_all_devices_that_hinder_are_named() {
+    let found = |ignore: &str, filter: &str| {
+        let value = |key: &str| Some(if key == "arp_filter" { filter } else { ignore }.to_owned());
+        let found = hindrances(&at(0), value);
+        found.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    assert_eq!(found("1", "0"), [""; 0]);
+    assert_eq!(found("8", "1"), ["arp_ignore", "arp_filter"]);
+    assert!(hindrances(&Homes::new(), |_| Some("8".to_owned())).is_empty());
 }
