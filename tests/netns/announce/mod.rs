@@ -112,14 +112,14 @@ fn only_one_nic_of_the_link_answers() {
     assert!(nic.contains("2001:db8:1::2/64") && !nic.contains("::50"), "{nic}");
 }
 
-/// What moves with a VIPA.
+/// What moves with a VIPA. alice speaks to it all the time; bob knows it and is silent, so that his kernel asks nobody.
 fn moves(link: &Link, from: u8, to: u8, event: impl FnOnce()) {
-    link.waits_for_caches(from);
     let peer = Peer::listen(&link.host, 7000);
-    let flows = conversations(link, &peer);
+    conversations(link, &peer).into_iter().for_each(Conversation::finish);
+    link.waits_for_caches(from);
+    let flows = Family::BOTH.map(|f| Conversation::open(&link.alice, at_vipa(f, &peer)));
     event();
     link.waits_for_home(to);
-    // Nobody asked: they were told.
     link.waits_for_caches(to);
     flows.iter().for_each(|flow| flow.goes_on(20));
     wait_until("the kernel's settings are there", || {
@@ -133,7 +133,6 @@ fn moves(link: &Link, from: u8, to: u8, event: impl FnOnce()) {
 fn a_nic_that_loses_its_carrier_hands_the_vipa_over_and_does_not_take_it_back() {
     let link = Link::started("");
     let peer = Peer::listen(&link.host, 7001);
-    conversations(&link, &peer).into_iter().for_each(Conversation::finish);
     moves(&link, 1, 2, || link.switch.link_down("h1").expect("a cable"));
     link.switch.link_up("h1").expect("a cable");
     wait_until("it is back", || link.status()["nics"][0]["state"] == "live");
@@ -159,8 +158,6 @@ fn a_nic_that_is_set_down_or_deleted_hands_the_vipa_over() {
 #[test]
 fn a_dead_path_on_a_live_link_hands_the_vipa_over() {
     let link = Link::started("[path]\ninterval = \"100ms\"\n");
-    let peer = Peer::listen(&link.host, 7001);
-    conversations(&link, &peer).into_iter().for_each(Conversation::finish);
     wait_until("the gateway answers", || {
         let paths = link.status()["paths"]["next_hops"].clone();
         let all = paths.as_array().cloned().unwrap_or_default();
