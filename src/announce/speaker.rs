@@ -149,30 +149,21 @@ impl Speaker {
         if scene == self.scene {
             return;
         }
-        self.open(&scene, registry);
+        let needed = needed(&scene);
+        self.open(&needed, registry);
         self.announcer.follow(&scene.spots, &scene.own, now);
-        self.scene = scene;
         self.is_news = true;
         self.speak(now);
-    }
-
-    fn open(&mut self, scene: &Scene, registry: &Registry) {
-        let mut needed: Vec<(&Nic, Family)> = Vec::new();
-        for nic in &scene.nics {
-            for family in Family::BOTH {
-                let is_looked_for = |(place, spot): (&Place, &Spot)| {
-                    Family::of(place.0) == family && spot.nics.contains(&nic.nic)
-                };
-                if scene.spots.iter().any(is_looked_for) {
-                    needed.push((nic, family));
-                }
-            }
-        }
+        // Last: it takes the kernel ten milliseconds and more to close a packet socket.
         let is_needed = |ear: &Ear| needed.contains(&(&ear.nic, ear.family));
         for ear in self.ears.extract_if(.., |ear| !is_needed(ear)) {
             let _ = registry.deregister(&mut SourceFd(&ear.fd()));
         }
-        for (nic, family) in needed {
+        self.scene = scene;
+    }
+
+    fn open(&mut self, needed: &[(&Nic, Family)], registry: &Registry) {
+        for (nic, family) in needed.iter().copied() {
             if self.ears.iter().any(|ear| (&ear.nic, ear.family) == (nic, family)) {
                 continue;
             }
@@ -279,7 +270,8 @@ impl Speaker {
     fn send(&self, message: &Message) -> io::Result<()> {
         let family = Family::of(message.place.0);
         let is_meant = |ear: &&Ear| (ear.nic.nic, ear.family) == (message.nic, family);
-        let ear = self.ears.iter().find(is_meant).ok_or(io::ErrorKind::NotConnected)?;
+        // The newest: one of a device that was made anew meanwhile may still be there.
+        let ear = self.ears.iter().rev().find(is_meant).ok_or(io::ErrorKind::NotConnected)?;
         match (&ear.socket, message.place.0) {
             (Socket::Arp(socket), IpAddr::V4(vipa)) => {
                 let arp = if message.is_question {
@@ -333,6 +325,22 @@ impl Speaker {
             rejected: self.rejected.iter().map(|(reject, n)| (reject.name(), *n)).collect(),
         })
     }
+}
+
+/// A socket of each family that is looked for on the link of each NIC.
+fn needed(scene: &Scene) -> Vec<(&Nic, Family)> {
+    let mut needed = Vec::new();
+    for nic in &scene.nics {
+        for family in Family::BOTH {
+            let is_looked_for = |(place, spot): (&Place, &Spot)| {
+                Family::of(place.0) == family && spot.nics.contains(&nic.nic)
+            };
+            if scene.spots.iter().any(is_looked_for) {
+                needed.push((nic, family));
+            }
+        }
+    }
+    needed
 }
 
 /// Who claims what by an advertisement (RFC 4861 section 7.1.2).
