@@ -1,6 +1,6 @@
 //! Mirror, plan and kernel together: follows what happens, and makes what should stand stand.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,16 +14,14 @@ use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Address, Changed, Mirror};
 use super::netlink::{Events, Mode, Netlink, errno};
-use super::plan::homes::{Home, Homes, adopted, hindrances, homes};
+use super::plan::homes::homes;
 use super::plan::routes::{Reach, reaches};
 use super::plan::rules::tables;
 use super::plan::{ManagedNeighbour, NicAddress, Plan, plan};
 use super::ports;
 use super::saved::Saved;
-use super::{Error, Result, request, sysctl};
-use crate::announce::announcer::Spot;
+use super::{Error, Result, announced, request, sysctl};
 use crate::announce::speaker::Scene;
-use crate::announce::{self, Place};
 use crate::config::{Config, is_link_local};
 use crate::device;
 use crate::engine::statistics::RouterStatistics;
@@ -32,7 +30,6 @@ use crate::path::paths::Paths;
 use crate::path::{Hop, State, Target};
 use crate::rip::Learned;
 use crate::rip::daemon::Interface;
-use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::{Family, Prefix};
 
 /// Datagrams read from the listener in one go.
@@ -67,11 +64,11 @@ pub fn preview(config: &Config) -> Result<Plan> {
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
     let mut mirror = Mirror::new(tables(config).into_iter().map(|(table, _)| table));
     mirror.ephemeral = ports::ephemeral();
-    mirror.arp_ignore = arp_ignore_of_all();
+    mirror.arp_ignore = announced::arp_ignore_of_all();
     dump(&mut netlink, &mut mirror)?;
     let now = Instant::now();
     let mut health = HoldDown::new(config).observe(config, &mirror, &Paths::default(), now);
-    health.homes = homes(config, &mirror, &health, &left_homes(config, &mirror));
+    health.homes = homes(config, &mirror, &health, &announced::left_homes(config, &mirror));
     Ok(plan(config, &mirror, &health))
 }
 
@@ -93,7 +90,7 @@ impl Network {
             mirror: {
                 let mut mirror = Mirror::new(saved.tables.iter().copied());
                 mirror.ephemeral = ports::ephemeral();
-                mirror.arp_ignore = arp_ignore_of_all();
+                mirror.arp_ignore = announced::arp_ignore_of_all();
                 mirror.watch(config.nics.iter().map(|nic| nic.name.as_str()));
                 mirror
             },
@@ -115,7 +112,7 @@ impl Network {
             }
         }
         if is_adopted {
-            network.health.homes = left_homes(&network.config, &network.mirror);
+            network.health.homes = announced::left_homes(&network.config, &network.mirror);
         }
         network.observe(Instant::now());
         Ok((network, is_adopted))
@@ -195,10 +192,8 @@ impl Network {
 
     /// Reads again what `arp_ignore` of all devices says, and tells what keeps the VIPAs from being answered for as they should.
     pub fn read_arp_settings(&mut self) {
-        self.mirror.arp_ignore = arp_ignore_of_all();
-        let of_all = |key: &str| sysctl::read(&format!("net/ipv4/conf/all/{key}")).ok().flatten();
-        for (key, value) in hindrances(&self.health.homes, of_all) {
-            let setting = format!("net.ipv4.conf.all.{key} = {value}");
+        self.mirror.arp_ignore = announced::arp_ignore_of_all();
+        for setting in announced::hindrances(&self.health.homes) {
             if self.refused.insert(setting.clone()) {
                 tracing::warn!(setting, "keeps the kernel from answering for VIPAs by one NIC");
             }
@@ -207,31 +202,7 @@ impl Network {
 
     /// The VIPAs that are to be announced, and the NICs to do so.
     pub fn scene(&self) -> Scene {
-        let mac = |nic: NicId| {
-            let (_, link) = self.mirror.link(&self.config.nics.get(nic.index())?.name)?;
-            link.mac.filter(|_| link.is_up && link.has_carrier)
-        };
-        let spot = |(place, home): (&Place, &Home)| {
-            let nics = home.nics.iter().copied().filter(|nic| mac(*nic).is_some()).collect();
-            (*place, Spot { home: mac(home.nic).map(|mac| (home.nic, mac)), nics })
-        };
-        let spots: BTreeMap<Place, Spot> = self.health.homes.iter().map(spot).collect();
-        let nic = |(nic, id): (&crate::config::Nic, NicId)| {
-            let (ifindex, _) = self.mirror.link(&nic.name)?;
-            let is_used = spots.values().any(|spot| spot.nics.contains(&id));
-            is_used.then(|| announce::speaker::Nic { nic: id, name: nic.name.clone(), ifindex })
-        };
-        Scene {
-            nics: self.config.nics.iter().zip((0..).map(NicId)).filter_map(nic).collect(),
-            own: self
-                .mirror
-                .links
-                .values()
-                .filter_map(|link| link.mac)
-                .filter(|mac| *mac != MacAddr::default())
-                .collect(),
-            spots,
-        }
+        announced::scene(&self.config, &self.mirror, &self.health.homes)
     }
 
     /// Takes in what neighbours told by RIP.
@@ -345,13 +316,7 @@ impl Network {
         }
         health.homes = homes(&self.config, &self.mirror, &health, &self.health.homes);
         let has_moved = health.homes != self.health.homes;
-        for ((vipa, subnet), home) in &health.homes {
-            let before = self.health.homes.get(&(*vipa, *subnet)).map(|before| before.nic);
-            if before != Some(home.nic) {
-                let nic = self.config.nics.get(home.nic.index()).map(|nic| nic.name.as_str());
-                tracing::info!(%vipa, %subnet, nic, "is answered for by");
-            }
-        }
+        announced::tell(&self.config, &health.homes, &self.health.homes);
         self.health = health;
         has_moved
     }
@@ -554,20 +519,6 @@ impl Network {
         }
         Ok(())
     }
-}
-
-/// `arp_ignore` of `all`.
-fn arp_ignore_of_all() -> u8 {
-    let read = sysctl::read("net/ipv4/conf/all/arp_ignore").ok().flatten();
-    read.and_then(|value| value.parse().ok()).unwrap_or(0)
-}
-
-/// The homes as an earlier run left them.
-fn left_homes(config: &Config, mirror: &Mirror) -> Homes {
-    adopted(config, mirror, |nic| {
-        let name = &config.nics.get(nic.index())?.name;
-        sysctl::read(&format!("net/ipv4/conf/{name}/arp_ignore")).ok().flatten()
-    })
 }
 
 /// Errors that say: it is so already.
