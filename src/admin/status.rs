@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
+use crate::announce::announcer::Conflict;
+use crate::announce::speaker::PlaceCounts;
 use crate::config::Config;
 use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics};
 use crate::forward::applies::{Applies, applies};
@@ -54,6 +56,8 @@ pub struct Status {
     pub router: RouterStatus,
     /// RIP.
     pub rip: RipStatus,
+    /// VIPAs that lie in a NIC's own subnet.
+    pub announcements: AnnouncementsStatus,
     /// The next hops that are watched.
     pub paths: PathsStatus,
     /// Frames dropped, all workers together: every reason, also those that never occurred.
@@ -231,6 +235,48 @@ pub struct RejectedStatus {
     pub count: u64,
 }
 
+/// What is announced of VIPAs in the NICs' own subnets; empty where none lies in one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnnouncementsStatus {
+    /// Each VIPA on each link.
+    pub vipas: Vec<AnnouncementStatus>,
+    /// Announcements and questions that a NIC did not take.
+    pub unsent: u64,
+    /// What was heard and not taken, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+/// A VIPA on the link of a NIC in whose subnet it lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnnouncementStatus {
+    /// The VIPA.
+    pub vipa: String,
+    /// The subnet.
+    pub subnet: String,
+    /// The NIC that answers for it; none while no NIC on the link has carrier.
+    pub nic: Option<String>,
+    /// Times that it was announced.
+    pub announced: u64,
+    /// Another host that claims it.
+    pub conflict: Option<ConflictStatus>,
+}
+
+/// Another host claims a VIPA.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConflictStatus {
+    /// Its MAC address.
+    pub mac: String,
+    /// Heard by this NIC.
+    pub nic: String,
+    /// Claims heard.
+    pub claims: u64,
+    /// Seconds since the first.
+    pub seconds: u64,
+}
+
 /// The watch over the paths; empty where nothing is watched.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -283,6 +329,30 @@ fn paths(admin: &Admin, view: &NetView) -> PathsStatus {
         next_hops: counts.paths.iter().map(one).collect(),
         rejected: rejected.collect(),
         late: counts.late,
+    }
+}
+
+fn announcements(admin: &Admin, view: &NetView) -> AnnouncementsStatus {
+    let counts = admin.router.announced.load();
+    let Some(counts) = counts.as_ref() else { return AnnouncementsStatus::default() };
+    let conflict = |conflict: Conflict| ConflictStatus {
+        mac: conflict.mac.to_string(),
+        nic: nic_name(view, conflict.nic),
+        claims: conflict.claims,
+        seconds: conflict.since.elapsed().as_secs(),
+    };
+    let one = |place: &PlaceCounts| AnnouncementStatus {
+        vipa: place.place.0.to_string(),
+        subnet: place.place.1.to_string(),
+        nic: place.home.map(|nic| nic_name(view, nic)),
+        announced: place.announced,
+        conflict: place.conflict.map(conflict),
+    };
+    let rejected = counts.rejected.iter().map(|(reason, n)| ((*reason).to_owned(), *n));
+    AnnouncementsStatus {
+        vipas: counts.places.iter().map(one).collect(),
+        unsent: counts.unsent,
+        rejected: rejected.collect(),
     }
 }
 
@@ -340,6 +410,7 @@ impl Status {
                 late: admin.router.late.get(),
             },
             rip: rip(admin),
+            announcements: announcements(admin, &view),
             paths: paths(admin, &view),
             drops: drops(&admin.workers),
         }

@@ -2,6 +2,7 @@
 //! a file are told in one go.
 
 mod address;
+mod announce;
 mod mistake;
 mod path;
 mod read;
@@ -46,6 +47,8 @@ pub struct Config {
     pub rip: Option<crate::rip::Settings>,
     /// `[[service]]`, in order.
     pub services: Vec<crate::balance::service::Settings>,
+    /// `[announce]`.
+    pub announce: crate::announce::Settings,
     /// `[path]`.
     pub path: crate::path::Settings,
     /// `[replay]`.

@@ -180,6 +180,8 @@ pub struct RouterStatistics {
     pub late: Counter,
     /// What RIP did; empty until it did something.
     pub rip: arc_swap::ArcSwapOption<crate::rip::speaker::Counts>,
+    /// What was announced of VIPAs in the NICs' own subnets.
+    pub announced: arc_swap::ArcSwapOption<crate::announce::speaker::Counts>,
     /// What was seen of the paths; empty where they are not watched.
     pub paths: arc_swap::ArcSwapOption<crate::path::watcher::Counts>,
 }

@@ -25,6 +25,7 @@ use super::resolve::{Hop, Known, Requested};
 use super::socket_facts::Sockets;
 use super::tables::Tables;
 use super::{Error, Result, down};
+use crate::announce;
 use crate::config::Config;
 use crate::engine::message::{Command, Plane, Request};
 use crate::engine::statistics::RouterStatistics;
@@ -37,7 +38,9 @@ use crate::rip::speaker::Speaker;
 const NETLINK: Token = Token(0);
 const NFTABLES: Token = Token(1);
 const WAKER: Token = Token(2);
-/// Sockets of RIP have the tokens from here on.
+/// Sockets for announcements have the tokens from here on …
+const ANNOUNCEMENTS: usize = 16;
+/// … and those of RIP the tokens from here on.
 const SPEAKER: usize = 256;
 
 /// What netlink does not tell of is looked at this often.
@@ -92,6 +95,8 @@ pub struct Router {
     watched: Vec<Target>,
     /// RIP, where it is spoken.
     speaker: Option<Speaker>,
+    /// VIPAs in the NICs' own subnets.
+    announcements: announce::speaker::Speaker,
     /// The neighbours are told before it ends.
     is_withdrawing: bool,
 }
@@ -135,6 +140,7 @@ impl Router {
         self.attach()?;
         self.watch(Instant::now())?;
         self.speak(Instant::now());
+        self.announce(Instant::now());
         let mut events = Events::with_capacity(16);
         let mut pending = Changed::default();
         let mut withdrawn = 0;
@@ -209,7 +215,9 @@ impl Router {
     fn next_deadline(&self) -> Instant {
         let network = &self.prepared.network;
         let spoken = self.speaker.as_ref().and_then(Speaker::next_deadline);
-        [self.settle_at, network.next_hold_down_end(), self.prepared.tables.next_renewal(), spoken]
+        let announced = self.announcements.next_deadline();
+        let renewal = self.prepared.tables.next_renewal();
+        [self.settle_at, network.next_hold_down_end(), renewal, spoken, announced]
             .into_iter()
             .flatten()
             .fold(self.next_tick, Instant::min)
@@ -246,6 +254,8 @@ impl Router {
                 self.prepared.statistics.rip.store(Some(Arc::new(counts)));
             }
         }
+        self.announcements.turn(now);
+        self.tell_announced(now);
         if pending.is_nothing() && !self.is_due(now) {
             return Ok(());
         }
@@ -268,7 +278,7 @@ impl Router {
     /// Workers first, then the kernel.
     fn react(&mut self, pending: &mut Changed, now: Instant) -> Result<()> {
         let prepared = &mut self.prepared;
-        prepared.network.observe(now);
+        pending.settings |= prepared.network.observe(now);
         let next = prepared.compute();
         let is_new = next != prepared.draft;
         if is_new {
@@ -282,6 +292,7 @@ impl Router {
         self.watch(now)?;
         // The neighbours in the same tick as the workers; the kernel's routes, which nothing waits for, come last.
         self.speak(now);
+        self.announce(now);
         let prepared = &mut self.prepared;
         if is_new || prepared.tables.is_touched() {
             prepared.tables.ensure(&prepared.draft, &prepared.statistics);
@@ -340,6 +351,19 @@ impl Router {
         let Some(speaker) = &mut self.speaker else { return };
         let prepared = &self.prepared;
         speaker.follow(prepared.network.interfaces(), prepared.poll.registry(), now);
+    }
+
+    /// The VIPAs in the NICs' own subnets, where they are now.
+    fn announce(&mut self, now: Instant) {
+        let prepared = &self.prepared;
+        self.announcements.follow(prepared.network.scene(), prepared.poll.registry(), now);
+        self.tell_announced(now);
+    }
+
+    fn tell_announced(&mut self, now: Instant) {
+        if let Some(counts) = self.announcements.counts(now) {
+            self.prepared.statistics.announced.store(Some(Arc::new(counts)));
+        }
     }
 
     fn publish(&mut self) {
@@ -407,6 +431,7 @@ impl Router {
         prepared.network.read_routes()?;
         prepared.ports.read();
         prepared.network.set_ephemeral(&prepared.ports.ephemeral);
+        prepared.network.read_arp_settings();
         prepared.tables.spare(&prepared.ports.listening);
         pending.settings = true;
         pending.network = true;
@@ -441,6 +466,10 @@ impl Prepared {
         plane: Box<dyn Plane>,
     ) -> Router {
         let speaker = Speaker::new(&self.config, SPEAKER, Instant::now());
+        let names = self.config.nics.iter().map(|nic| nic.name.clone());
+        let vipas = &self.config.adapter.addresses;
+        let announcements =
+            announce::speaker::Speaker::new(self.config.announce, vipas, names, ANNOUNCEMENTS);
         Router {
             prepared: self,
             cell,
@@ -455,6 +484,7 @@ impl Prepared {
             watcher: None,
             watched: Vec::new(),
             speaker,
+            announcements,
             is_withdrawing: false,
         }
     }

@@ -141,6 +141,7 @@ impl Fixture {
             services: Vec::new(),
             file: PathBuf::from("test.toml"),
             path: Default::default(),
+            announce: Default::default(),
             adapter: Adapter {
                 name: "vipa0".into(),
                 addresses: ["203.0.113.10", "203.0.113.11", "2001:db8::10"].map(address).to_vec(),

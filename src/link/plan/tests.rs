@@ -29,6 +29,7 @@ pub(crate) fn config() -> Config {
     Config {
         file: PathBuf::from("vipa.toml"),
         path: Default::default(),
+        announce: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vec![address("203.0.113.10"), address("2001:db8::10")],
