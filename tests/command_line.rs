@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use vipa::admin::{self, Admin};
 use vipa::config::Config;
+use vipa::engine::leave::Leave;
 use vipa::engine::lock::Lock;
 use vipa::engine::statistics::WorkerStatistics;
 use vipa::forward::route::{NextHop, Route, RouteTable};
@@ -70,6 +71,11 @@ fn stderr(output: &Output) -> String {
 /// An adapter name that no other test and no forwarder of this machine has.
 fn adapter(letter: char) -> String {
     format!("{letter}{}", std::process::id())
+}
+
+fn leave() -> Leave {
+    let poll = mio::Poll::new().unwrap();
+    Leave::new(Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
 }
 
 fn config(adapter: &str) -> String {
@@ -227,6 +233,7 @@ fn status_prints_a_page_or_one_json_object() {
         workers: vec![worker],
         router: Arc::default(),
         started: Instant::now(),
+        leave: leave(),
         socket: place.state().path(&adapter, Kept::Socket),
     })
     .unwrap();

@@ -11,7 +11,7 @@
 //!
 //! A cable is a namespace of its own with a bridge per pair: pulled, both of its ends lose carrier and
 //! neither device is set down, as with a real one; and the router's port outlives the host's NIC.
-//! The router has static equal-cost routes to the VIPAs and heeds dead links and neighbours.
+//! The router has static equal-cost routes to the VIPAs, unless it is to learn them, and heeds dead links and neighbours.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use std::path::Path;
 use super::error::Error;
 use super::{End, Hop, Namespace, process, veth};
 use crate::wire::ethernet::MacAddr;
-use crate::wire::ip::Family;
+use crate::wire::ip::{Family, Prefix};
 
 /// The client's address of a family.
 pub fn client_address(family: Family) -> IpAddr {
@@ -93,6 +93,20 @@ impl Network {
             }
         }
         Ok(network)
+    }
+
+    /// The router forgets its static routes to the VIPAs: it will be told.
+    ///
+    /// # Errors
+    /// When they are gone.
+    pub fn forget_vipas(&self) -> Result<(), Error> {
+        let vipas = Family::BOTH.into_iter().flat_map(vipas);
+        vipas.map(Prefix::host).try_for_each(|vipa| self.router.delete_route(&vipa.to_string()))
+    }
+
+    /// The router's ports towards the host.
+    pub fn ports(&self) -> Vec<String> {
+        self.nics().map(|nic| format!("r{nic}")).collect()
     }
 
     /// Where the cables lie; for counters on the way.
@@ -198,11 +212,11 @@ impl Network {
     }
 
     /// Writes a configuration for the forwarder: all NICs with their gateways, both VIPAs of each family,
-    /// and the second one for TCP to `rewritten_port` of the client.
+    /// and the second one for TCP to `rewritten_port` of the client; and `more`.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write_config(&self, path: &Path, rewritten_port: u16) -> Result<(), Error> {
+    pub fn write_config(&self, path: &Path, rewritten_port: u16, more: &str) -> Result<(), Error> {
         let all: Vec<String> =
             Family::BOTH.into_iter().flat_map(vipas).map(|vipa| format!("\"{vipa}\"")).collect();
         let mut text = format!("[virtual]\nname = \"vipa0\"\naddresses = [{}]\n", all.join(", "));
@@ -213,7 +227,7 @@ impl Network {
                 nic_name(nic)
             );
         }
-        text.push_str("\n[source]\nsourcevipa = true\n");
+        let _ = write!(text, "\n{more}\n\n[source]\nsourcevipa = true\n");
         for family in Family::BOTH {
             let (client, [_, second]) = (client_address(family), vipas(family));
             let _ = write!(

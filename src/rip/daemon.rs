@@ -226,7 +226,7 @@ impl Daemon {
         if is_path_lost {
             self.reserve_until = Some(now + self.settings.timeout);
         }
-        self.put_virtual(garbage);
+        self.put_virtual();
         for interface in interfaces {
             let networks: Vec<Prefix> = interface.networks().collect();
             let keep = |prefix: &Prefix| networks.contains(prefix);
@@ -267,19 +267,17 @@ impl Daemon {
         }
     }
 
-    fn put_virtual(&mut self, garbage: Instant) {
+    fn put_virtual(&mut self) {
         let metric = self.virtual_metric();
-        let mut wanted: Vec<Prefix> = self.vipas.iter().copied().map(Prefix::host).collect();
-        if self.is_withdrawn {
-            wanted.clear();
-        }
-        self.table.drop_virtual(|prefix| wanted.contains(prefix), garbage);
-        for prefix in wanted {
-            self.table.put_virtual(prefix, metric);
+        for vipa in &self.vipas {
+            self.table.put_virtual(Prefix::host(*vipa), metric);
         }
     }
 
     fn virtual_metric(&self) -> u8 {
+        if self.is_withdrawn {
+            return INFINITY;
+        }
         let reserve = u8::from(self.reserve_until.is_none());
         (self.settings.metric + reserve).min(INFINITY - 1)
     }
@@ -354,7 +352,7 @@ impl Daemon {
     pub fn tick(&mut self, now: Instant, wall: u64) {
         if self.reserve_until.is_some_and(|until| until <= now) {
             self.reserve_until = None;
-            self.put_virtual(now + self.settings.garbage);
+            self.put_virtual();
             self.trigger(now, wall);
         }
         if self.next_aging <= now {
@@ -389,10 +387,10 @@ impl Daemon {
         self.quiet_until = Some(now + TRIGGERED.0 + spread.mul_f64(self.random()));
     }
 
-    /// Withdraws the VIPAs: metric 16 on all NICs, at once.
-    pub fn withdraw(&mut self, now: Instant, wall: u64) {
+    /// Takes leave: from here on all that was ever told is told at metric 16. On all NICs, at once.
+    pub fn withdraw(&mut self, wall: u64) {
         self.is_withdrawn = true;
-        self.put_virtual(now + self.settings.garbage);
+        self.put_virtual();
         self.broadcast(About::Everything, wall);
         self.table.told();
     }
@@ -501,7 +499,8 @@ impl Daemon {
             .filter_map(|entry| {
                 let prefix = self.prefix(entry, interface)?;
                 let known = self.table.get(&prefix).filter(|route| self.is_told(route));
-                let metric = known.map_or(INFINITY, |route| route.metric);
+                let reached = known.filter(|_| !self.is_withdrawn);
+                let metric = reached.map_or(INFINITY, |route| route.metric);
                 Some(Told { prefix, tag: known.map_or(entry.tag, |route| route.tag), metric })
             })
             .collect();
@@ -638,7 +637,8 @@ impl Daemon {
             .filter(|(_, route)| news(route) && self.is_told(route))
             .filter(|(_, route)| route.origin != Origin::Real(nic))
             .map(|(prefix, route)| {
-                let metric = if route.leaves_by(nic) { INFINITY } else { route.metric };
+                let is_gone = self.is_withdrawn || route.leaves_by(nic);
+                let metric = if is_gone { INFINITY } else { route.metric };
                 Told { prefix: *prefix, tag: route.tag, metric }
             })
             .collect()

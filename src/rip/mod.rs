@@ -44,6 +44,25 @@ pub struct Settings {
     pub keys: Vec<auth::Key>,
 }
 
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            is_v1: false,
+            is_v2: true,
+            is_ng: true,
+            update: Duration::from_secs(30),
+            timeout: Duration::from_secs(180),
+            garbage: Duration::from_secs(120),
+            advertise: Advertise::Virtual,
+            metric: 1,
+            accept: Vec::new(),
+            most_routes: 20_000,
+            nics: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
+}
+
 /// Of one `[[nic]]`: `[[rip.nic]]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NicSettings {

@@ -7,9 +7,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::Learned;
 use super::daemon::{Daemon, Datagram, GROUP, Interface, NG_GROUP};
-use crate::config::Config;
+use super::{Learned, Settings};
 use crate::device::datagram::DatagramSocket;
 use crate::forward::view::NicId;
 use crate::wire::ip::Family;
@@ -70,15 +69,19 @@ impl std::fmt::Debug for Speaker {
 }
 
 impl Speaker {
-    /// Speaks what `[rip]` says; `None` where there is none. Its sockets have tokens from `first_token` on.
-    pub fn new(config: &Config, first_token: usize, now: Instant) -> Option<Speaker> {
-        let settings = config.rip.as_ref()?;
+    /// Speaks as `settings` say, by NICs of these names, and tells of `vipas`. Its sockets have tokens from `first_token` on.
+    pub fn new(
+        settings: &Settings,
+        names: Vec<String>,
+        vipas: &[IpAddr],
+        first_token: usize,
+        now: Instant,
+    ) -> Speaker {
         let spoken = [(Family::V4, settings.is_v1 || settings.is_v2), (Family::V6, settings.is_ng)];
         let seed = wall_nanoseconds();
-        let daemon =
-            |family| Daemon::new(family, settings.clone(), &config.adapter.addresses, seed, now);
-        Some(Speaker {
-            names: config.nics.iter().map(|nic| nic.name.clone()).collect(),
+        let daemon = |family| Daemon::new(family, settings.clone(), vipas, seed, now);
+        Speaker {
+            names,
             daemons: spoken
                 .into_iter()
                 .filter(|(_, is_spoken)| *is_spoken)
@@ -93,7 +96,7 @@ impl Speaker {
             buffer: vec![0; LARGEST].into_boxed_slice(),
             refused: Vec::new(),
             first_token,
-        })
+        }
     }
 
     /// FIG. 3A, as the interfaces are now: those that came get sockets, those that went lose them, and what the neighbours should
@@ -235,11 +238,11 @@ impl Speaker {
         Some(learned)
     }
 
-    /// Tells the neighbours that the VIPAs are no longer here.
-    pub fn withdraw(&mut self, now: Instant) {
+    /// Tells the neighbours that nothing is to be reached by us any more.
+    pub fn withdraw(&mut self) {
         let wall = wall_seconds();
         for (_, daemon) in &mut self.daemons {
-            daemon.withdraw(now, wall);
+            daemon.withdraw(wall);
         }
         self.flush();
     }

@@ -464,7 +464,7 @@ fn a_withdrawal_tells_all_that_the_vipa_is_unreachable() {
     let mut world = World::v4();
     world.wait(6);
     world.daemon.take_sends();
-    world.daemon.withdraw(world.now, 0);
+    world.daemon.withdraw(0);
     let sends = world.daemon.sends.clone();
     assert_eq!(world.told(A), told(&[("203.0.113.10/32", 16)]));
     world.daemon.sends = sends;
