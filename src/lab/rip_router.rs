@@ -62,7 +62,14 @@ impl RipRouter {
         let routes = Arc::default();
         let now = Instant::now();
         let daemon = Daemon {
-            speaker: Speaker::new(&Settings::default(), ports.to_vec(), &[], SPEAKER, now),
+            speaker: Speaker::new(
+                &Settings::default(),
+                ports.to_vec(),
+                &[],
+                Vec::new(),
+                SPEAKER,
+                now,
+            ),
             router: router.clone(),
             ports: ports.to_vec(),
             events,

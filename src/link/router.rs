@@ -470,16 +470,15 @@ impl Prepared {
         requests: Receiver<Request>,
         plane: Box<dyn Plane>,
     ) -> Router {
-        let names = || self.config.nics.iter().map(|nic| nic.name.clone()).collect();
-        let vipas = &self.config.adapter.addresses;
-        let speaker = self
-            .config
-            .rip
-            .as_ref()
-            .map(|settings| Speaker::new(settings, names(), vipas, SPEAKER, Instant::now()));
-        let names = self.config.nics.iter().map(|nic| nic.name.clone());
+        let (vipas, inherited) = (&self.config.adapter.addresses, &self.network.mirror().learned);
+        let names = || self.config.nics.iter().map(|nic| nic.name.clone());
+        let now = Instant::now();
+        let speaker = self.config.rip.as_ref().map(|settings| {
+            let names = names().collect();
+            Speaker::new(settings, names, vipas, inherited.clone(), SPEAKER, now)
+        });
         let announcements =
-            announce::speaker::Speaker::new(self.config.announce, vipas, names, ANNOUNCEMENTS);
+            announce::speaker::Speaker::new(self.config.announce, vipas, names(), ANNOUNCEMENTS);
         Router {
             prepared: self,
             cell,
@@ -553,6 +552,9 @@ fn set_up(
     listen(network.fd(), NETLINK)?;
     network.ensure_adapter()?;
     network.ensure_sysctls(true)?;
+    if config.rip.is_some() {
+        network.inherit();
+    }
     network.settle(true)?;
     let ports = Ports::of(&config);
     let mut requested = Requested::default();

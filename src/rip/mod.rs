@@ -2,10 +2,11 @@
 //!
 //! RIP version 1 and 2 (RFC 1058, RFC 2453) and RIPng (RFC 2080). The [`daemon`] is pure: datagrams, interfaces and the time go in,
 //! datagrams and learned routes come out. FIG. 3A is [`daemon::Daemon::interface_timer`], FIG. 3B
-//! [`daemon::Daemon::broadcast_timer`]. [`table`] holds the routes, [`auth`] tells who may be believed, [`speaker`] has the sockets.
+//! [`daemon::Daemon::broadcast_timer`]. [`table`] holds the routes, [`inherited`] those of an earlier run, [`auth`] tells who may be believed, [`speaker`] has the sockets.
 
 pub mod auth;
 pub mod daemon;
+pub mod inherited;
 pub mod speaker;
 pub mod table;
 

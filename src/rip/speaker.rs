@@ -8,12 +8,15 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::daemon::{Daemon, Datagram, GROUP, Interface, NG_GROUP};
+use super::inherited::Inherited;
 use super::{Learned, Settings};
 use crate::device::datagram::DatagramSocket;
 use crate::forward::view::NicId;
 use crate::wire::ip::Family;
 use crate::wire::rip::{NG_PORT, PORT};
 
+/// What an earlier run learned holds for so many updates; who answers requests tells it anew at once.
+const TOLD_ANEW: u32 = 2;
 /// Datagrams taken of one socket in a turn, so that no flood holds up news of the kernel.
 const BUDGET: usize = 64;
 /// A full table of a neighbour comes in one burst.
@@ -54,8 +57,9 @@ pub struct Speaker {
     /// As last told by [`Speaker::counts`].
     counted: u64,
     is_unfinished: bool,
-    /// As last told by [`Speaker::news`].
-    told: u64,
+    /// As last told by [`Speaker::news`]; `None`: there is news in any case.
+    told: Option<u64>,
+    inherited: Inherited,
     buffer: Box<[u8]>,
     /// Could not be opened; told once.
     refused: Vec<(NicId, Family)>,
@@ -69,11 +73,13 @@ impl std::fmt::Debug for Speaker {
 }
 
 impl Speaker {
-    /// Speaks as `settings` say, by NICs of these names, and tells of `vipas`. Its sockets have tokens from `first_token` on.
+    /// Speaks as `settings` say, by NICs of these names, and tells of `vipas`. `inherited` is what an earlier run learned. Its sockets
+    /// have tokens from `first_token` on.
     pub fn new(
         settings: &Settings,
         names: Vec<String>,
         vipas: &[IpAddr],
+        inherited: Vec<Learned>,
         first_token: usize,
         now: Instant,
     ) -> Speaker {
@@ -92,7 +98,8 @@ impl Speaker {
             counts: Counts::default(),
             counted: 0,
             is_unfinished: false,
-            told: 0,
+            told: Some(0),
+            inherited: Inherited::new(inherited, now + TOLD_ANEW * settings.update),
             buffer: vec![0; LARGEST].into_boxed_slice(),
             refused: Vec::new(),
             first_token,
@@ -188,6 +195,9 @@ impl Speaker {
                 }
             }
         }
+        if self.inherited.is_over(now) {
+            self.told = None;
+        }
         for (_, daemon) in &mut self.daemons {
             if daemon.next_deadline() <= now {
                 daemon.tick(now, wall);
@@ -222,19 +232,21 @@ impl Speaker {
         if self.is_unfinished {
             return Some(Instant::now());
         }
-        self.daemons.iter().map(|(_, daemon)| daemon.next_deadline()).min()
+        let daemons = self.daemons.iter().map(|(_, daemon)| daemon.next_deadline());
+        daemons.chain(self.inherited.next_deadline()).min()
     }
 
     /// The learned routes, if they are other than the last time.
     pub fn news(&mut self) -> Option<Vec<Learned>> {
         let version = self.daemons.iter().map(|(_, daemon)| daemon.version()).sum();
-        if version == self.told {
+        if self.told == Some(version) {
             return None;
         }
-        self.told = version;
-        let learned: Vec<Learned> =
+        self.told = Some(version);
+        let mut learned: Vec<Learned> =
             self.daemons.iter().flat_map(|(_, daemon)| daemon.learned()).collect();
         self.counts.learned = learned.len() as u64;
+        self.inherited.add_to(&mut learned);
         Some(learned)
     }
 

@@ -1,11 +1,12 @@
 //! Going away politely, and not going away: `vipa drain`, `vipa run --withdraw`, SIGKILL and a restart.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use vipa::lab::Process;
 use vipa::lab::topology::{nic_name, vipas};
+use vipa::lab::{Hop, Namespace, Process};
 use vipa::wire::bfd;
 use vipa::wire::ip::Family;
 
@@ -221,6 +222,48 @@ fn a_polite_stop_tells_the_neighbours_and_an_impolite_one_does_not() {
     }
 }
 
+/// What becomes of the routes of a network, by ip-monitor(8).
+struct Watch {
+    program: Child,
+    file: PathBuf,
+}
+
+impl Watch {
+    fn on(bench: &Bench, namespace: &Namespace) -> Watch {
+        let file = bench.scratch.path().join(format!("routes-{}", namespace.name()));
+        let said = File::create(&file).expect("a file");
+        let mut program = namespace.command("ip");
+        let program = program.args(["monitor", "route"]).stdout(said).spawn().expect("iproute2");
+        let watch = Watch { program, file };
+        watch.sees_a_change(namespace, "192.0.2.1/32");
+        watch
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.file).expect("a file")
+    }
+
+    /// Shows that it saw all that was before.
+    fn sees_a_change(&self, namespace: &Namespace, prefix: &str) {
+        let address = prefix.trim_end_matches("/32");
+        wait_until("the watch sees a change", || {
+            namespace.route(prefix, &[Hop::on("lo")], None).expect("a route");
+            namespace.delete_route(prefix).expect("it is there");
+            self.said().contains(address)
+        });
+    }
+
+    /// No such route was deleted.
+    fn saw_no(mut self, namespace: &Namespace, is_meant: impl Fn(&str) -> bool) {
+        self.sees_a_change(namespace, "192.0.2.2/32");
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+        let said = self.said();
+        let lost = said.lines().find(|line| line.starts_with("Deleted") && is_meant(line));
+        assert_eq!(lost, None, "{said}");
+    }
+}
+
 /// Killed and started again it goes on to tell what it told: the router's route never leaves, and nobody is told that it should.
 fn returns_unnoticed(kind: Kind) {
     let mut bench = Bench::prepare(&Setup::new(2).without_gateways().rip(RIP));
@@ -239,10 +282,8 @@ fn returns_unnoticed(kind: Kind) {
     }
     let peer = Peer::listen(&bench.network.client, 7000);
     let flows = flows(&bench, &peer);
-    let news = bench.scratch.path().join("news");
-    let mut watch = bench.network.router.command("ip");
-    let file = File::create(&news).expect("a file");
-    let mut watch = watch.args(["monitor", "route"]).stdout(file).spawn().expect("iproute2");
+    let routers = Watch::on(&bench, &bench.network.router);
+    let hosts = Watch::on(&bench, &bench.network.host);
     let tap = Tap::on(&bench.network);
     for _ in 0..3 {
         bench.forwarder.kill();
@@ -267,17 +308,15 @@ fn returns_unnoticed(kind: Kind) {
             }
         }
     }
-    // Something that the watch has to see shows that it saw all before.
-    bench.network.router.route("192.0.2.0/24", &[vipa::lab::Hop::on("c0")], None).expect("a route");
-    let seen = || std::fs::read_to_string(&news).expect("a file");
-    wait_until("the watch has come so far", || seen().contains("192.0.2.0/24"));
-    let _ = watch.kill();
-    let _ = watch.wait();
-    for family in Family::BOTH {
-        let vipa = vipas(family)[0].to_string();
-        let lost = seen().lines().any(|line| line.starts_with("Deleted") && line.contains(&vipa));
-        assert!(!lost, "{}", seen());
-    }
+    let vipas = Family::BOTH.map(|family| vipas(family)[0].to_string());
+    let is_of_a_vipa = |line: &str| vipas.iter().any(|vipa| line.contains(vipa));
+    routers.saw_no(&bench.network.router, is_of_a_vipa);
+    // Nor does the host lose, for a moment, what it had learned.
+    let is_learned = |line: &str| {
+        ["10.9.0.0/24", "2001:db8:9::/64"].iter().any(|prefix| line.contains(prefix))
+            && line.contains("metric 10 ")
+    };
+    hosts.saw_no(&bench.network.host, is_learned);
     waits_for_ways(&bench, &[1, 2]);
     flows.into_iter().for_each(Conversation::finish);
 }
