@@ -14,7 +14,7 @@ use crate::engine::pidfd;
 use crate::state::State;
 
 /// How much longer than it said a forwarder may take to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `--wait`.
 pub(super) fn wait(text: &str) -> Result<Duration, String> {

@@ -26,6 +26,9 @@ const JITTER: u32 = 6;
 const REQUESTS: u8 = 5;
 /// … and at this distance, until one answers.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Who has several ways to the VIPA, by several NICs of ours, drops those that it is told are longer now one after the other, but for the
+/// last, and takes the others again only when it is told again. What is told at a start may also be lost.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
 /// Neighbours of which rejections are counted.
 const NEIGHBOURS: usize = 256;
 
@@ -131,6 +134,8 @@ pub struct Daemon {
     /// News wait.
     is_triggered: bool,
     next_aging: Instant,
+    /// Everything is told once more then.
+    again: Option<Instant>,
     /// The shorter metric is told until then.
     reserve_until: Option<Instant>,
     is_withdrawn: bool,
@@ -161,6 +166,7 @@ impl Daemon {
             quiet_until: None,
             is_triggered: false,
             next_aging: now + settings.timeout,
+            again: None,
             reserve_until: None,
             is_withdrawn: false,
             asking: Vec::new(),
@@ -208,7 +214,7 @@ impl Daemon {
     pub fn next_deadline(&self) -> Instant {
         let triggered = self.is_triggered.then(|| self.quiet_until.unwrap_or(self.next_update));
         let asked = self.asking.iter().map(|(_, at, _)| *at).min();
-        [triggered, self.reserve_until, Some(self.next_aging), asked]
+        [triggered, self.again, self.reserve_until, Some(self.next_aging), asked]
             .into_iter()
             .flatten()
             .fold(self.next_update, Instant::min)
@@ -254,6 +260,7 @@ impl Daemon {
         for interface in &reactivated {
             self.greet(interface, wall);
             self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
+            self.again = Some(now + TELL_AGAIN);
         }
         self.next_aging = self.next_aging.min(garbage);
         if is_path_lost {
@@ -354,6 +361,7 @@ impl Daemon {
             self.reserve_until = None;
             self.put_virtual();
             self.trigger(now, wall);
+            self.again = Some(now + TELL_AGAIN);
         }
         if self.next_aging <= now {
             self.table.age(now, self.settings.garbage);
@@ -363,6 +371,10 @@ impl Daemon {
             }
         }
         self.ask_again(now, wall);
+        if self.again.is_some_and(|at| at <= now) {
+            self.again = None;
+            self.broadcast(About::Everything, wall);
+        }
         if self.next_update <= now {
             self.broadcast_timer(now, wall);
         } else if self.is_triggered && self.quiet_until.is_none_or(|until| until <= now) {
