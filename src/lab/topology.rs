@@ -282,6 +282,12 @@ impl Network {
             namespace.sysctl("net/ipv4/fib_multipath_hash_policy", 1)?;
             namespace.sysctl("net/ipv6/fib_multipath_hash_policy", 1)?;
         }
+        for family in ["ipv4", "ipv6"] {
+            // Of addresses, protocol and ports, read from the packet. By policy 1 it would heed the sending socket's own hash, which veth
+            // hands on as no wire does, and which TCP changes at each of its timeouts.
+            self.router.sysctl(&format!("net/{family}/fib_multipath_hash_policy"), 3)?;
+            self.router.sysctl(&format!("net/{family}/fib_multipath_hash_fields"), 0x37)?;
+        }
         self.router.sysctl("net/ipv4/ip_forward", 1)?;
         self.router.sysctl("net/ipv6/conf/all/forwarding", 1)?;
         if Path::new("/proc/sys/net/bridge").exists() {

@@ -4,7 +4,7 @@ use crate::lab::Counters;
 use crate::lab::traffic::Micros;
 
 /// What probes and RIP make between two looks is far less; one connection's data is far more.
-const TRAFFIC: u64 = 16 * 1024;
+const TRAFFIC: u64 = 4 * 1024;
 
 /// The watch over one NIC.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod daemon;
 mod leave;
+mod ours;
 mod told;
 
 use vipa::lab::topology::{nic_name, vipas};
