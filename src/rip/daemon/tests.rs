@@ -1,7 +1,6 @@
 //! One behaviour a test, by section of RFC 2453 (and RFC 2080), and the boxes of FIG. 3A and 3B.
 
 use super::*;
-use crate::rip::auth::Key;
 
 const A: NicId = NicId(0);
 const B: NicId = NicId(1);

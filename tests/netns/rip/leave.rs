@@ -165,7 +165,7 @@ fn neighbours_of_a_drained_forwarder_are_told_by_every_nic_and_bfd_is_taken_down
         let is_of_family = |told: &&super::told::Told| Family::of(told.source.ip()) == family;
         let bfd = || of_nic().filter(is_of_family).filter_map(super::told::Told::bfd_state);
         assert!(bfd().any(|state| state == bfd::State::Up), "BFD outlives the withdrawal");
-        assert_eq!(bfd().last(), Some(bfd::State::AdminDown));
+        assert_eq!(bfd().next_back(), Some(bfd::State::AdminDown));
     }
 }
 
