@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use vipa::admin::{self, Admin};
 use vipa::config::Config;
+use vipa::engine::leave::Leave;
 use vipa::engine::lock::Lock;
 use vipa::engine::statistics::WorkerStatistics;
 use vipa::forward::route::{NextHop, Route, RouteTable};
@@ -72,6 +73,11 @@ fn adapter(letter: char) -> String {
     format!("{letter}{}", std::process::id())
 }
 
+fn leave() -> Leave {
+    let poll = mio::Poll::new().unwrap();
+    Leave::new(Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
+}
+
 fn config(adapter: &str) -> String {
     format!(
         "[virtual]\nname = \"{adapter}\"\naddresses = [\"203.0.113.10\"]\n[[nic]]\nname = \"eth1\"\n"
@@ -80,7 +86,16 @@ fn config(adapter: &str) -> String {
 
 #[test]
 fn bad_use_exits_2() {
-    for arguments in [&["reboot"][..], &["run"], &["check"], &["status", "--colour"], &[]] {
+    for arguments in [
+        &["reboot"][..],
+        &["run"],
+        &["check"],
+        &["status", "--colour"],
+        &["drain", "--wait", "3"],
+        &["drain", "--wait", "2h"],
+        &["drain", "vipa.toml", "--adapter", "vipa0"],
+        &[],
+    ] {
         let output = vipa(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty());
@@ -227,6 +242,7 @@ fn status_prints_a_page_or_one_json_object() {
         workers: vec![worker],
         router: Arc::default(),
         started: Instant::now(),
+        leave: leave(),
         socket: place.state().path(&adapter, Kept::Socket),
     })
     .unwrap();
@@ -255,6 +271,39 @@ fn status_prints_a_page_or_one_json_object() {
     }
     assert!(!page.contains("malformed"));
     assert!(page.lines().all(|line| line == line.trim_end()));
+}
+
+#[test]
+fn drain_fails_where_none_runs_and_where_one_does_not_stop() {
+    let place = Place::new("drain");
+    let adapter = adapter('d');
+    let drain = |more: &[&str]| {
+        vipa(&[&["drain", "--adapter", &adapter, "--state", text(&place.0)], more].concat())
+    };
+    let output = drain(&[]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(stderr(&output).contains(&format!("no forwarder runs on {adapter}")), "{output:?}");
+
+    // It answers, and that is all that it does.
+    let _lock = Lock::take(&adapter).unwrap();
+    let leave = leave();
+    let _running = admin::start(Admin {
+        config: Arc::new(Config::parse(&config(&adapter), Path::new("vipa.toml")).unwrap().0),
+        cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
+        workers: Vec::new(),
+        router: Arc::default(),
+        started: Instant::now(),
+        leave: leave.clone(),
+        socket: place.state().path(&adapter, Kept::Socket),
+    })
+    .unwrap();
+    let output = drain(&["--wait", "0s", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["stopped"], &told["told_by"]), (&false.into(), &serde_json::json!([])));
+    assert_eq!(told["pid"], std::process::id());
+    assert!(stderr(&output).contains("was told to stop and has not"), "{output:?}");
+    assert!(leave.asked().is_some());
 }
 
 #[test]

@@ -1,20 +1,23 @@
 //! What an operator sees of a running forwarder: the control socket, on the monitor thread.
 //!
 //! A Unix socket (mode 0600) takes JSON lines: `{"command":"status"}` is answered by one line, a
-//! [`Status`]; `{"command":"explain","question":{…}}` by an [`Explanation`](crate::explain::Explanation). The thread is a tokio current-thread runtime that sleeps until somebody connects; it reads
-//! counters and the published view, and holds up neither router nor workers.
+//! [`Status`]; `{"command":"explain","question":{…}}` by an [`Explanation`](crate::explain::Explanation);
+//! `{"command":"drain","wait_ms":3000}` by a [`Draining`], and then the forwarder ends. The thread is a tokio current-thread runtime that
+//! sleeps until somebody connects; it reads counters and the published view, and holds up neither router nor workers.
 
 mod client;
+mod drain;
 mod server;
 mod status;
 #[cfg(test)]
 mod tests;
 
 pub use client::ask;
+pub use drain::Draining;
 pub use server::{Running, start};
 pub use status::{
     NeighbourStatus, NextHopStatus, NicStatus, RejectedStatus, RipStatus, RouteStatus,
-    RouterStatus, RuleStatus, Status, TrafficStatus, WorkerStatus, rules,
+    RouterStatus, RuleStatus, Status, TrafficStatus, WithdrawingStatus, WorkerStatus, rules,
 };
 
 use std::path::PathBuf;
@@ -22,6 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Config;
+use crate::engine::leave::Leave;
 use crate::engine::statistics::{RouterStatistics, WorkerStatistics};
 use crate::forward::view::NetCell;
 
@@ -38,6 +42,8 @@ pub struct Admin {
     pub router: Arc<RouterStatistics>,
     /// When the forwarder started.
     pub started: Instant,
+    /// How it is told to leave.
+    pub leave: Leave,
     /// Path of the control socket.
     pub socket: PathBuf,
 }

@@ -3,6 +3,7 @@
 //! Fields are only ever added: a reader of another version takes what it knows.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,8 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: f64,
+    /// It takes leave of its neighbours; `None`: it does not.
+    pub withdrawing: Option<WithdrawingStatus>,
     /// The configuration file.
     pub config: String,
     /// Number of the view that the router published last; the first is 1.
@@ -62,6 +65,16 @@ pub struct Status {
     pub paths: PathsStatus,
     /// Frames dropped, all workers together: every reason, also those that never occurred.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// A forwarder that is told to leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WithdrawingStatus {
+    /// Times that the neighbours were told so far.
+    pub told: u64,
+    /// When it ends.
+    pub ends_in_seconds: f64,
 }
 
 /// Frames of one direction.
@@ -386,6 +399,7 @@ impl Status {
             adapter: admin.config.adapter.name.clone(),
             pid: std::process::id(),
             uptime_seconds: (admin.started.elapsed().as_millis() as f64) / 1000.0,
+            withdrawing: withdrawing(admin),
             config: admin.config.file.display().to_string(),
             generation: view.generation,
             vipas: admin.config.adapter.addresses.iter().map(ToString::to_string).collect(),
@@ -415,6 +429,13 @@ impl Status {
             drops: drops(&admin.workers),
         }
     }
+}
+
+fn withdrawing(admin: &Admin) -> Option<WithdrawingStatus> {
+    let asked = admin.leave.asked().filter(|asked| asked.is_polite)?;
+    let ends_in = asked.end.saturating_duration_since(Instant::now());
+    let told = admin.router.farewells.get();
+    Some(WithdrawingStatus { told, ends_in_seconds: ends_in.as_secs_f64() })
 }
 
 /// Who applies each source rule, and why.

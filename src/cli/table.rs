@@ -37,6 +37,13 @@ fn head(page: &mut String, status: &Status) {
         status.generation,
         status.config,
     );
+    if let Some(withdrawing) = status.withdrawing {
+        let _ = writeln!(
+            page,
+            "withdrawing: the neighbours were told {} times that the VIPAs are gone; stops in {:.1} s",
+            withdrawing.told, withdrawing.ends_in_seconds
+        );
+    }
 }
 
 fn nics(page: &mut String, status: &Status) {

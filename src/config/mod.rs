@@ -28,6 +28,7 @@ use crate::wire::ip::Family;
 
 pub(crate) use address::{fault_of_server, is_link_local};
 pub use mistake::{Errors, Mistake, Report, Warning};
+pub(crate) use reader::parse_duration as duration;
 pub use user::user_id;
 
 /// A whole configuration, checked.

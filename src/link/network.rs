@@ -15,7 +15,7 @@ use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Address, Changed, Mirror};
 use super::netlink::{Events, Mode, Netlink, errno};
 use super::plan::homes::homes;
-use super::plan::routes::{Reach, reaches};
+use super::plan::routes::{Reach, inherited, reaches};
 use super::plan::rules::tables;
 use super::plan::{ManagedNeighbour, NicAddress, Plan, plan};
 use super::ports;
@@ -208,6 +208,11 @@ impl Network {
     /// Takes in what neighbours told by RIP.
     pub fn set_learned(&mut self, learned: Vec<Learned>) {
         self.mirror.learned = learned;
+    }
+
+    /// What an earlier run had learned by RIP is taken as learned.
+    pub fn inherit(&mut self) {
+        self.mirror.learned = inherited(&self.config, &self.mirror);
     }
 
     /// The interfaces for the routing daemon, in the order of `[[nic]]`.

@@ -10,7 +10,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -27,6 +26,7 @@ use super::tables::Tables;
 use super::{Error, Result, down};
 use crate::announce;
 use crate::config::Config;
+use crate::engine::leave::{Asked, Leave};
 use crate::engine::message::{Command, Plane, Request};
 use crate::engine::statistics::RouterStatistics;
 use crate::forward::socket::Socket;
@@ -51,10 +51,6 @@ const LATE: Duration = Duration::from_millis(20);
 const BUDGET: usize = 1024;
 /// News beget news (what we set up is told to us as well); more than this in one turn wait for the next.
 const ROUNDS: usize = 4;
-/// So long the neighbours have to take another way before we stop …
-const WITHDRAWAL: Duration = Duration::from_secs(3);
-/// … and they are told this often, since a datagram may be lost.
-const WITHDRAWALS: u32 = 3;
 /// If somebody keeps removing what we put back, we do so no more often than this …
 const PATIENCE: Duration = Duration::from_millis(50);
 /// … once it happened so often within a second.
@@ -97,8 +93,8 @@ pub struct Router {
     speaker: Option<Speaker>,
     /// VIPAs in the NICs' own subnets.
     announcements: announce::speaker::Speaker,
-    /// The neighbours are told before it ends.
-    is_withdrawing: bool,
+    /// How often the neighbours were told that it leaves.
+    farewells: u32,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -131,9 +127,9 @@ impl Router {
         prepared
     }
 
-    /// Attaches the workers and runs until `stop` is set and the waker woken. Leaves everything in place:
-    /// the kernel carries on.
-    pub fn run(mut self, stop: &AtomicBool) -> Result<()> {
+    /// Attaches the workers and runs until it is asked to leave, and has. Leaves everything in place: the
+    /// kernel carries on.
+    pub fn run(mut self, leave: &Leave) -> Result<()> {
         let view = self.prepared.draft.view(self.generation);
         self.plane.follow(&view);
         self.prepared.tables.renew_lease();
@@ -143,27 +139,17 @@ impl Router {
         self.announce(Instant::now());
         let mut events = Events::with_capacity(16);
         let mut pending = Changed::default();
-        let mut withdrawn = 0;
-        let mut end = None;
         loop {
             let now = Instant::now();
-            if stop.load(Ordering::Acquire) {
-                let is_polite = self.is_withdrawing && self.speaker.is_some();
-                let end = *end.get_or_insert(if is_polite { now + WITHDRAWAL } else { now });
-                if end <= now {
-                    return Ok(());
-                }
-                let is_due = end - now <= WITHDRAWAL * (WITHDRAWALS - withdrawn) / WITHDRAWALS;
-                if withdrawn < WITHDRAWALS && is_due {
-                    withdrawn += 1;
-                    tracing::info!(withdrawn, "the neighbours are told that the VIPAs are gone");
-                    self.speaker.iter_mut().for_each(|speaker| speaker.withdraw(now));
-                }
-            }
-            let deadline = match end {
-                // In steps: what is due is looked at above.
-                Some(end) => self.next_deadline().min(end).min(now + Duration::from_millis(50)),
+            let deadline = match leave.asked() {
                 None => self.next_deadline(),
+                Some(asked) => {
+                    let next = self.take_leave(&asked, now);
+                    if next <= now {
+                        return Ok(());
+                    }
+                    self.next_deadline().min(next)
+                }
             };
             let timeout = deadline.saturating_duration_since(now);
             match self.prepared.poll.poll(&mut events, Some(timeout)) {
@@ -183,9 +169,28 @@ impl Router {
         }
     }
 
-    /// Are the neighbours to be told by RIP before it ends?
-    pub fn withdraws(&mut self, is_withdrawing: bool) {
-        self.is_withdrawing = is_withdrawing;
+    /// Tells the neighbours that the VIPAs leave, if they are to be told now. When there is something to do next; now: it is over.
+    fn take_leave(&mut self, asked: &Asked, now: Instant) -> Instant {
+        let Some(speaker) = self.speaker.as_mut().filter(|_| asked.is_polite) else {
+            if asked.is_polite {
+                tracing::info!("no RIP is spoken: there is nobody to tell");
+            }
+            return now;
+        };
+        while let Some(at) = asked.next_telling(self.farewells) {
+            if at > now {
+                return at.min(asked.end);
+            }
+            speaker.withdraw();
+            self.farewells += 1;
+            self.prepared.statistics.farewells.add(1);
+            tracing::info!(
+                time = self.farewells,
+                ends_in = ?asked.end.saturating_duration_since(now),
+                "withdrawing: the neighbours are told that the VIPAs are gone"
+            );
+        }
+        asked.end
     }
 
     /// The same trouble is told once in a tick.
@@ -465,11 +470,15 @@ impl Prepared {
         requests: Receiver<Request>,
         plane: Box<dyn Plane>,
     ) -> Router {
-        let speaker = Speaker::new(&self.config, SPEAKER, Instant::now());
-        let names = self.config.nics.iter().map(|nic| nic.name.clone());
-        let vipas = &self.config.adapter.addresses;
+        let (vipas, inherited) = (&self.config.adapter.addresses, &self.network.mirror().learned);
+        let names = || self.config.nics.iter().map(|nic| nic.name.clone());
+        let now = Instant::now();
+        let speaker = self.config.rip.as_ref().map(|settings| {
+            let names = names().collect();
+            Speaker::new(settings, names, vipas, inherited.clone(), SPEAKER, now)
+        });
         let announcements =
-            announce::speaker::Speaker::new(self.config.announce, vipas, names, ANNOUNCEMENTS);
+            announce::speaker::Speaker::new(self.config.announce, vipas, names(), ANNOUNCEMENTS);
         Router {
             prepared: self,
             cell,
@@ -485,7 +494,7 @@ impl Prepared {
             watched: Vec::new(),
             speaker,
             announcements,
-            is_withdrawing: false,
+            farewells: 0,
         }
     }
 
@@ -543,6 +552,9 @@ fn set_up(
     listen(network.fd(), NETLINK)?;
     network.ensure_adapter()?;
     network.ensure_sysctls(true)?;
+    if config.rip.is_some() {
+        network.inherit();
+    }
     network.settle(true)?;
     let ports = Ports::of(&config);
     let mut requested = Requested::default();
