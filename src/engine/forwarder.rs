@@ -120,6 +120,7 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
             router: RouterHandle { requests, waker: Arc::clone(&router_waker) },
             page: &desk.page,
             words: flows.words,
+            is_fresh: flows.is_fresh,
             seed: flows.seed,
             attached: Arc::clone(&desk.news),
         },
@@ -161,6 +162,7 @@ fn abort_on_panic() {
 
 struct Flows {
     words: Vec<&'static [std::sync::atomic::AtomicU64]>,
+    is_fresh: bool,
     seed: u64,
 }
 
@@ -170,14 +172,15 @@ fn open_flows(config: &Config, state: &State) -> Result<Flows, Error> {
     let words_per_worker = config.shape(workers).words();
     let layout = Layout { version: u64::from(LAYOUT), workers, words_per_worker };
     let (file, adopted) = FlowFile::open(&path, &config.adapter.name, layout)?;
-    match adopted {
+    match &adopted {
         Adopted::Fresh | Adopted::Adopted => {}
         Adopted::Discarded(why) => {
             tracing::warn!(%why, "the flow table of an earlier run does not fit: rewritten and served flows are lost");
         }
     }
     let words = (0..workers).filter_map(|worker| file.words(WorkerId(worker))).collect();
-    Ok(Flows { words, seed: file.seed()[0] })
+    let is_fresh = adopted != Adopted::Adopted;
+    Ok(Flows { words, is_fresh, seed: file.seed()[0] })
 }
 
 fn start_router(

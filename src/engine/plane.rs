@@ -59,6 +59,8 @@ pub struct Supplies<'a> {
     pub page: &'a HeartbeatPage,
     /// Words of each worker's flow table.
     pub words: Vec<&'static [AtomicU64]>,
+    /// Nobody has written to them yet.
+    pub is_fresh: bool,
     /// Seed of the table's hash.
     pub seed: u64,
     /// Woken each time the workers are attached to the adapter.
@@ -76,14 +78,17 @@ impl Workers {
     ) -> io::Result<(Workers, Vec<Arc<WorkerStatistics>>)> {
         let (retire, retired): (Sender<Box<dyn Device>>, _) = crossbeam_channel::unbounded();
         let mut workers = Vec::new();
+        let shape = config.shape(config.forwarder.workers);
         let mut handles = Vec::new();
         let mut statistics = Vec::new();
         for (number, (words, preferred)) in
             supplies.words.iter().zip(supplies.preferred).enumerate()
         {
             let worker = WorkerId(number as u8);
-            let (flows, torn) =
-                FlowTable::adopt(words, config.shape(config.forwarder.workers), supplies.seed);
+            let (flows, torn) = match supplies.is_fresh {
+                true => (FlowTable::fresh(words, shape, supplies.seed), 0),
+                false => FlowTable::adopt(words, shape, supplies.seed),
+            };
             if !flows.is_empty() || torn > 0 {
                 let (rewritten, served) = (flows.rewritten(), flows.served());
                 tracing::info!(worker = number, rewritten, served, torn, "adopted flows");

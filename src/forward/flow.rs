@@ -185,10 +185,24 @@ impl FlowTable {
     /// is adopted: rewritten and served flows go on, others are only remembered ways and are forgotten. Returns
     /// the number of entries dropped as torn as well.
     pub fn adopt(words: &'static [AtomicU64], shape: Shape, seed: u64) -> (FlowTable, usize) {
+        FlowTable::over(words, shape, seed, false)
+    }
+
+    /// A table over `words` that nobody has written to: none of its memory is touched before a flow needs it.
+    pub fn fresh(words: &'static [AtomicU64], shape: Shape, seed: u64) -> FlowTable {
+        FlowTable::over(words, shape, seed, true).0
+    }
+
+    fn over(
+        words: &'static [AtomicU64],
+        shape: Shape,
+        seed: u64,
+        is_fresh: bool,
+    ) -> (FlowTable, usize) {
         let (v4, v6) = words.split_at((shape.v4 as usize * stride(Family::V4)).min(words.len()));
         let is_kept = |flags: u32| flags & (REWRITTEN | SERVED) != 0;
-        let (v4, torn_v4) = Entries::adopt(Family::V4, v4, seed, is_kept);
-        let (v6, torn_v6) = Entries::adopt(Family::V6, v6, seed, is_kept);
+        let (v4, torn_v4) = Entries::adopt((Family::V4, v4), seed, is_fresh, is_kept);
+        let (v6, torn_v6) = Entries::adopt((Family::V6, v6), seed, is_fresh, is_kept);
         let mut table = FlowTable {
             v4,
             v6,
@@ -202,6 +216,9 @@ impl FlowTable {
             evicted: 0,
             ended: Vec::with_capacity(1024),
         };
+        if is_fresh {
+            return (table, 0);
+        }
         for id in table.ids() {
             if table.flags(id) & SERVED != 0 {
                 table.word(id, SERVED_BY).store(NOBODY, Relaxed);

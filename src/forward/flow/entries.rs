@@ -70,11 +70,11 @@ pub(super) struct Entries {
 
 impl Entries {
     /// Entries over `words`; those that an earlier process left there and that `is_kept` says are kept, all others
-    /// are cleared. Returns the number of torn ones as well.
+    /// are cleared. Returns the number of torn ones as well. Of `is_fresh` words, all zero, none is read.
     pub(super) fn adopt(
-        family: Family,
-        words: &'static [AtomicU64],
+        (family, words): (Family, &'static [AtomicU64]),
         seed: u64,
+        is_fresh: bool,
         is_kept: impl Fn(u32) -> bool,
     ) -> (Entries, usize) {
         let stride = stride(family);
@@ -89,6 +89,10 @@ impl Entries {
             hasher: foldhash::fast::FixedState::with_seed(seed),
             hand: 0,
         };
+        if is_fresh {
+            entries.free.extend((0..capacity).rev());
+            return (entries, 0);
+        }
         let mut torn = 0;
         for at in (0..capacity).rev() {
             let control = entries.behind(at, CONTROL).load(Relaxed);
