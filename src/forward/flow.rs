@@ -707,6 +707,9 @@ impl FlowTable {
     }
 
     fn ids(&self) -> Vec<FlowId> {
+        if self.is_empty() {
+            return Vec::new();
+        }
         let of = |family| self.half(family).live().map(move |at| FlowId::new(family, at));
         of(Family::V4).chain(of(Family::V6)).collect()
     }
