@@ -9,6 +9,7 @@ mod reader;
 mod replay;
 mod rip;
 mod rules;
+mod status;
 #[cfg(test)]
 mod tests;
 mod user;
