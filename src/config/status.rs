@@ -1,5 +1,6 @@
 //! `[[service.status]]`: what is read of each server of a service.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,14 +9,16 @@ use toml::de::DeValue;
 
 use super::mistake::Mistakes;
 use super::reader::{Span, Table, Value, is_a, string, strings};
+use crate::balance::status::dns::Question;
 use crate::balance::status::flows::Measure;
 use crate::balance::status::host::Resource;
 use crate::balance::status::http::{Request, Url, is_header};
 use crate::balance::status::http_status::Expected;
+use crate::balance::status::maildir::Count;
 use crate::balance::status::prometheus::{Selection, is_label, is_metric};
 use crate::balance::status::template::{PLACES, Template};
 use crate::balance::status::tls::{self, Trust};
-use crate::balance::status::{Every, Kind, Role, Settings, http_json};
+use crate::balance::status::{Every, Kind, Role, Secret, Settings, http_json, redis, sql};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,17 +28,23 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const DOCUMENT: u32 = 64 << 10;
 const METRICS: u32 = 1 << 20;
 
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 17] = [
     "agent-check",
+    "dns",
     "exec",
     "file",
     "fixed",
     "flows",
+    "hops",
     "host",
     "http",
     "http-json",
+    "maildir",
+    "ping",
     "prometheus",
     "push",
+    "redis",
+    "sql",
     "tcp",
 ];
 
@@ -184,6 +193,39 @@ fn read_kind(
                 _ => Resource::Load(0),
             })
         }
+        "dns" => Kind::Dns(read_question(table, mistakes)?),
+        "hops" => Kind::Hops { most: table.integer("max", 1..=255, 32, mistakes) as u8 },
+        "maildir" => {
+            let wanted = "the absolute path of a directory; it may have {host} in it";
+            let path = read_template(table, "path", wanted, mistakes);
+            let count = match table.one_of("read", &["messages", "mailboxes", "bytes"], mistakes) {
+                "mailboxes" => Count::Mailboxes,
+                "bytes" => Count::Bytes,
+                _ => Count::Messages,
+            };
+            let most = table.integer("max", 1..=100_000_000, 1_000_000, mistakes) as usize;
+            Kind::Maildir { path: path?, count, most }
+        }
+        "ping" => Kind::Ping,
+        "redis" => {
+            let wanted = "a field of INFO, such as \"connected_clients\"";
+            let field = read_required(table, "field", wanted, mistakes);
+            let query = redis::Query {
+                port: read_port(table, mistakes),
+                field: field?.0,
+                section: read_text(table, "section", "a section of INFO", mistakes),
+                is_rate: table.boolean("rate", false, mistakes),
+                user: read_text(table, "user", "the name of a user", mistakes),
+                password: read_secret(table, mistakes),
+                tls: read_tls(table, mistakes),
+            };
+            if query.user.is_some() && query.password.is_none() {
+                let found = "a `user` without `password`";
+                mistakes.error(value_span(table, "user"), found, "both, or neither");
+            }
+            Kind::Redis(query)
+        }
+        "sql" => Kind::Sql(read_query(table, mistakes)?),
         "push" => {
             let default = match every {
                 Every::Period(period) => 3 * period,
@@ -204,11 +246,7 @@ fn read_request(table: &mut Table<'_>, most: u32, mistakes: &mut Mistakes<'_>) -
         url.map_err(|why| mistakes.error(span, format!("`url` is {text:?}: {why}"), wanted)).ok()
     });
     let method = table.one_of("method", &["GET", "HEAD", "POST", "OPTIONS"], mistakes);
-    let host = read_text(table, "host", "a name, such as \"www.example.com\"", mistakes);
-    if let Some(host) = host.as_ref().filter(|host| !tls::is_name(host)) {
-        let span = value_span(table, "host");
-        mistakes.error(span, format!("`host` is {host:?}"), "a name, such as \"www.example.com\"");
-    }
+    let host = read_host(table, mistakes);
     let headers = read_pairs(table, "headers", "headers: { Accept = \"text/plain\" }", mistakes);
     for (name, value, span) in &headers {
         let is_ours = ["host", "connection", "content-length", "transfer-encoding"]
@@ -288,6 +326,100 @@ fn read_selection(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<
         labels: labels.into_iter().map(|(name, value, _)| (name, value)).collect(),
         is_rate: table.boolean("rate", false, mistakes),
     })
+}
+
+fn read_question(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<Question> {
+    let wanted = "a name, such as \"www.example.com\"";
+    let name = read_required(table, "query", wanted, mistakes).and_then(|(text, span)| {
+        let name = Question::name(&text);
+        if name.is_none() {
+            mistakes.error(span, format!("`query` is {text:?}"), wanted);
+        }
+        name
+    });
+    let names = Question::TYPES.map(|(name, _)| name);
+    let record = table.one_of("type", &names, mistakes);
+    let record = Question::TYPES.iter().find(|(name, _)| *name == record)?.1;
+    let wanted = "an address that has to be among the answers";
+    let answer = read_text(table, "answer", wanted, mistakes);
+    let parsed = answer.as_ref().and_then(|answer| answer.parse::<IpAddr>().ok());
+    let is_of_type = match (record, parsed) {
+        (1, Some(address)) => address.is_ipv4(),
+        (28, Some(address)) => address.is_ipv6(),
+        _ => false,
+    };
+    if let Some(answer) = answer.filter(|_| !is_of_type) {
+        let wanted = "an address of IPv4 for type A, of IPv6 for AAAA, none for others";
+        mistakes.error(value_span(table, "answer"), format!("`answer` is {answer:?}"), wanted);
+    }
+    Some(Question { port: read_port(table, mistakes), name: name?, record, answer: parsed })
+}
+
+fn read_query(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<sql::Query> {
+    let wanted = "a statement that yields a number: \"select count(*) from pg_stat_activity\"";
+    let query = read_required(table, "query", wanted, mistakes);
+    let user = read_required(table, "user", "the name of a role", mistakes);
+    let database = read_text(table, "database", "the name of a database", mistakes);
+    for (key, text) in [("query", &query), ("user", &user)] {
+        if let Some((text, span)) = text
+            && (text.is_empty() || text.contains('\0'))
+        {
+            mistakes.error(span.clone(), format!("`{key}` is {text:?}"), wanted);
+        }
+    }
+    let (port, password) = (read_port(table, mistakes), read_secret(table, mistakes));
+    let tls = read_tls(table, mistakes);
+    let user = user?.0;
+    let database = database.unwrap_or_else(|| user.clone());
+    Some(sql::Query { port, query: query?.0, user, password, database, tls })
+}
+
+/// `tls`, with `host`, `ca` and `verify`.
+fn read_tls(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<(Trust, Option<String>)> {
+    let is_spoken = table.boolean("tls", false, mistakes);
+    let (host, trust) = (read_host(table, mistakes), read_trust(table, mistakes));
+    if !is_spoken
+        && let Some(key) = ["host", "ca", "verify"].into_iter().find(|key| table.get(key).is_some())
+    {
+        let span = table.key_span(key);
+        mistakes.error(span, format!("`{key}`, and no `tls`"), "`tls = true` beside it");
+    }
+    is_spoken.then_some((trust, host))
+}
+
+/// `password`, or the first line of `password-file`. It is not shown.
+fn read_secret(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<Secret> {
+    let password = read_text(table, "password", "a password", mistakes);
+    let wanted = "the absolute path of a file that holds a password";
+    let file = read_text(table, "password-file", wanted, mistakes);
+    let span = value_span(table, "password-file");
+    match (password, file) {
+        (Some(_), Some(_)) => {
+            mistakes.error(span, "`password` and `password-file`", "one of the two");
+            None
+        }
+        (password, None) => password.map(|password| Secret::new(&password)),
+        (None, Some(file)) if !file.starts_with('/') => {
+            mistakes.error(span, format!("`password-file` is {file:?}"), wanted);
+            None
+        }
+        (None, Some(file)) => match tls::read_small(&PathBuf::from(&file)) {
+            Ok(text) => Some(Secret::new(text.lines().next().unwrap_or_default())),
+            Err(error) => {
+                mistakes.error(span, format!("{file:?} cannot be read: {error}"), wanted);
+                None
+            }
+        },
+    }
+}
+
+fn read_host(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<String> {
+    let wanted = "a name, such as \"www.example.com\"";
+    let host = read_text(table, "host", wanted, mistakes);
+    if let Some(host) = host.as_ref().filter(|host| !tls::is_name(host)) {
+        mistakes.error(value_span(table, "host"), format!("`host` is {host:?}"), wanted);
+    }
+    host
 }
 
 fn read_command(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<Vec<Template>> {
@@ -463,6 +595,49 @@ mod tests {
     fn every_kind_is_read() {
         for (keys, wanted) in [
             ("kind = \"tcp\"\nport = 8080", Kind::Tcp { port: Some(8080) }),
+            ("kind = \"ping\"", Kind::Ping),
+            ("kind = \"hops\"", Kind::Hops { most: 32 }),
+            (
+                "kind = \"dns\"\nquery = \"a.bc\"\ntype = \"AAAA\"\nanswer = \"2001:db8::1\"\nport = 53",
+                Kind::Dns(Question {
+                    port: Some(53),
+                    name: b"\x01a\x02bc\0".to_vec(),
+                    record: 28,
+                    answer: Some(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])),
+                }),
+            ),
+            (
+                "kind = \"maildir\"\npath = \"/var/mail\"\nread = \"bytes\"\nmax = 5",
+                Kind::Maildir {
+                    path: Template::parse("/var/mail").expect("a template"),
+                    count: Count::Bytes,
+                    most: 5,
+                },
+            ),
+            (
+                "kind = \"redis\"\nfield = \"total_commands_processed\"\nsection = \"stats\"\nrate = true\n\
+                 user = \"ann\"\npassword = \"x\"\ntls = true\nverify = false",
+                Kind::Redis(redis::Query {
+                    port: None,
+                    field: "total_commands_processed".into(),
+                    section: Some("stats".into()),
+                    is_rate: true,
+                    user: Some("ann".into()),
+                    password: Some(Secret::new("x")),
+                    tls: Some((Trust::All, None)),
+                }),
+            ),
+            (
+                "kind = \"sql\"\nquery = \"select 1\"\nuser = \"ann\"",
+                Kind::Sql(sql::Query {
+                    port: None,
+                    query: "select 1".into(),
+                    user: "ann".into(),
+                    password: None,
+                    database: "ann".into(),
+                    tls: None,
+                }),
+            ),
             ("kind = \"fixed\"", Kind::Fixed { value: None }),
             ("kind = \"fixed\"\nvalue = 1_000", Kind::Fixed { value: Some(1000.0) }),
             ("kind = \"fixed\"\nvalue = 2.5", Kind::Fixed { value: Some(2.5) }),
@@ -589,6 +764,41 @@ mod tests {
                 4,
                 18,
                 "{hots} is no place",
+            ),
+            ("name = \"a\"\nkind = \"dns\"\nquery = \"a..b\"", 4, 9, "`query` is \"a..b\""),
+            (
+                "name = \"a\"\nkind = \"dns\"\nquery = \"a\"\nanswer = \"2001:db8::1\"",
+                5,
+                10,
+                "`answer` is",
+            ),
+            ("name = \"a\"\nkind = \"maildir\"\npath = \"mail\"", 4, 8, "`path` is \"mail\""),
+            ("name = \"a\"\nkind = \"redis\"", 1, 1, "has no `field`"),
+            (
+                "name = \"a\"\nkind = \"redis\"\nfield = \"b\"\nca = \"/dev/null\"\ntls = true",
+                5,
+                6,
+                "no regular file",
+            ),
+            ("name = \"a\"\nkind = \"redis\"\nfield = \"b\"\nhost = \"c\"", 5, 1, "no `tls`"),
+            (
+                "name = \"a\"\nkind = \"redis\"\nfield = \"b\"\nuser = \"c\"",
+                5,
+                8,
+                "without `password`",
+            ),
+            ("name = \"a\"\nkind = \"sql\"\nuser = \"b\"", 1, 1, "has no `query`"),
+            (
+                "name = \"a\"\nkind = \"sql\"\nuser = \"b\"\nquery = \"q\"\npassword-file = \"/nonexistent\"",
+                6,
+                17,
+                "cannot be read",
+            ),
+            (
+                "name = \"a\"\nkind = \"sql\"\nuser = \"b\"\nquery = \"q\"\npassword-file = \"/dev/zero\"",
+                6,
+                17,
+                "no regular file",
             ),
             ("name = \"a\"\nkind = \"fixed\"\nvalue = \"1\"", 4, 9, "`value` is a string"),
             ("name = \"a\"\nkind = \"fixed\"\nvalue = inf", 4, 9, "no finite number"),

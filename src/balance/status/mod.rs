@@ -50,18 +50,25 @@
 mod agent_check;
 mod answer;
 mod blocking;
+pub mod dns;
+pub mod echo;
 mod exec;
 mod file;
 mod fixed;
 pub mod flows;
+mod hops;
 pub mod host;
 pub mod http;
 pub mod http_json;
 pub mod http_status;
+pub mod maildir;
+mod ping;
 pub mod prometheus;
 pub mod push;
 mod rate;
+pub mod redis;
 pub mod settings;
+pub mod sql;
 mod stream;
 mod tcp;
 pub mod template;
@@ -102,6 +109,28 @@ fn at_port(instance: &Instance, port: Option<u16>) -> SocketAddr {
     let mut address = instance.address;
     address.set_port(port.unwrap_or(address.port()));
     address
+}
+
+/// A password: never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides it.
+    pub fn new(text: &str) -> Secret {
+        Secret(text.to_owned())
+    }
+
+    /// For whoever has to send it.
+    fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// What a value tells, so that policies find it.

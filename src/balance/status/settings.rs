@@ -5,17 +5,23 @@ use std::time::Duration;
 
 use super::agent_check::AgentCheck;
 use super::blocking::Blocking;
+use super::dns::{Dns, Question};
 use super::exec::Exec;
 use super::file::File;
 use super::fixed::Fixed;
 use super::flows::{FlowFacts, Flows, Measure};
+use super::hops::Hops;
 use super::host::{Host, Resource};
 use super::http::Request;
 use super::http_json::HttpJson;
 use super::http_status::{Expected, HttpStatus};
+use super::maildir::{Count, Maildir};
+use super::ping::Ping;
 use super::prometheus::{Prometheus, Selection};
 use super::push::{Push, Pushed};
 use super::rate::Rate;
+use super::redis::{self, Redis};
+use super::sql::{self, Sql};
 use super::tcp::Tcp;
 use super::template::Template;
 use super::{Role, StatusObject};
@@ -80,6 +86,8 @@ pub enum Kind {
         /// What the agent is sent first.
         send: String,
     },
+    /// Milliseconds until a name server answers.
+    Dns(Question),
     /// What a program says.
     Exec {
         /// The program and its arguments; not empty.
@@ -99,8 +107,28 @@ pub enum Kind {
     },
     /// What the flow table knows.
     Flows(Measure),
+    /// Hops to the server.
+    Hops {
+        /// Farther is not looked.
+        most: u8,
+    },
     /// How busy this host is.
     Host(Resource),
+    /// What mail there is.
+    Maildir {
+        /// The top of the tree.
+        path: Template,
+        /// What is counted.
+        count: Count,
+        /// Files and directories that are looked at.
+        most: usize,
+    },
+    /// Milliseconds of an ICMP echo.
+    Ping,
+    /// A field of Redis' INFO.
+    Redis(redis::Query),
+    /// The first value of a query to PostgreSQL.
+    Sql(sql::Query),
     /// What the application hands over.
     Push {
         /// Older than this it is stale.
@@ -126,6 +154,17 @@ pub fn build(settings: &Settings, sources: &Sources) -> Box<dyn StatusObject> {
         Kind::Prometheus { request, selection } => Box::new(Prometheus::new(request, selection)),
         Kind::AgentCheck { port, send } => Box::new(AgentCheck { port: *port, send: send.clone() }),
         Kind::Exec { command } => Box::new(Exec { command: command.clone() }),
+        Kind::Dns(question) => Box::new(Dns { question: question.clone() }),
+        Kind::Hops { most } => Box::new(Hops { most: *most }),
+        Kind::Maildir { path, count, most } => Box::new(Maildir {
+            path: path.clone(),
+            count: *count,
+            most: *most,
+            blocking: Blocking::default(),
+        }),
+        Kind::Ping => Box::new(Ping),
+        Kind::Redis(query) => Box::new(Redis::new(query)),
+        Kind::Sql(query) => Box::new(Sql::new(query, settings.timeout)),
         Kind::Fixed { value } => Box::new(Fixed { value: *value }),
         Kind::File { path, most_age } => Box::new(File {
             path: path.clone(),

@@ -28,10 +28,18 @@ pub(super) enum Stream {
 impl Stream {
     /// Connects; with `tls`, greets by it.
     pub(super) async fn connect(to: SocketAddr, tls: Option<&Tls>) -> Result<Stream, Failure> {
-        let stream = connect(to).await?;
+        let stream = Stream::Plain(connect(to).await?);
         match tls {
-            Some(tls) => Ok(Stream::Tls(Box::new(tls.connect(to.ip(), stream).await?))),
-            None => Ok(Stream::Plain(stream)),
+            Some(tls) => stream.encrypt(to, tls).await,
+            None => Ok(stream),
+        }
+    }
+
+    /// From here on by TLS.
+    pub(super) async fn encrypt(self, to: SocketAddr, tls: &Tls) -> Result<Stream, Failure> {
+        match self {
+            Stream::Plain(stream) => Ok(Stream::Tls(Box::new(tls.connect(to.ip(), stream).await?))),
+            Stream::Tls(_) => Ok(self),
         }
     }
 

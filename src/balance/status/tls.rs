@@ -1,8 +1,9 @@
 //! TLS (rustls, with ring): whom to believe. By default what the system believes, as other programs here do.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -82,13 +83,30 @@ pub fn is_name(name: &str) -> bool {
 /// It cannot be read, or holds none: in words.
 pub fn roots(path: &Path) -> Result<RootCertStore, String> {
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let file = File::open(path).map_err(|error| told(&error))?;
+    let text = read_small(path).map_err(|error| told(&error))?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_reader_iter(BufReader::new(file)) {
+    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
         let certificate = certificate.map_err(|error| told(&error))?;
         roots.add(certificate).map_err(|error| told(&error))?;
     }
     if roots.is_empty() { Err(told(&"it holds no certificate")) } else { Ok(roots) }
+}
+
+/// A file of a configuration's: regular, of at most a megabyte of text.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn read_small(path: &Path) -> io::Result<String> {
+    const LARGEST: u64 = 1 << 20;
+    // A pipe that nobody writes to must not hold the reader.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > LARGEST {
+        return Err(io::Error::other("it is no regular file of at most a megabyte"));
+    }
+    let mut text = String::new();
+    file.take(LARGEST).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn system_roots() -> Result<RootCertStore, String> {
