@@ -9,6 +9,7 @@ mod reader;
 mod replay;
 mod rip;
 mod rules;
+#[allow(dead_code)] // [[service]] is to read it.
 mod status;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 //! a `#` is for people. Of two words of one kind the last one counts.
 
 use super::answer::{finite, wrong};
-use super::{Administrative, Failure, Reading};
+use super::{Administrative, Failure, Reading, Words};
 use crate::log::limited;
 
 /// What should have come.
@@ -20,11 +20,12 @@ pub struct Line<'a> {
     pub reading: Reading,
     /// The first word that was not.
     pub unknown: Option<&'a str>,
-    /// How many words were understood.
+    /// How many words of the grammar there are; numbers are none.
     pub known: usize,
 }
 
-/// Reads a line, up to its end or its `#`. Words of a later grammar do no harm; a line of nothing else is not of ours.
+/// Reads a line, up to its end or its `#`. Words of a later grammar do no harm beside known ones; a line without any
+/// is not of ours, whatever number it holds: "HTTP/1.1 200 OK".
 ///
 /// # Errors
 /// A number that is not finite.
@@ -32,9 +33,12 @@ pub fn parse(line: &str) -> Result<Line<'_>, Failure> {
     let line = line.split(['\r', '\n', '#']).next().unwrap_or_default();
     let mut said = Line { reading: Reading::default(), unknown: None, known: 0 };
     for word in line.split([' ', '\t', ',']).filter(|word| !word.is_empty()) {
-        match understand(word, &mut said.reading)? {
-            true => said.known += 1,
-            false => said.unknown = said.unknown.or(Some(word)),
+        if understand(word, &mut said.reading.words) {
+            said.known += 1;
+        } else if word.parse::<f64>().is_ok() {
+            said.reading.value = Some(finite(word)?);
+        } else {
+            said.unknown = said.unknown.or(Some(word));
         }
     }
     Ok(said)
@@ -49,14 +53,13 @@ pub fn read(text: &str, needs_word: bool) -> Result<Reading, Failure> {
     match said.unknown {
         Some(word) if said.known == 0 => return Err(wrong(word, WANTED)),
         Some(word) => limited!(warn, word = %word.escape_debug(), "an agent says an unknown word"),
-        None if said.known == 0 && needs_word => return Err(wrong("", WANTED)),
+        None if needs_word && said.reading == Reading::default() => return Err(wrong("", WANTED)),
         None => {}
     }
     Ok(said.reading)
 }
 
-fn understand(word: &str, reading: &mut Reading) -> Result<bool, Failure> {
-    let words = &mut reading.words;
+fn understand(word: &str, words: &mut Words) -> bool {
     match word.to_ascii_lowercase().as_str() {
         "up" => words.is_up = Some(true),
         "down" | "fail" | "failed" | "stopped" => words.is_up = Some(false),
@@ -65,30 +68,27 @@ fn understand(word: &str, reading: &mut Reading) -> Result<bool, Failure> {
         "maint" => words.administrative = Some(Administrative::Maintenance),
         lower => {
             if let Some(number) = lower.strip_prefix("maxconn:") {
-                let Ok(number) = number.parse() else { return Ok(false) };
+                let Ok(number) = number.parse() else { return false };
                 words.most_connections = Some(number);
             } else if let Some(percent) = lower.strip_suffix('%') {
                 let percent = percent.strip_prefix("weight:").unwrap_or(percent);
                 if !percent.bytes().all(|byte| byte.is_ascii_digit()) {
-                    return Ok(false);
+                    return false;
                 }
-                let Ok(percent) = percent.parse::<f64>() else { return Ok(false) };
+                let Ok(percent) = percent.parse::<f64>() else { return false };
                 words.weight = Some((percent / 100.0).min(LARGEST_SHARE));
-            } else if lower.parse::<f64>().is_ok() {
-                reading.value = Some(finite(word)?);
             } else {
-                return Ok(false);
+                return false;
             }
         }
     }
-    Ok(true)
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Words;
     use super::*;
 
     fn words(line: &str) -> Words {
@@ -172,7 +172,19 @@ mod tests {
     fn unknown_words_do_no_harm_beside_known_ones() {
         let said = parse("75%,agitated,up").expect("a line");
         assert_eq!((said.known, said.unknown), (2, Some("agitated")));
-        for line in ["agitated", "50percent", "%", "maxconn:", "maxconn:-1", "-5%", "1.5%", "+5%"] {
+        assert_eq!(read("12 agitated up", true).expect("a line").value, Some(12.0));
+        for line in [
+            "HTTP/1.1 200 OK",
+            "5 apples",
+            "agitated",
+            "50percent",
+            "%",
+            "maxconn:",
+            "maxconn:-1",
+            "-5%",
+            "1.5%",
+            "+5%",
+        ] {
             let failure = read(line, true).expect_err(line);
             assert!(failure.to_string().contains(WANTED), "{failure}");
         }

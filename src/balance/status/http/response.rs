@@ -104,6 +104,7 @@ impl Incoming {
                     return Err(Failure::TooMuch(LARGEST_HEAD));
                 }
                 Ok(httparse::Status::Partial) => return Ok(None),
+                Err(httparse::Error::TooManyHeaders) => return Err(Failure::TooMuch(LARGEST_HEAD)),
                 Err(_) => return Err(wrong(&String::from_utf8_lossy(first_line(rest)), WANTED)),
             };
             start += length;
