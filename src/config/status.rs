@@ -580,6 +580,21 @@ mod tests {
     }
 
     #[test]
+    fn the_status_objects_of_the_readme_are_right() {
+        let readme = include_str!("../../README.md");
+        let block = readme.split("```toml status\n").nth(1).expect("the README's example");
+        let block = block.split("```").next().expect("its end");
+        let text = block.replace("[[service.status]]", "[[status]]");
+        let all = parse(text.strip_prefix("[[status]]\n").expect("one")).expect("no mistake");
+        assert_eq!(all.len(), 5);
+        assert_eq!(all[0].timeout, SECOND);
+        // The table of kinds has them all.
+        for kind in KINDS {
+            assert!(readme.contains(&format!("\n| `{kind}` | ")), "{kind}");
+        }
+    }
+
+    #[test]
     fn periods_and_timeouts() {
         let of = |keys: &str| {
             let settings = one(&format!("name = \"a\"\nkind = \"tcp\"\n{keys}"));

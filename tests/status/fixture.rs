@@ -70,6 +70,14 @@ impl Site {
         self.processes[process].kill();
     }
 
+    /// Asks a program to end, and waits for that: some would leave things in the kernel behind.
+    pub(crate) fn quit(&mut self, process: usize) {
+        let process = &mut self.processes[process];
+        let pid = process.pid().to_string();
+        done(Command::new("kill").args(["-QUIT", &pid]));
+        wait_until("it ends", || process.ended().is_some());
+    }
+
     /// Runs a program to its end, which has to be a good one.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         done(self.network.command(program).args(arguments))

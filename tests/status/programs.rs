@@ -45,6 +45,23 @@ fn a_program_is_told_what_is_asked_and_says_a_number_or_words() {
 }
 
 #[test]
+fn the_program_of_the_readme_counts_connections() {
+    let site = Site::new("exec");
+    let readme = include_str!("../../README.md");
+    let program = readme.split("```sh\n").find(|block| block.starts_with("#!/bin/sh\n"));
+    let program = program.and_then(|block| block.split("```").next()).expect("a program");
+    let mut reader = script(&site, program);
+    reader.instance.address = site.serve(|mut stream| {
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    assert_eq!(reader.value(), 0.0);
+    let address = reader.instance.address.to_string();
+    let clients: Vec<_> = (0..3).map(|_| site.connect(&address)).collect();
+    assert_eq!(reader.value(), 3.0);
+    drop(clients);
+}
+
+#[test]
 fn how_a_program_fails_is_told() {
     let site = Site::new("exec");
     for (text, wanted) in [
