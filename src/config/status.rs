@@ -545,8 +545,8 @@ mod tests {
 
     use super::*;
 
-    /// What `text` (the keys of one status object) reads as, or its mistakes: line, column, found and wanted.
-    fn parse(text: &str) -> Result<Vec<Settings>, Vec<(usize, usize, String, String)>> {
+    /// What `text` (the keys of one status object) reads as, or its mistakes: line, column and found.
+    fn parse(text: &str) -> Result<Vec<Settings>, Vec<(usize, usize, String)>> {
         let text = format!("[[status]]\n{text}");
         let mut mistakes = Mistakes::new(&text);
         let document = DeTable::parse(&text).expect("TOML");
@@ -556,7 +556,7 @@ mod tests {
             Err(errors) => Err(errors
                 .mistakes()
                 .iter()
-                .map(|m| (m.line, m.column, m.found.clone(), m.wanted.clone()))
+                .map(|mistake| (mistake.line, mistake.column, mistake.found.clone()))
                 .collect()),
         }
     }

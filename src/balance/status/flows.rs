@@ -24,11 +24,11 @@ pub enum Measure {
 
 /// Where the counters of each server are: the data plane puts them here, status objects look them up.
 #[derive(Debug, Default)]
-pub struct FlowFacts(
-    RwLock<HashMap<Key, Arc<[Arc<ServerStatistics>]>, foldhash::fast::RandomState>>,
-);
+pub struct FlowFacts(RwLock<HashMap<Key, Counters, foldhash::fast::RandomState>>);
 
 type Key = (Arc<str>, Arc<str>);
+/// A server's, one for each worker.
+type Counters = Arc<[Arc<ServerStatistics>]>;
 
 impl FlowFacts {
     /// `server` of `service` is counted by these, one for each worker.
