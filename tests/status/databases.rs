@@ -6,9 +6,9 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 
 use vipa::balance::status::tls::Trust;
-use vipa::balance::status::{Failure, Kind, Secret, redis, sql};
+use vipa::balance::status::{Failure, Kind, Secret, Settings, Sources, redis, sql};
 
-use crate::fixture::{Reader, SHORT, Site, done, wait_until};
+use crate::fixture::{LONG, Reader, SHORT, Site, certificate, done, settings, wait_until};
 
 const SESSIONS: &str = "select count(*) from pg_stat_activity \
                         where backend_type = 'client backend' and pid <> pg_backend_pid()";
@@ -139,13 +139,7 @@ fn the_sessions_of_three_postgresql_are_counted() {
 fn a_login_by_every_way_and_a_session_that_is_kept() {
     let mut site = Site::new("postgresql");
     let data = data(&site);
-    let [certificate, key] = ["certificate.pem", "key.pem"]
-        .map(|name| Path::new(&data).join(name).display().to_string());
-    let subject = ["-subj", "/CN=vipa", "-addext", "subjectAltName=IP:127.0.0.1"];
-    let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"];
-    let files =
-        ["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &certificate];
-    site.run("openssl", &[&request[..], &subject[..], &files[..]].concat());
+    let [certificate, key] = certificate(&site);
     let (user, group) = postgres();
     for file in [&certificate, &key] {
         chown(file, Some(user), Some(group)).expect("root's right");
@@ -205,12 +199,19 @@ fn a_login_by_every_way_and_a_session_that_is_kept() {
         }
     }
 
-    // One that is given up ends, there too.
-    let mut stuck = reader(&site, port, query("open", "select pg_sleep(601)")).within(SHORT);
+    // One that takes too long ends there, too, whoever waits for it still.
+    let kind = Kind::Sql(query("open", "select pg_sleep(601)"));
+    let settings = Settings { timeout: SHORT, ..settings(kind) };
+    let address = format!("127.0.0.1:{port}");
+    let mut stuck = site.reader_with(&settings, &address, &Sources::default());
     assert_eq!(stuck.read(), Err(Failure::Timeout));
-    let asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(601)'";
+    let asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(601)' \
+                  and state = 'active'";
     let mut asleep = reader(&site, port, query("scram", asleep));
-    assert_eq!(asleep.value(), 1.0, "the server does not look for us while it sleeps");
+    wait_until("the server gives it up", || asleep.value() == 0.0);
+    let mut stuck = stuck.within(LONG);
+    let failure = stuck.read().expect_err("too long").to_string();
+    assert!(failure.contains("due to statement timeout"), "{failure}");
 
     // The server ends our session, then itself; both times the next reading is good.
     let mut pid = reader(&site, port, query("open", "select pg_backend_pid()"));
@@ -226,15 +227,8 @@ fn a_login_by_every_way_and_a_session_that_is_kept() {
     site.quit(process);
 }
 
-#[test]
-fn fields_of_redis() {
-    let mut site = Site::new("redis");
-    let at = site.files.path().display().to_string();
-    let server = ["--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", &at];
-    let process = site.start("redis-server", &[&server[..], &["--requirepass", "pencil"]].concat());
-    let address = "127.0.0.1:6379";
-    site.listens(address);
-    let field = |field: &str| redis::Query {
+fn field(field: &str) -> redis::Query {
+    redis::Query {
         port: None,
         field: field.to_owned(),
         section: None,
@@ -242,7 +236,18 @@ fn fields_of_redis() {
         user: None,
         password: Some(Secret::new("pencil")),
         tls: None,
-    };
+    }
+}
+
+#[test]
+fn fields_of_redis() {
+    let mut site = Site::new("redis");
+    let at = site.files.path().display().to_string();
+    let server = ["--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", &at];
+    let password = ["--requirepass", "pencil", "--user", "ann", "on", ">eraser", "+info"];
+    let process = site.start("redis-server", &[&server[..], &password].concat());
+    let address = "127.0.0.1:6379";
+    site.listens(address);
     let reader = |query| site.reader(Kind::Redis(query), address);
     let clients: Vec<TcpStream> = (0..5).map(|_| site.connect(address)).collect();
     let mut connected = reader(field("connected_clients"));
@@ -259,11 +264,12 @@ fn fields_of_redis() {
     assert_eq!(rate.read().expect("a reading").value, None);
     assert!(rate.value() > 0.0);
 
-    let user = redis::Query { user: Some("default".into()), ..field("connected_clients") };
-    assert!(reader(user).value() > 0.0);
+    let (user, eraser) = (Some("ann".to_owned()), Some(Secret::new("eraser")));
+    let ann = redis::Query { user, password: eraser.clone(), ..field("connected_clients") };
+    assert!(reader(ann).value() > 0.0);
     for (query, wanted) in [
         (redis::Query { password: None, ..section.clone() }, "NOAUTH"),
-        (redis::Query { password: Some(Secret::new("pen")), ..section.clone() }, "WRONGPASS"),
+        (redis::Query { password: eraser, ..section.clone() }, "WRONGPASS"),
         (field("no_such_field"), "no such field"),
         (field("redis_version"), "wanted a finite number"),
         (redis::Query { section: Some("memory".into()), ..section }, "no such field"),
@@ -274,7 +280,26 @@ fn fields_of_redis() {
     drop((received, rate));
     site.kill(process);
     wait_until("it is gone", || matches!(connected.read(), Err(Failure::Unreached(_))));
-    site.start("redis-server", &[&server[..], &["--requirepass", "pencil"]].concat());
+    site.start("redis-server", &[&server[..], &password].concat());
     site.listens(address);
     assert_eq!(connected.value(), 1.0);
+}
+
+#[test]
+fn redis_over_tls() {
+    let mut site = Site::new("redis");
+    let at = site.files.path().display().to_string();
+    let [certificate, key] = certificate(&site);
+    let files =
+        ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-auth-clients", "no"];
+    let ports =
+        ["--port", "0", "--tls-port", "6380", "--bind", "127.0.0.1", "--save", "", "--dir", &at];
+    site.start("redis-server", &[&ports[..], &files].concat());
+    site.listens("127.0.0.1:6380");
+    let reader = |query| site.reader(Kind::Redis(query), "127.0.0.1:9");
+    let ours = (Trust::File(certificate.clone().into()), Some("www.example.com".to_owned()));
+    let open = redis::Query { password: None, port: Some(6380), ..field("connected_clients") };
+    assert_eq!(reader(redis::Query { tls: Some(ours), ..open.clone() }).value(), 1.0);
+    let others = redis::Query { tls: Some((Trust::System, None)), ..open };
+    assert!(matches!(reader(others).read(), Err(Failure::Unreached(_))));
 }

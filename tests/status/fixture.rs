@@ -134,13 +134,21 @@ impl Site {
         address: impl ToString,
         sources: &Sources,
     ) -> Reader {
+        self.reader_with(&settings(kind), address, sources)
+    }
+
+    pub(crate) fn reader_with(
+        &self,
+        settings: &Settings,
+        address: impl ToString,
+        sources: &Sources,
+    ) -> Reader {
         let address = address.to_string().parse().expect("an address");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let settings = settings(kind);
         Reader {
             network: self.network.clone(),
             runtime: runtime.expect("a runtime"),
-            object: build(&settings, sources),
+            object: build(settings, sources),
             instance: Instance::new("web", "a", address),
             timeout: settings.timeout,
         }
@@ -208,6 +216,18 @@ pub(crate) fn get(url: &str) -> Request {
         most: 4096,
         trust: Trust::System,
     }
+}
+
+/// A certificate for 127.0.0.1 and www.example.com, signed by itself, and its key: their paths.
+pub(crate) fn certificate(site: &Site) -> [String; 2] {
+    let [certificate, key] =
+        ["certificate.pem", "key.pem"].map(|name| site.path(name).display().to_string());
+    let request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
+    let kind = ["-nodes", "-days", "2", "-addext", "basicConstraints=critical,CA:FALSE"];
+    let names = ["-subj", "/CN=vipa", "-addext", "subjectAltName=IP:127.0.0.1,DNS:www.example.com"];
+    let files = ["-keyout", &key, "-out", &certificate];
+    site.run("openssl", &[&request[..], &kind, &names, &files].concat());
+    [certificate, key]
 }
 
 /// nginx with these `server` blocks.

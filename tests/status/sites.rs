@@ -15,7 +15,7 @@ use vipa::balance::status::template::Template;
 use vipa::balance::status::tls::Trust;
 use vipa::balance::status::{Failure, Kind, Sources, maildir};
 
-use crate::fixture::{Reader, Site, get, nginx, wait_until};
+use crate::fixture::{Reader, Site, certificate, get, nginx, wait_until};
 
 const SERVERS: [&str; 3] = ["127.0.0.1:8001", "127.0.0.1:8002", "[::1]:8003"];
 
@@ -224,32 +224,7 @@ fn a_reading_that_was_given_up_leaves_nothing_for_the_next() {
 #[test]
 fn https_believes_whom_it_is_told_to() {
     let mut site = Site::new("tls");
-    let certificate = site.path("certificate.pem").display().to_string();
-    let key = site.path("key.pem").display().to_string();
-    site.run(
-        "openssl",
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=vipa test",
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1,DNS:www.example.com",
-            "-keyout",
-            &key,
-            "-out",
-            &certificate,
-        ],
-    );
+    let [certificate, key] = certificate(&site);
     for versions in ["TLSv1.2", "TLSv1.3"] {
         let port = if versions == "TLSv1.2" { 8442 } else { 8443 };
         let server = format!(
