@@ -26,9 +26,8 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 
 use super::candidate::{Candidate, Counts, State};
-use super::policy::Role;
 use super::service::{self, Settings};
-use super::status::{self, Failure, Reading};
+use super::status::{self, Every, Failure, Reading, Role};
 use crate::forward::preferred::{Choice, PreferredTable, ServerId, ServiceId};
 use crate::forward::publish::Publisher;
 
@@ -211,12 +210,14 @@ impl Monitor {
         let check = &mut server.candidate.checks[status];
         check.take(result, counts, now);
         let next = match every {
-            Some(every) if check.is_undecided() => {
+            Every::Period(every) if check.is_undecided() => {
                 Next::After((every / HASTE).max(HASTIEST).min(every))
             }
-            Some(every) => Next::After(every),
-            None if check.failure().is_some() || check.is_undecided() => Next::After(AGAIN),
-            None => Next::Asked,
+            Every::Period(every) => Next::After(every),
+            Every::Demand if check.failure().is_some() || check.is_undecided() => {
+                Next::After(AGAIN)
+            }
+            Every::Demand => Next::Asked,
         };
         self.settle(at, place, now);
         self.decide(at, now);
@@ -270,6 +271,7 @@ impl Monitor {
                     service: service.settings.name.clone(),
                     server: server.settings.name.clone(),
                     address: server.address(&service.settings),
+                    capacity: server.settings.capacity,
                 };
                 watches.extend(service.statuses.iter().map(|(id, settings)| Watch {
                     key: Key { server: server.id, status: *id },
