@@ -208,6 +208,7 @@ fn view() -> NetView {
             Route { prefix: "172.17.0.0/16".parse().unwrap(), next_hops: vec![] },
         ]),
         neighbours: [((NicId(0), gateway), MacAddr([2, 0, 0, 0, 0, 9]))].into_iter().collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy::default(),
     }
 }

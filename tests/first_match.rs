@@ -74,6 +74,7 @@ impl Sent {
 
 fn config(rules: Vec<Rule>, sourcevipa: bool) -> Config {
     Config {
+        services: Vec::new(),
         file: PathBuf::new(),
         path: Default::default(),
         adapter: Adapter {

@@ -409,12 +409,12 @@ fn routes(view: &NetView) -> Vec<RouteStatus> {
 
 fn neighbours(view: &NetView) -> Vec<NeighbourStatus> {
     let mut known: Vec<_> = view.neighbours.iter().collect();
-    known.sort_unstable_by_key(|(key, _)| **key);
+    known.sort_unstable_by_key(|(hop, _)| *hop);
     known
         .into_iter()
         .take(LISTED)
         .map(|((nic, address), mac)| NeighbourStatus {
-            nic: nic_name(view, *nic),
+            nic: nic_name(view, nic),
             address: address.to_string(),
             mac: mac.to_string(),
         })

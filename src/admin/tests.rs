@@ -10,7 +10,6 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use hashbrown::HashMap;
 
 use super::{Admin, Running, Status, ask, start};
 use crate::config::Config;
@@ -18,7 +17,7 @@ use crate::engine::statistics::{RouterStatistics, WorkerStatistics};
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
 use crate::forward::verdict::DropReason;
-use crate::forward::view::{NetView, NicId, NicState, NicView};
+use crate::forward::view::{Neighbours, NetView, NicId, NicState, NicView};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::{Family, Prefix};
 
@@ -67,7 +66,7 @@ fn nic(name: &str, ifindex: u32, state: NicState) -> NicView {
 
 fn view() -> NetView {
     let gateway = "10.1.1.1".parse().unwrap();
-    let mut neighbours = HashMap::default();
+    let mut neighbours = Neighbours::default();
     neighbours.insert((NicId(0), gateway), MacAddr([2, 0, 0, 0, 1, 1]));
     NetView {
         generation: 7,
@@ -77,6 +76,7 @@ fn view() -> NetView {
             next_hops: vec![NextHop { nic: NicId(0), gateway: Some(gateway) }],
         }]),
         neighbours,
+        claims: crate::forward::claims::Claims::default(),
         source: SourcePolicy::default(),
     }
 }

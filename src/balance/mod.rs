@@ -9,3 +9,4 @@ pub mod policy;
 pub mod score;
 pub mod service;
 pub mod status;
+pub mod table;

@@ -10,6 +10,9 @@ use super::policy::Policy;
 use super::status;
 use crate::wire::ip::Family;
 
+/// Ports of a VIPA that is given wholly to nat.
+pub const GIVEN: RangeInclusive<u16> = 1024..=65_535;
+
 /// One `[[service]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -164,6 +167,11 @@ impl Settings {
     /// Is it for one port?
     pub fn port(&self) -> Option<u16> {
         (self.ports.start() == self.ports.end()).then_some(*self.ports.start())
+    }
+
+    /// Do its flows carry the default VIPA and the reserved ports towards servers?
+    pub fn uses_reserved_ports(&self) -> bool {
+        matches!(&self.mode, Mode::Nat { sources, keeps_client: false } if sources.is_empty())
     }
 
     /// Does it own `port` of `address`?

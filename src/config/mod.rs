@@ -20,8 +20,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::forward::flow::Shape;
 use crate::forward::source::Rule;
 use crate::wire::ethernet::MacAddr;
+use crate::wire::ip::Family;
 
 pub(crate) use address::{fault_of_server, is_link_local};
 pub use mistake::{Errors, Mistake, Report, Warning};
@@ -50,6 +52,19 @@ pub struct Config {
     pub replay: Replay,
 }
 
+impl Config {
+    /// Room that each of `workers` has for flows: the capacity's share for each family that has a VIPA, and a little
+    /// for one that has none.
+    pub fn shape(&self, workers: u8) -> Shape {
+        let flows = self.forwarder.flows.div_ceil(u32::from(workers.max(1)));
+        let of = |family| {
+            let is_there = self.adapter.addresses.iter().any(|a| Family::of(*a) == family);
+            if is_there { flows } else { flows.min(1024) }
+        };
+        Shape { v4: of(Family::V4), v6: of(Family::V6) }
+    }
+}
+
 /// `[virtual]`: the virtual adapter (V1, V2).
 #[derive(Clone, Debug)]
 pub struct Adapter {
@@ -71,7 +86,7 @@ pub struct Adapter {
 pub struct Forwarder {
     /// Worker threads, 1 to 64.
     pub workers: u8,
-    /// Capacity of the flow table, all workers together; memory is fixed at start.
+    /// Capacity of the flow table for each family, all workers together; memory is fixed at start.
     pub flows: u32,
 }
 

@@ -26,8 +26,10 @@ use super::statistics::{RouterStatistics, WorkerStatistics};
 use super::watchdog::{self, Watchdog};
 use super::worker::RouterHandle;
 use crate::admin::{self, Admin};
+use crate::balance::table;
 use crate::config::Config;
-use crate::forward::flow::{LAYOUT, WORDS};
+use crate::forward::flow::LAYOUT;
+use crate::forward::publish;
 use crate::forward::view::{NetCell, WorkerId};
 use crate::link;
 use crate::link::router::Router;
@@ -105,12 +107,15 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         Arc::clone(&router_statistics),
     )?;
     let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
+    let (_publisher, readers) =
+        publish::channel(usize::from(config.forwarder.workers), Arc::new(table::assumed(&config)));
     let (requests, asked) = crossbeam_channel::bounded(REQUESTS);
     let router_waker = prepared.waker();
     let (workers, statistics) = Workers::start(
         Arc::clone(&config),
         Supplies {
             cell: Arc::clone(&cell),
+            preferred: readers,
             router: RouterHandle { requests, waker: Arc::clone(&router_waker) },
             page: &desk.page,
             words: flows.words,
@@ -153,13 +158,13 @@ struct Flows {
 fn open_flows(config: &Config, state: &State) -> Result<Flows, Error> {
     let path = state.path(&config.adapter.name, Kept::Flows);
     let workers = config.forwarder.workers;
-    let each = (config.forwarder.flows as usize).div_ceil(usize::from(workers));
-    let layout = Layout { version: u64::from(LAYOUT), workers, words_per_worker: each * WORDS };
+    let words_per_worker = config.shape(workers).words();
+    let layout = Layout { version: u64::from(LAYOUT), workers, words_per_worker };
     let (file, adopted) = FlowFile::open(&path, &config.adapter.name, layout)?;
     match adopted {
         Adopted::Fresh | Adopted::Adopted => {}
         Adopted::Discarded(why) => {
-            tracing::warn!(%why, "the flow table of an earlier run does not fit: rewritten flows are lost");
+            tracing::warn!(%why, "the flow table of an earlier run does not fit: rewritten and served flows are lost");
         }
     }
     let words = (0..workers).filter_map(|worker| file.words(WorkerId(worker))).collect();

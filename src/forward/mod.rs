@@ -3,6 +3,7 @@
 
 pub mod applies;
 pub(crate) mod begin;
+pub mod claims;
 pub mod flow;
 pub mod fragments;
 pub mod frame;
@@ -12,6 +13,7 @@ pub mod publish;
 pub mod rewrite;
 pub mod route;
 pub mod rule;
+pub mod service;
 pub mod socket;
 pub mod source;
 pub mod spread;

@@ -12,6 +12,7 @@ use self::rules::{Around, Rule, default_vipa};
 use super::health::Health;
 use super::mirror::Mirror;
 use super::sysctl::{Sysctl, Wanted};
+use crate::balance::service::Settings as Service;
 use crate::config::Config;
 use crate::forward::view::{NicId, NicState};
 use crate::wire::ip::Family;
@@ -78,9 +79,16 @@ impl fmt::Display for Plan {
     }
 }
 
-/// May any packet's source be rewritten? Only then does the forwarder own ports.
+/// May any packet's source be rewritten to the reserved ports? Only then does the forwarder own them.
 pub fn can_rewrite(config: &Config) -> bool {
-    !config.source.rules.is_empty() || config.source.is_bound_forwarded
+    !config.source.rules.is_empty()
+        || config.source.is_bound_forwarded
+        || config.services.iter().any(Service::uses_reserved_ports)
+}
+
+/// Does the forwarder own anything of what arrives?
+pub fn owns_anything(config: &Config) -> bool {
+    can_rewrite(config) || !config.services.is_empty()
 }
 
 /// The plan. `health` has a state for each `[[nic]]`.

@@ -12,3 +12,4 @@ mod nics;
 mod paths;
 mod rip;
 mod run;
+mod services;

@@ -138,6 +138,7 @@ impl Fixture {
             hold_down: Duration::from_millis(300),
         };
         Config {
+            services: Vec::new(),
             file: PathBuf::from("test.toml"),
             path: Default::default(),
             adapter: Adapter {
