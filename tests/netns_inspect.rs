@@ -66,7 +66,6 @@ fn config() -> Config {
             rules: Vec::new(),
         },
         rip: None,
-        services: Vec::new(),
         replay: vipa::config::Replay::default(),
     }
 }

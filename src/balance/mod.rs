@@ -6,6 +6,7 @@ pub mod candidate;
 pub mod maglev;
 pub mod monitor;
 pub mod policy;
+pub mod schedule;
 pub mod score;
 pub mod service;
 pub mod status;

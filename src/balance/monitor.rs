@@ -17,9 +17,7 @@ mod table;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,7 +26,7 @@ use hashbrown::HashMap;
 use super::candidate::{Candidate, Counts, State};
 use super::service::{self, Settings};
 use super::status::{self, Every, Failure, Reading, Role};
-use crate::forward::preferred::{Choice, PreferredTable, ServerId, ServiceId};
+use crate::forward::preferred::{Choice, PreferredTable, ServerCounters, ServerId, ServiceId};
 use crate::forward::publish::Publisher;
 
 pub use change::Change;
@@ -39,7 +37,7 @@ const REMEMBERED: usize = 64;
 /// How long the monitor waits for a tick while connections are given …
 const BUSY: Duration = Duration::from_millis(20);
 /// … and while none are.
-const IDLE: Duration = Duration::from_millis(200);
+const IDLE: Duration = Duration::from_millis(50);
 /// A status object that is read on demand and failed is read again after so long.
 const AGAIN: Duration = Duration::from_secs(10);
 /// While it is undecided whether a server is up, it is asked this many times as often, …
@@ -47,38 +45,13 @@ const HASTE: u32 = 10;
 /// … but not more often than this.
 const HASTIEST: Duration = Duration::from_millis(50);
 
-/// What the data plane counts of servers' connections.
-pub trait Connections: Send + Sync + fmt::Debug {
-    /// Those that a server was ever given; may wrap.
-    fn given(&self, server: ServerId) -> u64;
-
-    /// Those that it has.
-    fn active(&self, server: ServerId) -> u64;
-}
-
-/// Nothing is counted.
-#[derive(Clone, Copy, Debug)]
-pub struct Uncounted;
-
-impl Connections for Uncounted {
-    fn given(&self, _: ServerId) -> u64 {
-        0
-    }
-
-    fn active(&self, _: ServerId) -> u64 {
-        0
-    }
-}
-
 /// What services are set in.
 #[derive(Clone, Debug)]
 pub struct World {
     /// This host's VIPAs; the first of a family is its default source.
     pub vipas: Vec<IpAddr>,
-    /// `[source] ports`.
-    pub ports: RangeInclusive<u16>,
-    /// What the data plane counts.
-    pub connections: Arc<dyn Connections>,
+    /// Workers of the data plane, each of which counts connections.
+    pub workers: u8,
 }
 
 /// One status object of one server.
@@ -99,8 +72,8 @@ pub struct Watch {
     pub settings: Arc<status::Settings>,
     /// Of whom.
     pub instance: status::Instance,
-    /// What is stated of it.
-    pub server: service::Server,
+    /// What the data plane counts of it.
+    pub counters: Arc<ServerCounters>,
 }
 
 /// When to read next.
@@ -164,6 +137,8 @@ struct Server {
     id: ServerId,
     settings: service::Server,
     candidate: Candidate,
+    /// What the data plane counts of it.
+    counters: Arc<ServerCounters>,
     /// Connections that it had been given when each of its status objects was read.
     given_when_read: Vec<u64>,
     /// Those at the last tick.
@@ -205,8 +180,8 @@ impl Monitor {
         let counts = Counts { rise: service.settings.rise, fall: service.settings.fall };
         let every = service.statuses[status].1.every;
         let server = &mut service.servers[place];
-        server.given_when_read[status] = self.world.connections.given(server.id);
-        server.candidate.connections = self.world.connections.active(server.id);
+        server.given_when_read[status] = server.counters.created();
+        server.candidate.connections = server.counters.active();
         let check = &mut server.candidate.checks[status];
         check.take(result, counts, now);
         let next = match every {
@@ -236,12 +211,12 @@ impl Monitor {
             let mut is_moved = false;
             for server in &mut service.servers {
                 let candidate = &mut server.candidate;
-                let given = self.world.connections.given(server.id);
+                let given = server.counters.created();
                 let is_given = given != std::mem::replace(&mut server.given, given);
                 let is_limited =
                     candidate.checks.iter().any(|c| c.words().most_connections.is_some());
                 let is_starting = candidate.state() == State::Up && candidate.ramp(slow, now) < 1.0;
-                candidate.connections = self.world.connections.active(server.id);
+                candidate.connections = server.counters.active();
                 is_watched |= is_limited || is_starting;
                 is_moved |= is_given && counts || is_limited || is_starting;
                 if is_given {
@@ -277,7 +252,7 @@ impl Monitor {
                     key: Key { server: server.id, status: *id },
                     settings: settings.clone(),
                     instance: instance.clone(),
-                    server: server.settings.clone(),
+                    counters: server.counters.clone(),
                 }));
             }
         }
@@ -312,10 +287,16 @@ impl Monitor {
 }
 
 impl Server {
-    fn new(id: ServerId, settings: service::Server, checks: usize, now: Instant) -> Server {
+    fn new(
+        id: ServerId,
+        settings: service::Server,
+        (checks, workers): (usize, u8),
+        now: Instant,
+    ) -> Server {
         Server {
             id,
             candidate: Candidate::new(checks, settings.weight, now),
+            counters: Arc::new(ServerCounters::new(workers)),
             settings,
             given_when_read: vec![0; checks],
             given: 0,

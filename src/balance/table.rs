@@ -1,25 +1,26 @@
 //! From the configuration to entries of the [`PreferredTable`]. Pure.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::service::{GIVEN, Mode, OnDeath, Server, Settings};
+use super::service::{GIVEN, Mode, Server, Settings};
 use crate::config::Config;
 use crate::forward::preferred::{
     self, Choice, Fate, PreferredTable, ServerCounters, ServerId, ServiceId,
 };
-use crate::link::plan::rules::default_vipa;
 use crate::wire::ip::Family;
 
-/// The entry of a service.
-pub fn service(config: &Config, settings: &Settings, choice: Choice) -> preferred::Service {
+/// The entry of a service, where `vipas` are this host's, the first of a family its default source.
+pub fn service(vipas: &[IpAddr], settings: &Settings, choice: Choice) -> preferred::Service {
     let given: Arc<[u16]> = GIVEN.collect();
     let source = |address, ports| preferred::Source { address, ports };
     let mode = match &settings.mode {
         Mode::Direct => preferred::Mode::Direct,
         Mode::Nat { keeps_client: true, .. } => preferred::Mode::Nat { sources: [].into() },
         Mode::Nat { sources, .. } if sources.is_empty() => {
-            let default = default_vipa(config, Family::of(settings.address));
-            let default = default.unwrap_or(settings.address);
+            let family = Family::of(settings.address);
+            let default = vipas.iter().find(|vipa| Family::of(**vipa) == family);
+            let default = default.copied().unwrap_or(settings.address);
             preferred::Mode::Nat { sources: [source(default, None)].into() }
         }
         Mode::Nat { sources, .. } => preferred::Mode::Nat {
@@ -48,14 +49,6 @@ pub fn server(server: &Server, id: ServiceId, counters: Arc<ServerCounters>) -> 
     }
 }
 
-/// What becomes of a dead server's connections.
-pub fn fate(on_death: OnDeath) -> Fate {
-    match on_death {
-        OnDeath::Reset => Fate::Reset,
-        OnDeath::Reselect => Fate::Reselect,
-    }
-}
-
 /// The table where nobody asks the servers, as in replay: each serves, and the first that may is preferred.
 pub fn assumed(config: &Config) -> PreferredTable {
     let mut services = Vec::new();
@@ -66,7 +59,7 @@ pub fn assumed(config: &Config) -> PreferredTable {
         let choice = first.map_or(Choice::Refuse, |first| {
             Choice::Preferred(ServerId((servers.len() + first) as u16))
         });
-        services.push(Some(service(config, settings, choice)));
+        services.push(Some(service(&config.adapter.addresses, settings, choice)));
         let counters = || Arc::new(ServerCounters::new(1));
         servers.extend(settings.servers.iter().map(|one| Some(server(one, id, counters()))));
     }

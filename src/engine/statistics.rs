@@ -183,17 +183,3 @@ pub struct RouterStatistics {
     /// What was seen of the paths; empty where they are not watched.
     pub paths: arc_swap::ArcSwapOption<crate::path::watcher::Counts>,
 }
-
-/// What one worker counts of one server of a virtual service. A worker writes its own; all may read.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub struct ServerStatistics {
-    /// Connections that it has now.
-    pub active: Gauge,
-    /// Connections that it was ever given.
-    pub created: Counter,
-    /// Bytes of its packets, both ways.
-    pub bytes: Counter,
-    /// Connections that it refused, or never answered.
-    pub failed: Counter,
-}

@@ -108,7 +108,7 @@ pub struct Server {
 }
 
 /// What the flow table knows of a server, read by status objects (`kind = "flows"`) and status.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ServerCounters(Box<[WorkerCounters]>);
 
 /// What one worker counts of a server. Aligned so that no two workers write to one cache line.
@@ -155,7 +155,7 @@ impl ServerCounters {
 
     /// What a worker counts.
     #[inline]
-    pub(super) fn of(&self, worker: WorkerId) -> Option<&WorkerCounters> {
+    pub(crate) fn of(&self, worker: WorkerId) -> Option<&WorkerCounters> {
         self.0.get(usize::from(worker.0))
     }
 
@@ -165,17 +165,17 @@ impl ServerCounters {
 }
 
 impl WorkerCounters {
-    pub(super) fn began(&self) {
+    pub(crate) fn began(&self) {
         add(&self.created, 1);
     }
 
-    pub(super) fn ended(&self, has_failed: bool) {
+    pub(crate) fn ended(&self, has_failed: bool) {
         add(&self.ended, 1);
         add(&self.failed, u64::from(has_failed));
     }
 
     #[inline]
-    pub(super) fn carried(&self, bytes: usize) {
+    pub(crate) fn carried(&self, bytes: usize) {
         add(&self.bytes, bytes as u64);
         add(&self.packets, 1);
     }

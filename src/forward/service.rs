@@ -96,6 +96,9 @@ pub(super) fn begin(
     }
     let service = sight.preferred.service(id).ok_or(DropReason::NoServer)?;
     let is_middle = matches!(headers.layer4, Layer4::Tcp { flags, .. } if !flags.is_bare_syn());
+    if service.choice == Choice::Wait && !is_middle {
+        return Err(DropReason::ServersUnread);
+    }
     let chosen = choose(service, headers, sight.preferred).filter(|_| !is_middle);
     let Some((server_id, server)) = chosen else {
         return refuse(frame, headers, sight);
@@ -312,7 +315,7 @@ fn choose<'a>(
             let hash = spread::symmetric_hash(headers);
             *table.get((hash % table.len().max(1) as u64) as usize)?
         }
-        Choice::Refuse => return None,
+        Choice::Refuse | Choice::Wait => return None,
     };
     let server = preferred.server(id)?;
     (server.fate == preferred::Fate::Kept).then_some((id, server))

@@ -161,7 +161,6 @@ impl Fixture {
                 rules: Vec::new(),
             },
             rip: None,
-            services: Vec::new(),
             replay: vipa::config::Replay::default(),
         }
     }

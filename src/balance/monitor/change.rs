@@ -84,7 +84,7 @@ impl Monitor {
                 let service = &mut self.services[at];
                 let checks = service.statuses.len();
                 service.settings.servers.push(server.clone());
-                service.servers.push(Server::new(id, server, checks, now));
+                service.servers.push(Server::new(id, server, (checks, self.world.workers), now));
             }
             Change::Remove(server) => {
                 let (at, place) = self.server(server)?;
@@ -121,23 +121,19 @@ impl Monitor {
         Ok(self.watches().into_iter().filter(|watch| watch.key.server == id).collect())
     }
 
-    /// Full names of service, server and status object.
+    /// What is to be read by one status object of `server`, a name as in [`Change`].
     ///
     /// # Errors
     /// There is no such status object.
-    pub fn status(
-        &self,
-        server: &str,
-        status: &str,
-    ) -> Result<(Watch, Arc<status::Settings>), String> {
-        let watches = self.watches_of(server)?;
-        let names: Vec<_> = watches.iter().map(|watch| watch.settings.name.to_string()).collect();
-        let found = watches.into_iter().find(|watch| *watch.settings.name == *status);
-        let found = found.ok_or_else(|| {
-            format!("{server} has no status object {status:?}; it has {}", names.join(", "))
-        })?;
-        let settings = found.settings.clone();
-        Ok((found, settings))
+    pub fn watch(&self, server: &str, status: &str) -> Result<Watch, String> {
+        let mut watches = self.watches_of(server)?;
+        let at = watches.iter().position(|watch| *watch.settings.name == *status);
+        let Some(at) = at else {
+            let names: Vec<&str> = watches.iter().map(|watch| &*watch.settings.name).collect();
+            let names = names.join(", ");
+            return Err(format!("{server} has no status object {status:?}; it has {names}"));
+        };
+        Ok(watches.swap_remove(at))
     }
 
     /// Everything anew: the table, states, decisions.
@@ -247,7 +243,12 @@ impl Monitor {
                     service.servers.retain(|server| Some(server.id) != replaced);
                     let id = self.next_server();
                     let checks = service.statuses.len();
-                    service.servers.push(Server::new(id, settings.clone(), checks, now));
+                    service.servers.push(Server::new(
+                        id,
+                        settings.clone(),
+                        (checks, self.world.workers),
+                        now,
+                    ));
                 }
             }
         }

@@ -19,10 +19,9 @@ struct Contender {
 impl Monitor {
     /// Decides anew for one service, and notes in the table what became different.
     pub(super) fn decide(&mut self, at: usize, now: Instant) {
-        let connections = self.world.connections.clone();
         let service = &mut self.services[at];
         for server in &mut service.servers {
-            server.score = service.settings.score(&service.roles, server, &*connections, now);
+            server.score = service.settings.score(&service.roles, server, now);
         }
         let contenders = contenders(service);
         let is_none_left = contenders.is_empty();
@@ -72,11 +71,10 @@ impl crate::balance::service::Settings {
         &self,
         roles: &[Option<crate::balance::status::Role>],
         server: &super::Server,
-        connections: &dyn super::Connections,
         now: Instant,
     ) -> Option<Result<f64, String>> {
         let candidate = &server.candidate;
-        let given = connections.given(server.id);
+        let given = server.counters.created();
         let value = |at: usize| {
             let (value, _) = candidate.checks[at].value()?;
             let is_load = roles[at].is_some_and(crate::balance::status::Role::is_load);

@@ -205,8 +205,8 @@ impl Monitor {
                 }
                 Choice::Refuse | Choice::Wait => 0.0,
             },
-            connections: self.world.connections.active(server.id),
-            given: self.world.connections.given(server.id),
+            connections: server.counters.active(),
+            given: server.counters.created(),
             values: candidate
                 .checks
                 .iter()

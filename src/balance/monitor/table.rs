@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Monitor, Service, World};
-use crate::balance::service::{Mode, WhenNone};
-use crate::forward::preferred::{self, Fate, PreferredTable, Source};
-use crate::wire::ip::Family;
-
-/// Ports of a VIPA that is given wholly to nat.
-const WHOLLY: std::ops::RangeInclusive<u16> = 1024..=u16::MAX;
+use super::Monitor;
+use crate::balance::service::WhenNone;
+use crate::balance::table;
+use crate::forward::preferred::{self, Fate, PreferredTable, ServerCounters};
 
 impl Monitor {
     /// Makes the table anew: services or servers came, went or became different.
@@ -16,44 +13,30 @@ impl Monitor {
         let mut services: Vec<Option<preferred::Service>> = Vec::new();
         services.resize_with(self.next.service, || None);
         let mut servers: Vec<Option<preferred::Server>> = vec![None; self.next.server];
-        let (reserved, wholly): (Arc<[u16]>, Arc<[u16]>) =
-            (self.world.ports.clone().collect(), WHOLLY.collect());
         self.places.clear();
         for (at, service) in self.services.iter().enumerate() {
-            let settings = &service.settings;
-            let mode = match &settings.mode {
-                Mode::Direct => preferred::Mode::Direct,
-                Mode::Nat { keeps_client: true, .. } => {
-                    preferred::Mode::Nat { sources: Arc::new([]) }
-                }
-                Mode::Nat { sources, .. } => preferred::Mode::Nat {
-                    sources: nat_sources(sources, service, &self.world, &reserved, &wholly),
-                },
-            };
-            services[usize::from(service.id.0)] = Some(preferred::Service {
-                name: settings.name.clone(),
-                address: settings.address,
-                ports: settings.ports.clone(),
-                protocol: settings.protocol,
-                mode,
-                choice: service.choice.clone(),
-            });
+            let (settings, id) = (&service.settings, service.id);
+            let entry = table::service(&self.world.vipas, settings, service.choice.clone());
+            services[usize::from(id.0)] = Some(entry);
             for (place, server) in service.servers.iter().enumerate() {
                 self.places.insert(server.id, (at, place));
                 let before = self.table.server(server.id);
+                let entry = table::server(&server.settings, id, Arc::clone(&server.counters));
                 servers[usize::from(server.id.0)] = Some(preferred::Server {
-                    address: server.settings.address,
-                    port: server.settings.port,
-                    is_local: server.settings.is_local,
                     fate: before.map_or(Fate::Kept, |before| before.fate),
+                    ..entry
                 });
             }
-            if let (Some(id), WhenNone::Sorry(end)) = (service.sorry, settings.when_none) {
-                servers[usize::from(id.0)] = Some(preferred::Server {
+            if let (Some(sorry), WhenNone::Sorry(end)) = (service.sorry, settings.when_none) {
+                let before = self.table.server(sorry).map(|before| Arc::clone(&before.counters));
+                let anew = || Arc::new(ServerCounters::new(self.world.workers));
+                servers[usize::from(sorry.0)] = Some(preferred::Server {
+                    service: id,
                     address: end.ip(),
                     port: Some(end.port()),
                     is_local: self.world.vipas.contains(&end.ip()),
                     fate: Fate::Kept,
+                    counters: before.unwrap_or_else(anew),
                 });
             }
         }
@@ -70,22 +53,4 @@ impl Monitor {
             self.publisher.publish(Arc::new(self.table.clone()));
         }
     }
-}
-
-fn nat_sources(
-    given: &[std::net::IpAddr],
-    service: &Service,
-    world: &World,
-    reserved: &Arc<[u16]>,
-    wholly: &Arc<[u16]>,
-) -> Arc<[Source]> {
-    if !given.is_empty() {
-        return given
-            .iter()
-            .map(|address| Source { address: *address, ports: wholly.clone() })
-            .collect();
-    }
-    let family = Family::of(service.settings.address);
-    let default = world.vipas.iter().find(|vipa| Family::of(**vipa) == family);
-    default.iter().map(|address| Source { address: **address, ports: reserved.clone() }).collect()
 }

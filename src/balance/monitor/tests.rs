@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Mutex;
 use std::time::UNIX_EPOCH;
 
 use super::*;
@@ -11,23 +10,10 @@ use crate::balance::score::Score;
 use crate::balance::service::{Choose, Mode, OnDeath, WhenNone};
 use crate::forward::preferred::{Fate, Source};
 use crate::forward::publish::{Reader, channel};
+use crate::forward::view::WorkerId;
 use crate::wire::ip::TCP;
 
 const VIPA: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 10));
-
-/// Counts that a test sets.
-#[derive(Debug, Default)]
-struct Counted(Mutex<std::collections::HashMap<ServerId, (u64, u64)>>);
-
-impl Connections for Counted {
-    fn given(&self, server: ServerId) -> u64 {
-        self.0.lock().unwrap().get(&server).map_or(0, |counts| counts.0)
-    }
-
-    fn active(&self, server: ServerId) -> u64 {
-        self.0.lock().unwrap().get(&server).map_or(0, |counts| counts.1)
-    }
-}
 
 fn status(name: &str, role: Option<Role>) -> status::Settings {
     let second = Duration::from_secs(1);
@@ -76,23 +62,17 @@ fn web() -> Settings {
 struct Lab {
     monitor: Monitor,
     reader: Reader<PreferredTable>,
-    counted: Arc<Counted>,
     now: Instant,
 }
 
 impl Lab {
     fn new(services: &[Settings]) -> Lab {
         let (publisher, mut readers) = channel(1, Arc::new(PreferredTable::default()));
-        let counted = Arc::new(Counted::default());
-        let world = World {
-            vipas: vec![VIPA, IpAddr::from([203, 0, 113, 12])],
-            ports: 61_000..=61_003,
-            connections: counted.clone(),
-        };
+        let world = World { vipas: vec![VIPA, IpAddr::from([203, 0, 113, 12])], workers: 1 };
         let now = Instant::now();
         let mut monitor = Monitor::new(world, publisher);
         monitor.configure(services, now).unwrap();
-        Lab { monitor, reader: readers.pop().unwrap(), counted, now }
+        Lab { monitor, reader: readers.pop().unwrap(), now }
     }
 
     /// `web`, with these clients of `a`, `b` and `c`.
@@ -105,7 +85,7 @@ impl Lab {
     }
 
     fn key(&self, server: &str, status: &str) -> Key {
-        self.monitor.status(server, status).unwrap().0.key
+        self.monitor.watch(server, status).unwrap().key
     }
 
     fn read(&mut self, server: &str, status: &str, value: Option<f64>) -> Next {
@@ -164,7 +144,8 @@ impl Lab {
 
     fn give(&mut self, server: &str, connections: u64) {
         let id = self.id(server);
-        self.counted.0.lock().unwrap().entry(id).or_default().0 += connections;
+        let counters = self.table().server(id).unwrap().counters.clone();
+        (0..connections).for_each(|_| counters.of(WorkerId(0)).unwrap().began());
     }
 
     fn report(&self) -> ServiceStatus {
@@ -235,15 +216,16 @@ fn the_table_says_all_that_a_worker_needs() {
             crate::forward::preferred::Mode::Direct => None,
         }
     };
-    let reserved = Source { address: VIPA, ports: [61_000, 61_001, 61_002, 61_003].into() };
+    let reserved = Source { address: VIPA, ports: None };
     assert_eq!(sources(80), Some(vec![reserved]));
     assert_eq!(sources(53), None);
     let wholly = sources(5).unwrap().remove(0);
     assert_eq!(wholly.address, IpAddr::from([203, 0, 113, 12]));
-    assert_eq!((wholly.ports.len(), wholly.ports[0]), (64_512, 1024));
+    let ports = wholly.ports.unwrap();
+    assert_eq!((ports.len(), ports[0]), (64_512, 1024));
     assert_eq!(sources(10), Some(Vec::new()));
     assert!(table.find(VIPA, TCP, 21).is_none());
-    let server = |name| *table.server(lab.id(name)).unwrap();
+    let server = |name| table.server(lab.id(name)).unwrap().clone();
     assert_eq!((server("a").port, server("d").port), (Some(80), None));
     assert!(server("e").is_local && !server("a").is_local);
     // Nobody waits for servers that are not there.
