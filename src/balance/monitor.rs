@@ -40,6 +40,8 @@ const BUSY: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_millis(50);
 /// A status object that is read on demand and failed is read again after so long.
 const AGAIN: Duration = Duration::from_secs(10);
+/// … and so soon while it is undecided whether its server is up.
+const SOON: Duration = Duration::from_secs(1);
 /// While it is undecided whether a server is up, it is asked this many times as often, …
 const HASTE: u32 = 10;
 /// … but not more often than this.
@@ -183,15 +185,17 @@ impl Monitor {
         server.given_when_read[status] = server.counters.created();
         server.candidate.connections = server.counters.active();
         let check = &mut server.candidate.checks[status];
+        // Nobody is asked again for what an application hands over.
+        let is_hurried = !matches!(result, Err(Failure::Stale));
         check.take(result, counts, now);
+        let is_undecided = check.is_undecided() && is_hurried;
         let next = match every {
-            Every::Period(every) if check.is_undecided() => {
+            Every::Period(every) if is_undecided => {
                 Next::After((every / HASTE).max(HASTIEST).min(every))
             }
             Every::Period(every) => Next::After(every),
-            Every::Demand if check.failure().is_some() || check.is_undecided() => {
-                Next::After(AGAIN)
-            }
+            Every::Demand if is_undecided => Next::After(SOON),
+            Every::Demand if check.failure().is_some() => Next::After(AGAIN),
             Every::Demand => Next::Asked,
         };
         self.settle(at, place, now);

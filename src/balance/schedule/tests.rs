@@ -169,6 +169,7 @@ fn one_that_never_answers_is_down_and_holds_up_nobody() {
         let works = Settings { name: "fine".into(), ports: 81..=81, ..works };
         let mut lab = Lab::start(hangs.clone());
         lab.balance.configure(&[hangs, works]).unwrap();
+        lab.balance.push("hangs", "clients", "1").unwrap();
         lab.balance.push("works", "clients", "1").unwrap();
         let chosen = Choice::Preferred(ServerId(1));
         lab.until("it works", |table| {
