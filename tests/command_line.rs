@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vipa::admin::{self, Admin};
+use vipa::balance::schedule::Balance;
 use vipa::config::Config;
 use vipa::engine::lock::Lock;
 use vipa::engine::statistics::WorkerStatistics;
@@ -221,8 +222,11 @@ fn status_prints_a_page_or_one_json_object() {
     worker.from_tun.add(64_000);
     worker.nic(NicId(0)).sent.add(1_234_567);
     worker.count_drop(DropReason::NoLiveNic);
+    let config = Config::parse(&config(&adapter), Path::new("vipa.toml")).unwrap().0;
+    let (publisher, _) = vipa::forward::publish::channel(0, Arc::default());
     let _running = admin::start(Admin {
-        config: Arc::new(Config::parse(&config(&adapter), Path::new("vipa.toml")).unwrap().0),
+        balance: Balance::of(&config, publisher).unwrap(),
+        config: Arc::new(config),
         cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
         workers: vec![worker],
         router: Arc::default(),

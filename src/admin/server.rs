@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::{Admin, Status};
+use super::{Admin, Status, services};
 use crate::explain::{Question, explain};
 use crate::log::limited;
 
@@ -35,6 +35,8 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 struct Request {
     command: String,
     question: Option<Question>,
+    #[serde(flatten)]
+    of_services: services::Asked,
 }
 
 #[derive(Serialize)]
@@ -106,6 +108,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// Until the handle is dropped; the tasks go with the runtime.
 async fn serve(listener: UnixListener, admin: Arc<Admin>, stopped: oneshot::Receiver<()>) {
+    admin.balance.start();
     tokio::spawn(accept(listener, admin));
     let _ = stopped.await;
 }
@@ -139,7 +142,7 @@ async fn talk(stream: UnixStream, admin: &Admin) -> io::Result<()> {
     loop {
         let asked = timeout(PATIENCE, next_line(&mut reader, &mut line)).await??;
         let (answer, is_last) = match asked {
-            Asked::Line => (answer(&line, admin), false),
+            Asked::Line => (answer(&line, admin).await, false),
             Asked::TooLong => (refusal("a request has at most 4096 bytes"), true),
             Asked::Nothing => return Ok(()),
         };
@@ -168,14 +171,18 @@ async fn next_line(reader: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) ->
 }
 
 /// One line of JSON.
-fn answer(line: &[u8], admin: &Admin) -> String {
+async fn answer(line: &[u8], admin: &Admin) -> String {
     match serde_json::from_slice::<Request>(line) {
         Err(_) => refusal("a request is a JSON object such as {\"command\":\"status\"}"),
         Ok(request) => match (request.command.as_str(), request.question) {
             ("status", _) => json_line(&Status::of(admin)),
             ("explain", Some(question)) => explained(&question, admin),
             ("explain", None) => refusal("explain needs a question"),
-            _ => refusal("unknown command; known: explain, status"),
+            (command, _) => match services::answer(command, request.of_services, admin).await {
+                Some(Ok(line)) => line,
+                Some(Err(error)) => refusal(&error),
+                None => refusal("unknown command; known: change, check, explain, push, status"),
+            },
         },
     }
 }
@@ -192,7 +199,7 @@ fn refusal(error: &str) -> String {
     json_line(&Refusal { error })
 }
 
-fn json_line(answer: &impl Serialize) -> String {
+pub(super) fn json_line(answer: &impl Serialize) -> String {
     let mut line = serde_json::to_string(answer)
         .unwrap_or_else(|_| String::from("{\"error\":\"the answer is no JSON\"}"));
     line.push('\n');

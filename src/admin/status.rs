@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
+use crate::balance::monitor::BalanceStatus;
 use crate::config::Config;
 use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics};
 use crate::forward::applies::{Applies, applies};
@@ -56,6 +57,8 @@ pub struct Status {
     pub rip: RipStatus,
     /// The next hops that are watched.
     pub paths: PathsStatus,
+    /// Services and their servers.
+    pub balance: BalanceStatus,
     /// Frames dropped, all workers together: every reason, also those that never occurred.
     pub drops: BTreeMap<String, u64>,
 }
@@ -341,6 +344,7 @@ impl Status {
             },
             rip: rip(admin),
             paths: paths(admin, &view),
+            balance: admin.balance.report(),
             drops: drops(&admin.workers),
         }
     }

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::{Admin, Running, Status, ask, start};
+use crate::balance::schedule::Balance;
 use crate::config::Config;
 use crate::engine::statistics::{RouterStatistics, WorkerStatistics};
+use crate::forward::publish::channel;
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
 use crate::forward::verdict::DropReason;
@@ -86,8 +88,11 @@ fn socket(name: &str) -> PathBuf {
 }
 
 fn admin(socket: &Path) -> Admin {
+    let config = Config::parse(CONFIG, Path::new("vipa.toml")).unwrap().0;
+    let (publisher, _) = channel(0, Arc::default());
     Admin {
-        config: Arc::new(Config::parse(CONFIG, Path::new("vipa.toml")).unwrap().0),
+        balance: Balance::of(&config, publisher).unwrap(),
+        config: Arc::new(config),
         cell: Arc::new(ArcSwap::from_pointee(view())),
         workers: vec![Arc::default(), Arc::default()],
         router: Arc::new(RouterStatistics::default()),

@@ -263,6 +263,11 @@ impl Monitor {
         watches
     }
 
+    /// Are there no services?
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
     /// Has every status object of every server been read?
     pub fn is_read(&self) -> bool {
         let mut servers = self.services.iter().flat_map(|service| &service.servers);

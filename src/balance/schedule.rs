@@ -13,9 +13,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use super::maglev::mix;
-use super::monitor::{BalanceStatus, Change, Key, Monitor, Next, Watch};
+use super::monitor::{BalanceStatus, Change, Key, Monitor, Next, Watch, World};
 use super::service::Settings;
 use super::status::{Failure, Kind, Reading, Sources, build, push::Pushed};
+use crate::config::Config;
+use crate::forward::preferred::PreferredTable;
+use crate::forward::publish::Publisher;
 
 /// A period is longer or shorter by at most this share of it.
 const JITTER: f64 = 0.05;
@@ -30,7 +33,7 @@ struct Inner {
     tasks: Mutex<Tasks>,
     pushed: Arc<Pushed>,
     /// Something may have changed that [`Monitor::tick`] looks at.
-    changed: Notify,
+    changed: Arc<Notify>,
 }
 
 type Tasks = HashMap<Key, Task, foldhash::fast::RandomState>;
@@ -58,13 +61,25 @@ struct Desk {
 }
 
 impl Balance {
+    /// A monitor of a configuration's services, not yet at work. The readers of `publisher` find their table.
+    ///
+    /// # Errors
+    /// There are more servers than fit.
+    pub fn of(config: &Config, publisher: Publisher<PreferredTable>) -> Result<Balance, String> {
+        let vipas = config.adapter.addresses.clone();
+        let world = World { vipas, workers: config.forwarder.workers };
+        let mut monitor = Monitor::new(world, publisher);
+        monitor.configure(&config.services, Instant::now())?;
+        Ok(Balance::new(monitor))
+    }
+
     /// A monitor, not yet at work.
     pub fn new(monitor: Monitor) -> Balance {
         Balance(Arc::new(Inner {
             monitor: Mutex::new(monitor),
             tasks: Mutex::default(),
             pushed: Arc::default(),
-            changed: Notify::new(),
+            changed: Arc::default(),
         }))
     }
 
@@ -72,7 +87,7 @@ impl Balance {
     pub fn start(&self) {
         self.attend();
         let inner = Arc::downgrade(&self.0);
-        tokio::spawn(tick(inner));
+        tokio::spawn(tick(inner, self.0.changed.clone()));
     }
 
     /// Takes the services of a configuration: what differs from what it said before.
@@ -140,7 +155,7 @@ impl Balance {
     }
 
     /// The table that the workers have now.
-    pub fn published(&self) -> Arc<crate::forward::preferred::PreferredTable> {
+    pub fn published(&self) -> Arc<PreferredTable> {
         lock(&self.0.monitor).published().clone()
     }
 
@@ -216,19 +231,20 @@ fn part(key: Key, count: u64) -> f64 {
 }
 
 /// Calls [`Monitor::tick`] when it wants to be called.
-async fn tick(inner: Weak<Inner>) {
+async fn tick(inner: Weak<Inner>, changed: Arc<Notify>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
-        let next = lock(&inner.monitor).tick(Instant::now());
+        let (next, is_empty) = {
+            let mut monitor = lock(&inner.monitor);
+            (monitor.tick(Instant::now()), monitor.is_empty())
+        };
+        drop(inner);
         match next {
-            Some(next) => {
-                drop(inner);
-                tokio::time::sleep(next).await;
-            }
-            // A reading may say how many connections a server takes at most: that is looked at now and then too.
+            Some(next) => tokio::time::sleep(next).await,
+            None if is_empty => changed.notified().await,
+            // A reading may say how many connections a server takes at most: that is looked for now and then.
             None => {
-                let _ =
-                    tokio::time::timeout(Duration::from_secs(1), inner.changed.notified()).await;
+                let _ = tokio::time::timeout(Duration::from_secs(1), changed.notified()).await;
             }
         }
     }

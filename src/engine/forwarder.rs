@@ -26,7 +26,7 @@ use super::statistics::{RouterStatistics, WorkerStatistics};
 use super::watchdog::{self, Watchdog};
 use super::worker::RouterHandle;
 use crate::admin::{self, Admin};
-use crate::balance::table;
+use crate::balance::schedule::Balance;
 use crate::config::Config;
 use crate::forward::flow::LAYOUT;
 use crate::forward::publish;
@@ -64,6 +64,9 @@ pub enum Error {
     /// The flow table has no room.
     #[error(transparent)]
     Flows(#[from] super::flow_file::Error),
+    /// There are more services than fit.
+    #[error("{0}")]
+    Services(String),
     /// The control socket cannot be opened.
     #[error("control socket: {0}")]
     Control(io::Error),
@@ -107,8 +110,10 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         Arc::clone(&router_statistics),
     )?;
     let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
-    let (_publisher, readers) =
-        publish::channel(usize::from(config.forwarder.workers), Arc::new(table::assumed(&config)));
+    let (publisher, readers) =
+        publish::channel(usize::from(config.forwarder.workers), Arc::default());
+    // The workers have its first table, in which no server is known yet, before they begin.
+    let balance = Balance::of(&config, publisher).map_err(Error::Services)?;
     let (requests, asked) = crossbeam_channel::bounded(REQUESTS);
     let router_waker = prepared.waker();
     let (workers, statistics) = Workers::start(
@@ -129,7 +134,7 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
     let mut router = prepared.start(Arc::clone(&cell), asked, Box::new(workers));
     router.withdraws(is_withdrawing);
     let thread = start_router(router, Arc::clone(&stop), Arc::clone(&desk.news))?;
-    let monitor = Monitor { config, cell, statistics, router_statistics, started };
+    let monitor = Monitor { config, cell, statistics, router_statistics, balance, started };
     let ended = desk.wait(&thread, || monitor.start(state.path(&adapter, Kept::Socket)));
     let _ = watchdog::stopping();
     stop.store(true, Ordering::Release);
@@ -192,6 +197,7 @@ struct Monitor {
     cell: NetCell,
     statistics: Vec<Arc<WorkerStatistics>>,
     router_statistics: Arc<RouterStatistics>,
+    balance: Balance,
     started: Instant,
 }
 
@@ -210,6 +216,7 @@ impl Monitor {
             cell: Arc::clone(&self.cell),
             workers: self.statistics.clone(),
             router: Arc::clone(&self.router_statistics),
+            balance: self.balance.clone(),
             started: self.started,
             socket,
         })

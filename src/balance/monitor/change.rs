@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Monitor, Server, Service, Watch};
 use crate::balance::candidate::Check;
 use crate::balance::policy::{NoScore, Policy};
@@ -15,7 +17,8 @@ use crate::forward::preferred::{Choice, ServerId, ServiceId};
 
 /// What an operator asks for; names as on the command line: a server is `SERVICE/SERVER`, or `SERVER` where only one
 /// service has it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// Another server for a service.
     Add {

@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::balance::monitor::World;
 use crate::balance::policy::Policy;
 use crate::balance::service::{Choose, Mode, OnDeath, Server, WhenNone};
 use crate::balance::status::{self, Every, Role};
-use crate::forward::preferred::{Choice, Fate, PreferredTable, ServerId, ServiceId};
+use crate::forward::preferred::{Choice, Fate, ServerId, ServiceId};
 use crate::forward::publish::{Reader, channel};
 use crate::wire::ip::TCP;
 

@@ -210,6 +210,30 @@ pub enum Administrative {
     Maintenance,
 }
 
+impl Administrative {
+    /// HAProxy's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Administrative::Ready => "ready",
+            Administrative::Drain => "drain",
+            Administrative::Maintenance => "maint",
+        }
+    }
+}
+
+impl std::fmt::Display for Words {
+    /// As HAProxy's grammar has them, in its order.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = [
+            self.weight.map(|share| format!("{}%", share * 100.0)),
+            self.most_connections.map(|most| format!("maxconn:{most}")),
+            self.administrative.map(|wanted| wanted.word().to_owned()),
+            self.is_up.map(|is_up| if is_up { "up" } else { "down" }.to_owned()),
+        ];
+        f.write_str(&all.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    }
+}
+
 /// Why nothing was read: the instance is down, or what it said is of no use (L3).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
