@@ -3,6 +3,7 @@
 //! it decides the forwarder reads as a [`crate::forward::preferred::PreferredTable`].
 
 pub mod candidate;
+pub mod host;
 pub mod maglev;
 pub mod monitor;
 pub mod policy;

@@ -546,6 +546,7 @@ mod tests {
     use super::*;
 
     /// What `text` (the keys of one status object) reads as, or its mistakes: line, column, found and wanted.
+    #[allow(clippy::type_complexity)]
     fn parse(text: &str) -> Result<Vec<Settings>, Vec<(usize, usize, String, String)>> {
         let text = format!("[[status]]\n{text}");
         let mut mistakes = Mistakes::new(&text);

@@ -26,6 +26,7 @@ use super::statistics::{RouterStatistics, WorkerStatistics};
 use super::watchdog::{self, Watchdog};
 use super::worker::RouterHandle;
 use crate::admin::{self, Admin};
+use crate::balance::host;
 use crate::balance::schedule::Balance;
 use crate::config::Config;
 use crate::forward::flow::LAYOUT;
@@ -109,7 +110,11 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         state.directory().to_owned(),
         Arc::clone(&router_statistics),
     )?;
-    let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
+    let view = prepared.first_view();
+    for wrong in host::look(&config, &view).mistakes {
+        tracing::error!("{}, {wrong}", config.file.display());
+    }
+    let cell: NetCell = Arc::new(ArcSwap::from_pointee(view));
     let (publisher, readers) =
         publish::channel(usize::from(config.forwarder.workers), Arc::default());
     // The workers have its first table, in which no server is known yet, before they begin.

@@ -120,7 +120,7 @@ fn a_program_that_floods_is_stopped() {
         !is_running(&flood)
     });
     // Just as much as is read.
-    let text = format!("#!/bin/sh\nprintf '1 #%4093s' ''\n");
+    let text = "#!/bin/sh\nprintf '1 #%4093s' ''\n".to_owned();
     assert_eq!(script(&site, &text).value(), 1.0);
     let text = "#!/bin/sh\nprintf '1 #%4094s' ''\n";
     assert_eq!(script(&site, text).read(), Err(Failure::TooMuch(4096)));
