@@ -12,6 +12,7 @@ use std::time::Instant;
 use vipa::admin::{self, Admin};
 use vipa::balance::schedule::Balance;
 use vipa::config::Config;
+use vipa::engine::leave::Leave;
 use vipa::engine::lock::Lock;
 use vipa::engine::statistics::WorkerStatistics;
 use vipa::forward::route::{NextHop, Route, RouteTable};
@@ -73,6 +74,11 @@ fn adapter(letter: char) -> String {
     format!("{letter}{}", std::process::id())
 }
 
+fn leave() -> Leave {
+    let poll = mio::Poll::new().unwrap();
+    Leave::new(Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
+}
+
 fn config(adapter: &str) -> String {
     format!(
         "[virtual]\nname = \"{adapter}\"\naddresses = [\"203.0.113.10\"]\n[[nic]]\nname = \"eth1\"\n"
@@ -81,7 +87,16 @@ fn config(adapter: &str) -> String {
 
 #[test]
 fn bad_use_exits_2() {
-    for arguments in [&["reboot"][..], &["run"], &["check"], &["status", "--colour"], &[]] {
+    for arguments in [
+        &["reboot"][..],
+        &["run"],
+        &["check"],
+        &["status", "--colour"],
+        &["drain", "--wait", "3"],
+        &["drain", "--wait", "2h"],
+        &["drain", "vipa.toml", "--adapter", "vipa0"],
+        &[],
+    ] {
         let output = vipa(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty());
@@ -214,6 +229,22 @@ fn view() -> NetView {
     }
 }
 
+/// What a forwarder without workers would answer with.
+fn admin_of(config: &str, adapter: &str, place: &Place) -> Admin {
+    let config = Config::parse(config, Path::new("vipa.toml")).unwrap().0;
+    let (publisher, _) = vipa::forward::publish::channel(0, Arc::default());
+    Admin {
+        balance: Balance::of(&config, publisher).unwrap(),
+        config: Arc::new(config),
+        cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
+        workers: Vec::new(),
+        router: Arc::default(),
+        started: Instant::now(),
+        leave: leave(),
+        socket: place.state().path(adapter, Kept::Socket),
+    }
+}
+
 #[test]
 fn status_prints_a_page_or_one_json_object() {
     let place = Place::new("status");
@@ -222,18 +253,8 @@ fn status_prints_a_page_or_one_json_object() {
     worker.from_tun.add(64_000);
     worker.nic(NicId(0)).sent.add(1_234_567);
     worker.count_drop(DropReason::NoLiveNic);
-    let config = Config::parse(&config(&adapter), Path::new("vipa.toml")).unwrap().0;
-    let (publisher, _) = vipa::forward::publish::channel(0, Arc::default());
-    let _running = admin::start(Admin {
-        balance: Balance::of(&config, publisher).unwrap(),
-        config: Arc::new(config),
-        cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
-        workers: vec![worker],
-        router: Arc::default(),
-        started: Instant::now(),
-        socket: place.state().path(&adapter, Kept::Socket),
-    })
-    .unwrap();
+    let admin = admin_of(&config(&adapter), &adapter, &place);
+    let _running = admin::start(Admin { workers: vec![worker], ..admin }).unwrap();
 
     let output = vipa(&["status", "--json", "--state", text(&place.0)]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -259,6 +280,31 @@ fn status_prints_a_page_or_one_json_object() {
     }
     assert!(!page.contains("malformed"));
     assert!(page.lines().all(|line| line == line.trim_end()));
+}
+
+#[test]
+fn drain_fails_where_none_runs_and_where_one_does_not_stop() {
+    let place = Place::new("drain");
+    let adapter = adapter('d');
+    let drain = |more: &[&str]| {
+        vipa(&[&["drain", "--adapter", &adapter, "--state", text(&place.0)], more].concat())
+    };
+    let output = drain(&[]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(stderr(&output).contains(&format!("no forwarder runs on {adapter}")), "{output:?}");
+
+    // It answers, and that is all that it does.
+    let _lock = Lock::take(&adapter).unwrap();
+    let admin = admin_of(&config(&adapter), &adapter, &place);
+    let leave = admin.leave.clone();
+    let _running = admin::start(admin).unwrap();
+    let output = drain(&["--wait", "0s", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["stopped"], &told["told_by"]), (&false.into(), &serde_json::json!([])));
+    assert_eq!(told["pid"], std::process::id());
+    assert!(stderr(&output).contains("was told to stop and has not"), "{output:?}");
+    assert!(leave.asked().is_some());
 }
 
 #[test]
@@ -319,18 +365,7 @@ address = "10.2.0.2:80"
 "#,
         config(&adapter)
     );
-    let config = Config::parse(&text_of, Path::new("vipa.toml")).unwrap().0;
-    let (publisher, _) = vipa::forward::publish::channel(0, Arc::default());
-    let _running = admin::start(Admin {
-        balance: Balance::of(&config, publisher).unwrap(),
-        config: Arc::new(config),
-        cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
-        workers: vec![Arc::default()],
-        router: Arc::default(),
-        started: Instant::now(),
-        socket: place.state().path(&adapter, Kept::Socket),
-    })
-    .unwrap();
+    let _running = admin::start(admin_of(&text_of, &adapter, &place)).unwrap();
     let done = |arguments: &[&str]| {
         let output = vipa(&[arguments, &["--state", text(&place.0)]].concat());
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));

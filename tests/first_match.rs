@@ -77,6 +77,7 @@ fn config(rules: Vec<Rule>, sourcevipa: bool) -> Config {
         services: Vec::new(),
         file: PathBuf::new(),
         path: Default::default(),
+        announce: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vipas(),

@@ -41,6 +41,7 @@ fn config() -> Config {
         services: Vec::new(),
         file: "vipa.toml".into(),
         path: Default::default(),
+        announce: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vec!["203.0.113.10".parse().expect("a VIPA")],

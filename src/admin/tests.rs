@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::{Admin, Running, Status, ask, start};
+use super::{Admin, Draining, Running, Status, ask, start};
 use crate::balance::schedule::Balance;
 use crate::config::Config;
+use crate::engine::leave::Leave;
 use crate::engine::statistics::{RouterStatistics, WorkerStatistics};
 use crate::forward::publish::channel;
 use crate::forward::route::{NextHop, Route, RouteTable};
@@ -104,6 +105,11 @@ fn socket(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("vipa-admin-{name}-{}.sock", std::process::id()))
 }
 
+fn leave() -> Leave {
+    let poll = mio::Poll::new().unwrap();
+    Leave::new(Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
+}
+
 fn admin(socket: &Path) -> Admin {
     admin_of(CONFIG, socket)
 }
@@ -118,6 +124,7 @@ fn admin_of(config: &str, socket: &Path) -> Admin {
         workers: vec![Arc::default(), Arc::default()],
         router: Arc::new(RouterStatistics::default()),
         started: Instant::now(),
+        leave: leave(),
         socket: socket.to_owned(),
     }
 }
@@ -374,4 +381,51 @@ fn servers_are_changed_checked_and_handed_values() {
     let request = format!(r#"{{"command":"change","change":{{"add":{add}}}}}"#);
     let answer = ask(&socket, &request, PATIENCE).unwrap();
     assert!(answer.contains("10.1.1.2 is a NIC's address of this host"), "{answer}");
+}
+
+#[test]
+fn drain_is_asked_for_once_and_status_tells_of_it() {
+    let _together = together();
+    let socket = socket("drain");
+    let speaking = format!("{CONFIG}[rip]\n[[rip.nic]]\nname = \"eth2\"\npassive = true\n");
+    let config = Config::parse(&speaking, Path::new("vipa.toml")).unwrap().0;
+    let admin = Admin { config: Arc::new(config), ..admin(&socket) };
+    let (leave, router) = (admin.leave.clone(), admin.router.clone());
+    let _running = start(admin).unwrap();
+    assert_eq!(status(&socket).withdrawing, None);
+    let drain = |request: &str| -> Draining {
+        serde_json::from_str(&ask(&socket, request, PATIENCE).unwrap()).unwrap()
+    };
+    let told = drain(r#"{"command":"drain","wait_ms":60000}"#);
+    assert_eq!((told.adapter.as_str(), told.pid), ("vipa0", std::process::id()));
+    assert_eq!((told.told_by, told.was_leaving), (vec!["eth1".to_owned()], false));
+    assert!((50.0..=60.0).contains(&told.ends_in_seconds));
+    router.farewells.add(2);
+    let again = drain(r#"{"command":"drain"}"#);
+    assert!(again.was_leaving && again.ends_in_seconds > 50.0, "the first wait stands: {again:?}");
+    let seen = status(&socket).withdrawing.unwrap();
+    assert_eq!(seen.told, 2);
+    assert!((50.0..=60.0).contains(&seen.ends_in_seconds));
+    assert!(leave.asked().unwrap().is_polite);
+}
+
+#[test]
+fn who_told_it_to_drain_hears_the_answer_though_it_ends() {
+    let _together = together();
+    let socket = socket("last-words");
+    for _ in 0..20 {
+        let admin = admin(&socket);
+        let leave = admin.leave.clone();
+        let running = start(admin).unwrap();
+        let asked = std::thread::spawn({
+            let socket = socket.clone();
+            move || ask(&socket, r#"{"command":"drain"}"#, PATIENCE)
+        });
+        while leave.asked().is_none() {
+            std::thread::yield_now();
+        }
+        drop(running);
+        let told: Draining = serde_json::from_str(&asked.join().unwrap().unwrap()).unwrap();
+        assert_eq!((told.told_by, told.ends_in_seconds), (Vec::<String>::new(), 0.0), "no RIP");
+    }
 }

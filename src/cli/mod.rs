@@ -3,8 +3,10 @@
 mod check;
 mod demo;
 mod down;
+mod drain;
 mod explain;
 mod failure;
+mod forwarder;
 mod output;
 mod plan;
 mod replay;
@@ -20,6 +22,7 @@ pub use server::{Policy, Server};
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -35,6 +38,8 @@ pub struct Arguments {
 enum Command {
     /// Run the forwarder: set up the virtual adapter and carry its traffic until told to stop.
     Run(Run),
+    /// Tell the neighbours that the VIPAs are gone, wait, and stop the forwarder; the kernel forwards on.
+    Drain(Drain),
     /// Delete the virtual adapter and restore every original setting.
     Down(Down),
     /// Check a configuration: exit 0, or 2 with every mistake.
@@ -68,6 +73,26 @@ pub struct Run {
     /// Log more; twice: everything.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+/// `vipa drain`.
+#[derive(Clone, Debug, Args)]
+pub struct Drain {
+    /// The forwarder of its adapter is meant; left out: the only one of this network namespace.
+    #[arg(value_name = "CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The same, without a configuration.
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub adapter: Option<String>,
+    /// How long the neighbours have to take another way.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = drain::wait)]
+    pub wait: Duration,
+    /// Where state is kept [default: $RUNTIME_DIRECTORY, else /run/vipa].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// One JSON object, when it has stopped.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `vipa down`.
@@ -183,6 +208,7 @@ pub struct Demo {
 pub fn call(arguments: &Arguments) -> ExitCode {
     let done = match &arguments.command {
         Command::Run(run) => run::run(run),
+        Command::Drain(drain) => drain::run(drain),
         Command::Down(down) => down::run(down),
         Command::Check(check) => check::run(check),
         Command::Status(status) => status::run(status),

@@ -2,13 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Failure, output, status, table};
+use super::{Failure, forwarder, output, table};
 use crate::admin::Checked;
 use crate::balance::monitor::Change;
+
+/// A reading takes at most a minute, and another may have to end before it.
+const PATIENCE: Duration = Duration::from_secs(130);
 
 /// `vipa server`.
 #[derive(Clone, Debug, Args)]
@@ -153,9 +157,10 @@ fn check(forwarder: &Forwarder, server: &str, is_json: bool) -> Result<ExitCode,
 }
 
 /// The line of its answer, unless that is a refusal.
-fn ask(forwarder: &Forwarder, request: &Value) -> Result<String, Failure> {
-    let adapter = forwarder.adapter.clone();
-    let answer = status::ask(forwarder.state.as_deref(), adapter, &request.to_string())?;
+fn ask(which: &Forwarder, request: &Value) -> Result<String, Failure> {
+    let adapter = which.adapter.clone();
+    let state = which.state.as_deref();
+    let answer = forwarder::ask_within(PATIENCE, state, adapter, &request.to_string())?;
     let value: Value = serde_json::from_str(&answer).map_err(|error| not_understood(&error))?;
     match value.get("error").and_then(Value::as_str) {
         Some(error) => Err(Failure::failed(error)),

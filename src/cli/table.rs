@@ -17,6 +17,7 @@ pub(super) fn render(status: &Status) -> String {
     services(&mut page, status);
     routes(&mut page, status);
     neighbours(&mut page, status);
+    announcements(&mut page, status);
     paths(&mut page, status);
     rip(&mut page, status);
     rules(&mut page, status);
@@ -38,6 +39,13 @@ fn head(page: &mut String, status: &Status) {
         status.generation,
         status.config,
     );
+    if let Some(withdrawing) = status.withdrawing {
+        let _ = writeln!(
+            page,
+            "withdrawing: the neighbours were told {} times that the VIPAs are gone; stops in {:.1} s",
+            withdrawing.told, withdrawing.ends_in_seconds
+        );
+    }
 }
 
 fn nics(page: &mut String, status: &Status) {
@@ -174,6 +182,27 @@ fn neighbours(page: &mut String, status: &Status) {
     });
     columns(page, &["neighbour", "NIC", "MAC"], rows);
     and_more(page, status.neighbour_count);
+}
+
+fn announcements(page: &mut String, status: &Status) {
+    let rows = status.announcements.vipas.iter().map(|one| {
+        let conflict = match &one.conflict {
+            None => "nobody".to_owned(),
+            Some(other) => format!(
+                "{}, heard by {}, {} times in {} s",
+                other.mac,
+                other.nic,
+                count(other.claims),
+                count(other.seconds),
+            ),
+        };
+        let nic = one.nic.clone().unwrap_or_else(|| "no NIC".to_owned());
+        vec![one.vipa.clone(), one.subnet.clone(), nic, count(one.announced), conflict]
+    });
+    columns(page, &["VIPA", "in", "answered for by", "announced", "also claimed by"], rows);
+    for (reason, times) in &status.announcements.rejected {
+        let _ = writeln!(page, "not taken: {reason}, {} times", count(*times));
+    }
 }
 
 fn paths(page: &mut String, status: &Status) {

@@ -2,6 +2,7 @@
 //! a file are told in one go.
 
 mod address;
+mod announce;
 mod mistake;
 mod path;
 mod read;
@@ -27,6 +28,7 @@ use crate::wire::ip::Family;
 
 pub(crate) use address::{fault_of_server, is_link_local};
 pub use mistake::{Errors, Mistake, Report, Warning};
+pub(crate) use reader::parse_duration as duration;
 pub use user::user_id;
 
 /// A whole configuration, checked.
@@ -46,6 +48,8 @@ pub struct Config {
     pub rip: Option<crate::rip::Settings>,
     /// `[[service]]`, in order.
     pub services: Vec<crate::balance::service::Settings>,
+    /// `[announce]`.
+    pub announce: crate::announce::Settings,
     /// `[path]`.
     pub path: crate::path::Settings,
     /// `[replay]`.

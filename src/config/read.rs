@@ -13,7 +13,9 @@ use toml::de::DeTable;
 use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
-use super::{Adapter, Config, Forwarder, Nic, Source, path as paths, replay, rip, rules, service};
+use super::{
+    Adapter, Config, Forwarder, Nic, Source, announce, path as paths, replay, rip, rules, service,
+};
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
@@ -101,6 +103,8 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
     let services = service::read(file.get("service"), vipas, &source.rules, mistakes);
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
     let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, mistakes);
+    let announce =
+        announce::read(optional(&mut file, "announce", "[announce]", mistakes), mistakes);
     let watch = paths::read(optional(&mut file, "path", "[path]", mistakes), mistakes);
     for section in NOT_YET {
         if file.get(section).is_some() {
@@ -120,6 +124,7 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
         source,
         rip,
         services,
+        announce,
         path: watch,
         replay,
     })

@@ -6,7 +6,7 @@
 //! addresses ICMP errors and fragments. What of it is the kernel's turns out in the pipeline.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use crate::forward::claims::{Claim, Claims};
@@ -238,6 +238,20 @@ fn exactly(family: Family, claims: &Claims) -> Vec<Instruction> {
     p.push(RETURN, u32::MAX);
     p.label(Label::Drop);
     p.push(RETURN, 0);
+    p.finish()
+}
+
+/// What an ARP socket hears: those who say that they have one of `senders`. It runs on what is behind the Ethernet header (RFC 826).
+pub fn arp_senders(senders: &[Ipv4Addr]) -> Vec<Instruction> {
+    const SENDER: u32 = 14;
+    let mut p = Program::default();
+    p.push(LOAD_WORD, NET + SENDER);
+    for sender in senders {
+        p.jump_if(EQUAL, u32::from(*sender), Label::Take);
+    }
+    p.push(RETURN, 0);
+    p.label(Label::Take);
+    p.push(RETURN, u32::MAX);
     p.finish()
 }
 

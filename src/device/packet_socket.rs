@@ -183,7 +183,12 @@ fn set(socket: &OwnedFd, level: i32, option: i32, value: &libc::c_int) -> io::Re
     check(result as isize).map(|_| ())
 }
 
-fn attach(socket: &OwnedFd, level: i32, option: i32, program: &[Instruction]) -> io::Result<()> {
+pub(super) fn attach(
+    socket: &OwnedFd,
+    level: i32,
+    option: i32,
+    program: &[Instruction],
+) -> io::Result<()> {
     let program =
         libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     let length = size_of::<libc::sock_fprog>() as libc::socklen_t;

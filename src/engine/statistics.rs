@@ -178,8 +178,12 @@ pub struct RouterStatistics {
     pub sockets_unknown: Counter,
     /// Turns of its loop that came more than 20 ms after they were due.
     pub late: Counter,
+    /// Times that the neighbours were told that it leaves.
+    pub farewells: Counter,
     /// What RIP did; empty until it did something.
     pub rip: arc_swap::ArcSwapOption<crate::rip::speaker::Counts>,
+    /// What was announced of VIPAs in the NICs' own subnets.
+    pub announced: arc_swap::ArcSwapOption<crate::announce::speaker::Counts>,
     /// What was seen of the paths; empty where they are not watched.
     pub paths: arc_swap::ArcSwapOption<crate::path::watcher::Counts>,
 }

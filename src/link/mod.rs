@@ -9,6 +9,7 @@
 //! Ours is what carries protocol number 118 ([`PROTOCOL`]) in our table or at our preferences; nothing else
 //! is ever deleted. Originals of kernel settings are [`saved`] once, before the first change.
 
+mod announced;
 mod cached;
 pub mod down;
 pub mod health;

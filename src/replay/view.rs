@@ -94,6 +94,7 @@ fn address(ifindex: u32, address: IpAddr, prefix_length: u8) -> Address {
         is_deprecated: false,
         is_secondary: false,
         is_unusable: false,
+        is_ours: false,
     }
 }
 

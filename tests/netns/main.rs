@@ -6,6 +6,7 @@ mod gap;
 mod ping;
 mod wire;
 
+mod announce;
 mod flows;
 mod host;
 mod nics;

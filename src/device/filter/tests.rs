@@ -265,3 +265,16 @@ fn more_addresses_than_a_program_can_tell_apart_are_heard_as_well() {
     }
     assert_ne!(runs(&heard(Family::V4, &claims), &packet), 0);
 }
+
+#[test]
+fn of_arp_those_who_have_an_address_are_heard() {
+    let senders = [[10, 1, 1, 50], [10, 1, 1, 51]].map(Ipv4Addr::from);
+    let program = arp_senders(&senders);
+    let mac = crate::wire::ethernet::MacAddr([2, 0, 0, 0, 0, 1]);
+    for last in 49..53 {
+        let arp = crate::wire::neighbour::Arp::announcement(mac, [10, 1, 1, last].into());
+        assert_eq!(runs(&program, &arp.bytes()) > 0, senders.contains(&arp.sender.1), "{last}");
+        assert_eq!(runs(&program, &arp.bytes()[..17]), 0);
+    }
+    assert_eq!(runs(&arp_senders(&[]), &[0; 28]), 0);
+}
