@@ -44,7 +44,7 @@ fn main() -> Result<(), Error> {
     network.host.tbf("eth1", RATE, BURST, LIMIT)?;
     let directory = Path::new("/run"); // ours alone after `enter`
     let config = directory.join("vipa.toml");
-    network.write_config(&config, 7001)?;
+    network.write_config(&config, 7001, "")?;
     let program = Path::new(env!("CARGO_BIN_EXE_vipa"));
     let mut forwarder = Forwarder::new(&network.host, program, &config, directory)?;
 

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let network = Network::new(3)?;
     let directory = Path::new("/run"); // ours alone after `enter`
     let config = directory.join("vipa.toml");
-    network.write_config(&config, 7001)?;
+    network.write_config(&config, 7001, "")?;
     // Protected tables cannot be flushed: here they are to be.
     let text = std::fs::read_to_string(&config)?;
     let text = text.replacen("name = \"vipa0\"", "name = \"vipa0\"\nprotect = false", 1);

@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let network = Network::new(3)?;
     let directory = Path::new("/run"); // ours alone after `enter`
     let config = directory.join("vipa.toml");
-    network.write_config(&config, REWRITTEN_PORT)?;
+    network.write_config(&config, REWRITTEN_PORT, "")?;
     let program = Path::new(env!("CARGO_BIN_EXE_vipa"));
     let mut forwarder = Forwarder::new(&network.host, program, &config, directory)?;
 

@@ -428,7 +428,7 @@ fn sent(
     told.is_rewritten = source != headers.source && !by_kernel;
     told.nic = Some(nic.name.clone());
     told.next_hop = Some(address.to_string());
-    told.mac = view.neighbours.get(&(hop.nic, address)).map(ToString::to_string);
+    told.mac = view.neighbours.find(hop.nic, address).map(|(_, way)| way.destination.to_string());
     if by_kernel {
         told.applied_by = "kernel".to_owned();
         told.why = format!("the socket has {source} from the start");

@@ -7,11 +7,12 @@
 //! 2. [`forward`]: one packet in, one verdict out. Pure: no sockets, no clock, no locks.
 //! 3. What touches the world: [`device`] (packets), [`link`] (the network around the host), [`engine`]
 //!    (carries batches between the two), [`capture`] (files of packets) and [`replay`] (the same forwarder over
-//!    them), [`rip`] (the neighbours), [`admin`], [`cli`], [`config`], [`lab`].
+//!    them), [`rip`] and [`announce`] (the neighbours), [`admin`], [`cli`], [`config`], [`lab`].
 //!
 //! Start with [`forward::pipeline`]: it is the story of a packet.
 
 pub mod admin;
+pub mod announce;
 pub mod balance;
 pub mod capture;
 pub mod cli;

@@ -15,9 +15,10 @@ use vipa::engine::heartbeat::HeartbeatPage;
 use vipa::engine::message::{HeldFlow, Request};
 use vipa::engine::statistics::WorkerStatistics;
 use vipa::engine::worker::{Order, Parts, RouterHandle, Worker};
-use vipa::forward::flow::{FlowTable, WORDS};
+use vipa::forward::flow::{FlowTable, Shape};
 use vipa::forward::frame::Ingress;
 use vipa::forward::pipeline::State;
+use vipa::forward::publish;
 use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::source::{Rule, SourcePolicy, Target};
 use vipa::forward::view::{NetView, NicId, NicState, NicView, WorkerId};
@@ -73,6 +74,7 @@ fn view() -> NetView {
             next_hops: vec![NextHop { nic: NicId(0), gateway: Some(GATEWAY.into()) }],
         }]),
         neighbours: [((NicId(0), GATEWAY.into()), MacAddr([1; 6]))].into_iter().collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy {
             sourcevipa: true,
             vipas: vec![VIPA.into(), SECOND.into()],
@@ -99,8 +101,8 @@ fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), syn: bool) -> Vec<u8> {
 #[test]
 fn the_established_path_allocates_nothing() {
     let cell = Arc::new(ArcSwap::from_pointee(view()));
-    let words: Vec<AtomicU64> = (0..1024 * WORDS).map(|_| AtomicU64::new(0)).collect();
-    let (flows, _) = FlowTable::adopt(words.leak(), 1);
+    let words: Vec<AtomicU64> = (0..Shape::both(1024).words()).map(|_| AtomicU64::new(0)).collect();
+    let (flows, _) = FlowTable::adopt(words.leak(), Shape::both(1024), 1);
     let statistics = Arc::new(WorkerStatistics::default());
     let (requests, asked) = crossbeam_channel::bounded(64);
     let router_poll = mio::Poll::new().expect("poll");
@@ -110,6 +112,7 @@ fn the_established_path_allocates_nothing() {
     let (mut worker, handle) = Worker::new(Parts {
         state: State::new(flows, WorkerId(0), 1),
         cell,
+        preferred: publish::channel(1, Arc::default()).1.remove(0),
         router: RouterHandle { requests, waker },
         statistics: Arc::clone(&statistics),
         heartbeat: page.worker(WorkerId(0)),

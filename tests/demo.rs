@@ -17,17 +17,27 @@ fn the_demo_loses_nothing_and_reports_every_field() {
     for (field, value) in [("connections", 8), ("connections_lost", 0), ("bytes_corrupted", 0)] {
         assert_eq!(report[field], value, "{field}: {said}");
     }
-    for field in
-        ["bytes", "gbit_per_second", "longest_gap_ms", "longest_gap_ms_rewritten", "frames"]
-    {
+    for field in [
+        "bytes",
+        "gbit_per_second",
+        "longest_gap_ms",
+        "longest_gap_ms_rewritten",
+        "longest_gap_ms_path",
+        "frames",
+    ] {
         assert!(report[field].as_f64().unwrap() > 0.0, "{field}: {said}");
     }
     // C2: what TCP hands over in one piece leaves in one piece.
     assert!(report["mean_frame_bytes"].as_f64().unwrap() > 20_000.0, "{said}");
     let events = report["events"].as_array().unwrap();
-    for (kind, count) in
-        [("carrier_lost", 2), ("nic_deleted", 1), ("nic_created", 1), ("forwarder_killed", 2)]
-    {
+    for (kind, count) in [
+        ("carrier_lost", 2),
+        ("nic_deleted", 1),
+        ("nic_created", 1),
+        ("forwarder_killed", 2),
+        ("path_died", 1),
+        ("path_healed", 1),
+    ] {
         let seen = events.iter().filter(|event| event["event"] == kind).count();
         assert!(seen >= count, "{kind}: {said}");
     }
@@ -38,5 +48,15 @@ fn the_demo_loses_nothing_and_reports_every_field() {
         let is_of_the_forwarder = event["event"] == "forwarder_killed";
         assert_eq!(event["nic"].is_string(), !is_of_the_forwarder, "{event}");
         assert_eq!(event["away_ms"].is_number(), is_of_the_forwarder, "{event}");
+        // V9, both ways: everything left the dead path, and the healed one carries traffic again.
+        for (kind, fields) in [
+            ("path_died", ["gap_ms_out", "gap_ms_in"]),
+            ("path_healed", ["used_ms_out", "used_ms_in"]),
+        ] {
+            for field in fields {
+                assert_eq!(event[field].as_f64().is_some(), event["event"] == kind, "{event}");
+                assert!(event[field].as_f64().is_none_or(|ms| ms > 0.0), "{event}");
+            }
+        }
     }
 }

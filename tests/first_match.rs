@@ -74,8 +74,10 @@ impl Sent {
 
 fn config(rules: Vec<Rule>, sourcevipa: bool) -> Config {
     Config {
+        services: Vec::new(),
         file: PathBuf::new(),
         path: Default::default(),
+        announce: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vipas(),

@@ -38,8 +38,10 @@ fn nft(script: &str) {
 
 fn config() -> Config {
     Config {
+        services: Vec::new(),
         file: "vipa.toml".into(),
         path: Default::default(),
+        announce: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vec!["203.0.113.10".parse().expect("a VIPA")],
@@ -144,8 +146,11 @@ fn nftables_rules_that_compare_the_outgoing_device_are_named() {
     let mut ours = Nft::open("vipa0", true).expect("the kernel has nf_tables");
     let rules = NftRules {
         nics: vec!["eth1".into()],
-        owned: vec!["203.0.113.11".parse().expect("a VIPA")],
-        ports: 61_000..=65_535,
+        claims: vipa::forward::claims::Claims {
+            owned: vec!["203.0.113.11".parse().expect("a VIPA")],
+            reserved: 61_000..=65_535,
+            ..Default::default()
+        },
         ephemeral: 32_768..=60_999,
         sources: Vec::new(),
         rules: Vec::new(),

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use vipa::engine::message::HeldFlow;
 use vipa::forward::applies::{Applies, Because};
+use vipa::forward::claims::{Claim, Claims};
 use vipa::forward::rule::{Mark, Rule, Target};
 use vipa::link::nft::{Nft, NftRules};
 
@@ -153,8 +154,11 @@ fn rules() -> NftRules {
 fn by_forwarder(rules: Vec<Rule>) -> NftRules {
     NftRules {
         nics: vec!["eth1".into()],
-        owned: vec![address("203.0.113.11"), address("2001:db8::10")],
-        ports: 61_000..=65_535,
+        claims: Claims {
+            owned: vec![address("203.0.113.11"), address("2001:db8::10")],
+            reserved: 61_000..=65_535,
+            ..Claims::default()
+        },
         ephemeral: 32_768..=60_999,
         sources: vec![address("203.0.113.10"), address("2001:db8::10")],
         applies: vec![Applies::Forwarder(Because::Told); rules.len()],
@@ -293,10 +297,51 @@ fn a_reserved_port_draws_no_reset_and_no_port_unreachable() {
 }
 
 #[test]
+fn what_is_asked_of_services_and_what_servers_answer_is_kept_from_the_kernel() {
+    let neighbour = host();
+    let claim = |at: &str, protocol, ports| Claim { address: address(at), protocol, ports };
+    let claims = Claims {
+        services: vec![
+            claim("203.0.113.11", 6, (80, 80)),
+            claim("203.0.113.11", 6, (2000, 2999)),
+            claim("2001:db8::10", 6, (80, 81)),
+        ],
+        sources: vec![(address("203.0.113.12"), 1024..=65_535)],
+        servers: vec![claim("10.1.1.1", 17, (7000, 7000))],
+        reserved: 61_000..=65_535,
+        owned: Vec::new(),
+    };
+    let alone = NftRules { claims, ..rules() };
+    let mut ours = open(true);
+    assert!(ours.ensure(&alone).expect("it is changed"));
+    assert!(!ours.ensure(&alone).expect("nothing is to do"));
+    let silent = ["203.0.113.11:80", "203.0.113.11:2999", "[2001:db8::10]:81", "203.0.113.12:1024"];
+    for at in silent {
+        let found = neighbour.run(move || connect(at).err());
+        assert_eq!(found, Some(ErrorKind::TimedOut), "{at}");
+    }
+    for at in ["203.0.113.11:81", "203.0.113.11:3000", "[2001:db8::10]:82", "203.0.113.12:1023"] {
+        let found = neighbour.run(move || connect(at).err());
+        assert_eq!(found, Some(ErrorKind::ConnectionRefused), "{at} is the kernel's");
+    }
+    let heard = UdpSocket::bind("10.1.1.2:0").expect("a port");
+    heard.set_read_timeout(Some(SILENCE)).expect("a timeout");
+    let to = heard.local_addr().expect("bound");
+    for (from, is_heard) in [(7000, false), (7001, true)] {
+        neighbour.run(move || {
+            let server = UdpSocket::bind(("10.1.1.1", from)).expect("a port");
+            server.send_to(b"answer", to).expect("it is sent");
+        });
+        let found = heard.recv(&mut [0; 8]).map_err(|error| error.kind());
+        assert_eq!(found, if is_heard { Ok(6) } else { Err(ErrorKind::WouldBlock) }, "{from}");
+    }
+}
+
+#[test]
 fn nothing_stands_where_no_address_is_owned() {
     let _neighbour = host();
     let mut ours = open(true);
-    let none = NftRules { owned: Vec::new(), ..rules() };
+    let none = NftRules { claims: Claims::default(), ..rules() };
     assert!(ours.ensure(&none).expect("the tables are removed"));
     assert_eq!(nft("list ruleset"), "");
     assert!(!ours.ensure(&none).expect("nothing is to do"));
@@ -586,7 +631,8 @@ fn what_others_do_to_unprotected_tables_is_noticed_and_put_back() {
     let _listener = listen(&neighbour, 443);
     let mut ours = open(false);
     ours.hold(&[flow(1)], &[]).expect("it is held");
-    let other = NftRules { ports: 62_000..=65_535, ..rules() };
+    let claims = Claims { reserved: 62_000..=65_535, ..rules().claims };
+    let other = NftRules { claims, ..rules() };
     assert!(ours.ensure(&other).expect("it is changed"));
     assert!(ours.ensure(&rules()).expect("it is changed back"));
     ours.renew_lease().expect("it is renewed");

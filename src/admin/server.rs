@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{RwLock, Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::{Admin, Status};
+use super::drain::drain;
+use super::{Admin, Status, services};
 use crate::explain::{Question, explain};
 use crate::log::limited;
 
@@ -28,6 +29,8 @@ const BACKLOG: u32 = 64;
 const LONGEST_REQUEST: u64 = 4096;
 /// How long a client may take to send a line, or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the last answers may take once the forwarder ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Before the next attempt after accept(2) failed: no descriptors, no memory.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -35,6 +38,9 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 struct Request {
     command: String,
     question: Option<Question>,
+    #[serde(flatten)]
+    of_services: services::Asked,
+    wait_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -104,20 +110,24 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     socket.listen(BACKLOG)
 }
 
-/// Until the handle is dropped; the tasks go with the runtime.
+/// Until the handle is dropped; the tasks go with the runtime. Who was asked answers: that it drains may be its last word.
 async fn serve(listener: UnixListener, admin: Arc<Admin>, stopped: oneshot::Receiver<()>) {
-    tokio::spawn(accept(listener, admin));
+    admin.balance.start();
+    let answering = Arc::new(RwLock::new(()));
+    tokio::spawn(accept(listener, admin, Arc::clone(&answering)));
     let _ = stopped.await;
+    let _ = timeout(LAST_WORDS, answering.write()).await;
 }
 
-async fn accept(listener: UnixListener, admin: Arc<Admin>) {
+/// Each answer is given under a lock of `answering` of its own.
+async fn accept(listener: UnixListener, admin: Arc<Admin>, answering: Arc<RwLock<()>>) {
     let places = Arc::new(Semaphore::new(CLIENTS));
     while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let admin = admin.clone();
+                let (admin, answering) = (admin.clone(), answering.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = talk(stream, &admin).await {
+                    if let Err(error) = talk(stream, &admin, &answering).await {
                         tracing::debug!(%error, "a client of the control socket went");
                     }
                     drop(place);
@@ -132,14 +142,15 @@ async fn accept(listener: UnixListener, admin: Arc<Admin>) {
 }
 
 /// Answers each line of `stream` until the client has no more.
-async fn talk(stream: UnixStream, admin: &Admin) -> io::Result<()> {
+async fn talk(stream: UnixStream, admin: &Admin, answering: &RwLock<()>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut reader = BufReader::new(read);
     let mut line = Vec::new();
     loop {
         let asked = timeout(PATIENCE, next_line(&mut reader, &mut line)).await??;
+        let _answering = answering.read().await;
         let (answer, is_last) = match asked {
-            Asked::Line => (answer(&line, admin), false),
+            Asked::Line => (answer(&line, admin).await, false),
             Asked::TooLong => (refusal("a request has at most 4096 bytes"), true),
             Asked::Nothing => return Ok(()),
         };
@@ -168,14 +179,21 @@ async fn next_line(reader: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) ->
 }
 
 /// One line of JSON.
-fn answer(line: &[u8], admin: &Admin) -> String {
+async fn answer(line: &[u8], admin: &Admin) -> String {
     match serde_json::from_slice::<Request>(line) {
         Err(_) => refusal("a request is a JSON object such as {\"command\":\"status\"}"),
         Ok(request) => match (request.command.as_str(), request.question) {
             ("status", _) => json_line(&Status::of(admin)),
             ("explain", Some(question)) => explained(&question, admin),
+            ("drain", _) => json_line(&drain(admin, request.wait_ms.map(Duration::from_millis))),
             ("explain", None) => refusal("explain needs a question"),
-            _ => refusal("unknown command; known: explain, status"),
+            (command, _) => match services::answer(command, request.of_services, admin).await {
+                Some(Ok(line)) => line,
+                Some(Err(error)) => refusal(&error),
+                None => {
+                    refusal("unknown command; known: change, check, drain, explain, push, status")
+                }
+            },
         },
     }
 }
@@ -192,7 +210,7 @@ fn refusal(error: &str) -> String {
     json_line(&Refusal { error })
 }
 
-fn json_line(answer: &impl Serialize) -> String {
+pub(super) fn json_line(answer: &impl Serialize) -> String {
     let mut line = serde_json::to_string(answer)
         .unwrap_or_else(|_| String::from("{\"error\":\"the answer is no JSON\"}"));
     line.push('\n');

@@ -3,10 +3,14 @@
 //! Fields are only ever added: a reader of another version takes what it knows.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
+use crate::announce::announcer::Conflict;
+use crate::announce::speaker::PlaceCounts;
+use crate::balance::monitor::BalanceStatus;
 use crate::config::Config;
 use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics};
 use crate::forward::applies::{Applies, applies};
@@ -30,6 +34,8 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: f64,
+    /// It takes leave of its neighbours; `None`: it does not.
+    pub withdrawing: Option<WithdrawingStatus>,
     /// The configuration file.
     pub config: String,
     /// Number of the view that the router published last; the first is 1.
@@ -54,10 +60,24 @@ pub struct Status {
     pub router: RouterStatus,
     /// RIP.
     pub rip: RipStatus,
+    /// VIPAs that lie in a NIC's own subnet.
+    pub announcements: AnnouncementsStatus,
     /// The next hops that are watched.
     pub paths: PathsStatus,
+    /// Services and their servers.
+    pub balance: BalanceStatus,
     /// Frames dropped, all workers together: every reason, also those that never occurred.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// A forwarder that is told to leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WithdrawingStatus {
+    /// Times that the neighbours were told so far.
+    pub told: u64,
+    /// When it ends.
+    pub ends_in_seconds: f64,
 }
 
 /// Frames of one direction.
@@ -231,6 +251,48 @@ pub struct RejectedStatus {
     pub count: u64,
 }
 
+/// What is announced of VIPAs in the NICs' own subnets; empty where none lies in one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnnouncementsStatus {
+    /// Each VIPA on each link.
+    pub vipas: Vec<AnnouncementStatus>,
+    /// Announcements and questions that a NIC did not take.
+    pub unsent: u64,
+    /// What was heard and not taken, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+/// A VIPA on the link of a NIC in whose subnet it lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnnouncementStatus {
+    /// The VIPA.
+    pub vipa: String,
+    /// The subnet.
+    pub subnet: String,
+    /// The NIC that answers for it; none while no NIC on the link has carrier.
+    pub nic: Option<String>,
+    /// Times that it was announced.
+    pub announced: u64,
+    /// Another host that claims it.
+    pub conflict: Option<ConflictStatus>,
+}
+
+/// Another host claims a VIPA.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConflictStatus {
+    /// Its MAC address.
+    pub mac: String,
+    /// Heard by this NIC.
+    pub nic: String,
+    /// Claims heard.
+    pub claims: u64,
+    /// Seconds since the first.
+    pub seconds: u64,
+}
+
 /// The watch over the paths; empty where nothing is watched.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -286,6 +348,30 @@ fn paths(admin: &Admin, view: &NetView) -> PathsStatus {
     }
 }
 
+fn announcements(admin: &Admin, view: &NetView) -> AnnouncementsStatus {
+    let counts = admin.router.announced.load();
+    let Some(counts) = counts.as_ref() else { return AnnouncementsStatus::default() };
+    let conflict = |conflict: Conflict| ConflictStatus {
+        mac: conflict.mac.to_string(),
+        nic: nic_name(view, conflict.nic),
+        claims: conflict.claims,
+        seconds: conflict.since.elapsed().as_secs(),
+    };
+    let one = |place: &PlaceCounts| AnnouncementStatus {
+        vipa: place.place.0.to_string(),
+        subnet: place.place.1.to_string(),
+        nic: place.home.map(|nic| nic_name(view, nic)),
+        announced: place.announced,
+        conflict: place.conflict.map(conflict),
+    };
+    let rejected = counts.rejected.iter().map(|(reason, n)| ((*reason).to_owned(), *n));
+    AnnouncementsStatus {
+        vipas: counts.places.iter().map(one).collect(),
+        unsent: counts.unsent,
+        rejected: rejected.collect(),
+    }
+}
+
 fn rip(admin: &Admin) -> RipStatus {
     let is_spoken = admin.config.rip.is_some();
     let counts = admin.router.rip.load();
@@ -316,6 +402,7 @@ impl Status {
             adapter: admin.config.adapter.name.clone(),
             pid: std::process::id(),
             uptime_seconds: (admin.started.elapsed().as_millis() as f64) / 1000.0,
+            withdrawing: withdrawing(admin),
             config: admin.config.file.display().to_string(),
             generation: view.generation,
             vipas: admin.config.adapter.addresses.iter().map(ToString::to_string).collect(),
@@ -340,10 +427,19 @@ impl Status {
                 late: admin.router.late.get(),
             },
             rip: rip(admin),
+            announcements: announcements(admin, &view),
             paths: paths(admin, &view),
+            balance: admin.balance.report(),
             drops: drops(&admin.workers),
         }
     }
+}
+
+fn withdrawing(admin: &Admin) -> Option<WithdrawingStatus> {
+    let asked = admin.leave.asked().filter(|asked| asked.is_polite)?;
+    let ends_in = asked.end.saturating_duration_since(Instant::now());
+    let told = admin.router.farewells.get();
+    Some(WithdrawingStatus { told, ends_in_seconds: ends_in.as_secs_f64() })
 }
 
 /// Who applies each source rule, and why.
@@ -409,12 +505,12 @@ fn routes(view: &NetView) -> Vec<RouteStatus> {
 
 fn neighbours(view: &NetView) -> Vec<NeighbourStatus> {
     let mut known: Vec<_> = view.neighbours.iter().collect();
-    known.sort_unstable_by_key(|(key, _)| **key);
+    known.sort_unstable_by_key(|(hop, _)| *hop);
     known
         .into_iter()
         .take(LISTED)
         .map(|((nic, address), mac)| NeighbourStatus {
-            nic: nic_name(view, *nic),
+            nic: nic_name(view, nic),
             address: address.to_string(),
             mac: mac.to_string(),
         })

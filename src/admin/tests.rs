@@ -10,15 +10,17 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use hashbrown::HashMap;
 
-use super::{Admin, Running, Status, ask, start};
+use super::{Admin, Draining, Running, Status, ask, start};
+use crate::balance::schedule::Balance;
 use crate::config::Config;
+use crate::engine::leave::Leave;
 use crate::engine::statistics::{RouterStatistics, WorkerStatistics};
+use crate::forward::publish::channel;
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
 use crate::forward::verdict::DropReason;
-use crate::forward::view::{NetView, NicId, NicState, NicView};
+use crate::forward::view::{Neighbours, NetView, NicId, NicState, NicView};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::{Family, Prefix};
 
@@ -41,6 +43,23 @@ apply = "forwarder"
 [[source.rule]]
 user = 26
 use = "2001:db8::10"
+"#;
+/// Behind [`CONFIG`].
+const SERVICE: &str = r#"
+[[service]]
+name = "web"
+address = "203.0.113.10:80"
+hysteresis = "0%"
+[[service.status]]
+name = "clients"
+role = "clients"
+kind = "push"
+[[service.server]]
+name = "a"
+address = "10.2.0.1:80"
+[[service.server]]
+name = "b"
+address = "10.2.0.2:80"
 "#;
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -67,7 +86,7 @@ fn nic(name: &str, ifindex: u32, state: NicState) -> NicView {
 
 fn view() -> NetView {
     let gateway = "10.1.1.1".parse().unwrap();
-    let mut neighbours = HashMap::default();
+    let mut neighbours = Neighbours::default();
     neighbours.insert((NicId(0), gateway), MacAddr([2, 0, 0, 0, 1, 1]));
     NetView {
         generation: 7,
@@ -77,6 +96,7 @@ fn view() -> NetView {
             next_hops: vec![NextHop { nic: NicId(0), gateway: Some(gateway) }],
         }]),
         neighbours,
+        claims: crate::forward::claims::Claims::default(),
         source: SourcePolicy::default(),
     }
 }
@@ -85,13 +105,26 @@ fn socket(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("vipa-admin-{name}-{}.sock", std::process::id()))
 }
 
+fn leave() -> Leave {
+    let poll = mio::Poll::new().unwrap();
+    Leave::new(Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
+}
+
 fn admin(socket: &Path) -> Admin {
+    admin_of(CONFIG, socket)
+}
+
+fn admin_of(config: &str, socket: &Path) -> Admin {
+    let config = Config::parse(config, Path::new("vipa.toml")).unwrap().0;
+    let (publisher, _) = channel(0, Arc::default());
     Admin {
-        config: Arc::new(Config::parse(CONFIG, Path::new("vipa.toml")).unwrap().0),
+        balance: Balance::of(&config, publisher).unwrap(),
+        config: Arc::new(config),
         cell: Arc::new(ArcSwap::from_pointee(view())),
         workers: vec![Arc::default(), Arc::default()],
         router: Arc::new(RouterStatistics::default()),
         started: Instant::now(),
+        leave: leave(),
         socket: socket.to_owned(),
     }
 }
@@ -295,4 +328,104 @@ fn it_sleeps_while_nobody_asks() {
     status(&socket);
     // Counted as it falls asleep again.
     until(|| sleep(task).1 > after, "it is not the thread that answers");
+}
+
+/// Asks until the answer is so; a request is no decision of an instant.
+fn until_choice(socket: &Path, wanted: &str) {
+    until(|| status(socket).balance.services[0].choice == wanted, wanted);
+}
+
+#[test]
+fn servers_are_changed_checked_and_handed_values() {
+    let _together = together();
+    let socket = socket("services");
+    let _running = start(admin_of(&format!("{CONFIG}{SERVICE}"), &socket)).unwrap();
+    let told = status(&socket);
+    let web = &told.balance.services[0];
+    assert_eq!((&*web.name, &*web.address, &*web.choice), ("web", "203.0.113.10:80", "none"));
+    let done = |request: &str| {
+        let answer = ask(&socket, request, PATIENCE).unwrap();
+        assert_eq!(answer, r#"{"done":true}"#, "{request}");
+    };
+    done(r#"{"command":"push","server":"a","status":"clients","line":"3"}"#);
+    done(r#"{"command":"push","server":"web/b","status":"clients","line":"5"}"#);
+    until_choice(&socket, "a");
+    done(r#"{"command":"change","change":{"drain":"a"}}"#);
+    until_choice(&socket, "b");
+    done(r#"{"command":"change","change":{"up":"web/a"}}"#);
+    until_choice(&socket, "a");
+    done(r#"{"command":"change","change":{"policy":{"service":"web","policy":"-clients"}}}"#);
+    until_choice(&socket, "b");
+    let add = r#"{"service":"web","name":"c","address":"10.2.0.3:80","weight":1,"capacity":null}"#;
+    done(&format!(r#"{{"command":"change","change":{{"add":{add}}}}}"#));
+    done(r#"{"command":"push","server":"c","status":"clients","line":"9"}"#);
+    until_choice(&socket, "c");
+    let answer = ask(&socket, r#"{"command":"check","server":"c"}"#, PATIENCE).unwrap();
+    let checked: super::Checked = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&*checked.readings[0].name, checked.readings[0].value), ("clients", Some(9.0)));
+    done(r#"{"command":"change","change":{"remove":"c"}}"#);
+    until_choice(&socket, "b");
+    for (request, error) in [
+        (r#"{"command":"change","change":{"remove":"c"}}"#, "there is no server \"c\""),
+        (r#"{"command":"check","server":"c"}"#, "there is no server \"c\""),
+        (r#"{"command":"check"}"#, "check needs a server"),
+        (r#"{"command":"change"}"#, "change needs a change"),
+        (r#"{"command":"push","server":"a"}"#, "push needs a server, a status and a line"),
+    ] {
+        let answer = ask(&socket, request, PATIENCE).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["error"], error, "{request}");
+    }
+    // A NIC's address is no server's.
+    let add = add.replace("10.2.0.3", "10.1.1.2");
+    let request = format!(r#"{{"command":"change","change":{{"add":{add}}}}}"#);
+    let answer = ask(&socket, &request, PATIENCE).unwrap();
+    assert!(answer.contains("10.1.1.2 is a NIC's address of this host"), "{answer}");
+}
+
+#[test]
+fn drain_is_asked_for_once_and_status_tells_of_it() {
+    let _together = together();
+    let socket = socket("drain");
+    let speaking = format!("{CONFIG}[rip]\n[[rip.nic]]\nname = \"eth2\"\npassive = true\n");
+    let config = Config::parse(&speaking, Path::new("vipa.toml")).unwrap().0;
+    let admin = Admin { config: Arc::new(config), ..admin(&socket) };
+    let (leave, router) = (admin.leave.clone(), admin.router.clone());
+    let _running = start(admin).unwrap();
+    assert_eq!(status(&socket).withdrawing, None);
+    let drain = |request: &str| -> Draining {
+        serde_json::from_str(&ask(&socket, request, PATIENCE).unwrap()).unwrap()
+    };
+    let told = drain(r#"{"command":"drain","wait_ms":60000}"#);
+    assert_eq!((told.adapter.as_str(), told.pid), ("vipa0", std::process::id()));
+    assert_eq!((told.told_by, told.was_leaving), (vec!["eth1".to_owned()], false));
+    assert!((50.0..=60.0).contains(&told.ends_in_seconds));
+    router.farewells.add(2);
+    let again = drain(r#"{"command":"drain"}"#);
+    assert!(again.was_leaving && again.ends_in_seconds > 50.0, "the first wait stands: {again:?}");
+    let seen = status(&socket).withdrawing.unwrap();
+    assert_eq!(seen.told, 2);
+    assert!((50.0..=60.0).contains(&seen.ends_in_seconds));
+    assert!(leave.asked().unwrap().is_polite);
+}
+
+#[test]
+fn who_told_it_to_drain_hears_the_answer_though_it_ends() {
+    let _together = together();
+    let socket = socket("last-words");
+    for _ in 0..20 {
+        let admin = admin(&socket);
+        let leave = admin.leave.clone();
+        let running = start(admin).unwrap();
+        let asked = std::thread::spawn({
+            let socket = socket.clone();
+            move || ask(&socket, r#"{"command":"drain"}"#, PATIENCE)
+        });
+        while leave.asked().is_none() {
+            std::thread::yield_now();
+        }
+        drop(running);
+        let told: Draining = serde_json::from_str(&asked.join().unwrap().unwrap()).unwrap();
+        assert_eq!((told.told_by, told.ends_in_seconds), (Vec::<String>::new(), 0.0), "no RIP");
+    }
 }

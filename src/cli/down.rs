@@ -1,10 +1,9 @@
 //! `vipa down [CONFIG]`: the operator deletes the adapter (V1: nobody else ever does).
 
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::{Down, Failure, failure, output, plan, target};
+use super::{Down, Failure, failure, forwarder, output, plan, target};
 use crate::engine::lock::{self, Lock};
 use crate::engine::pidfd;
 use crate::state::{Kept, State};
@@ -48,16 +47,16 @@ fn stop(adapter: &str) -> Result<Option<Lock>, Failure> {
         if Instant::now() >= deadline {
             return Ok(None);
         }
-        let Some((pid, forwarder)) = holder(adapter)? else {
+        let Some((pid, process)) = forwarder::holder(adapter)? else {
             std::thread::sleep(BETWEEN_LOOKS);
             continue;
         };
-        pidfd::signal(&forwarder, libc::SIGTERM).map_err(|error| {
+        pidfd::signal(&process, libc::SIGTERM).map_err(|error| {
             Failure::failed(format!(
                 "the forwarder of {adapter} (pid {pid}) cannot be told: {error}"
             ))
         })?;
-        if !pidfd::wait(&forwarder, deadline.saturating_duration_since(Instant::now()))? {
+        if !pidfd::wait(&process, deadline.saturating_duration_since(Instant::now()))? {
             return Err(Failure::failed(format!(
                 "the forwarder of {adapter} (pid {pid}) did not end within {} s",
                 PATIENCE.as_secs()
@@ -73,21 +72,4 @@ fn acquire(adapter: &str) -> Result<Option<Lock>, Failure> {
         Err(lock::Error::Held { .. }) => Ok(None),
         Err(error) => Err(Failure::failed(error.to_string())),
     }
-}
-
-/// The process that holds the lock of `adapter`, and its pidfd. That the lock is still its own once the pidfd
-/// is open proves that the pid was not given to another in between.
-fn holder(adapter: &str) -> Result<Option<(u32, OwnedFd)>, Failure> {
-    let pid = || -> Result<Option<u32>, Failure> {
-        let Some(holder) = lock::holder(adapter)? else { return Ok(None) };
-        let elsewhere =
-            || Failure::failed(format!("the forwarder of {adapter} is in another PID namespace"));
-        holder.pid.map(Some).ok_or_else(elsewhere)
-    };
-    let Some(first) = pid()? else { return Ok(None) };
-    let process = match pidfd::open(first) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
-        other => other?,
-    };
-    Ok((pid()? == Some(first)).then_some((first, process)))
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Explain, Failure, failure, output, status};
+use super::{Explain, Failure, failure, forwarder, output};
 use crate::config;
 use crate::explain::{Explanation, Question, explain};
 use crate::replay;
@@ -81,7 +81,7 @@ fn live(
     question: &Question,
 ) -> Result<Explanation, Failure> {
     let request = json!({ "command": "explain", "question": question }).to_string();
-    let answer = status::ask(arguments.state.as_deref(), adapter, &request)?;
+    let answer = forwarder::ask(arguments.state.as_deref(), adapter, &request)?;
     match serde_json::from_str(&answer) {
         Ok(Answer::Explained(explanation)) => Ok(*explanation),
         Ok(Answer::Refused { error }) => Err(Failure::bad_use(error)),

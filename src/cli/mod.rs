@@ -3,21 +3,26 @@
 mod check;
 mod demo;
 mod down;
+mod drain;
 mod explain;
 mod failure;
+mod forwarder;
 mod output;
 mod plan;
 mod replay;
 mod run;
+mod server;
 mod status;
 mod table;
 mod target;
 
 pub use explain::End;
 pub use failure::Failure;
+pub use server::{Policy, Server};
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -33,12 +38,18 @@ pub struct Arguments {
 enum Command {
     /// Run the forwarder: set up the virtual adapter and carry its traffic until told to stop.
     Run(Run),
+    /// Tell the neighbours that the VIPAs are gone, wait, and stop the forwarder; the kernel forwards on.
+    Drain(Drain),
     /// Delete the virtual adapter and restore every original setting.
     Down(Down),
     /// Check a configuration: exit 0, or 2 with every mistake.
     Check(Check),
     /// Show what a running forwarder does.
     Status(StatusOf),
+    /// Add, remove, drain or check the servers of a running forwarder's services.
+    Server(Server),
+    /// Give a service of a running forwarder another policy.
+    Policy(Policy),
     /// Run a capture through the real forwarder, without privilege.
     Replay(Replay),
     /// Explain which source address, NIC and next hop the first packet of a flow gets, and why.
@@ -62,6 +73,26 @@ pub struct Run {
     /// Log more; twice: everything.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+/// `vipa drain`.
+#[derive(Clone, Debug, Args)]
+pub struct Drain {
+    /// The forwarder of its adapter is meant; left out: the only one of this network namespace.
+    #[arg(value_name = "CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The same, without a configuration.
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub adapter: Option<String>,
+    /// How long the neighbours have to take another way.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = drain::wait)]
+    pub wait: Duration,
+    /// Where state is kept [default: $RUNTIME_DIRECTORY, else /run/vipa].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// One JSON object, when it has stopped.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `vipa down`.
@@ -177,9 +208,12 @@ pub struct Demo {
 pub fn call(arguments: &Arguments) -> ExitCode {
     let done = match &arguments.command {
         Command::Run(run) => run::run(run),
+        Command::Drain(drain) => drain::run(drain),
         Command::Down(down) => down::run(down),
         Command::Check(check) => check::run(check),
         Command::Status(status) => status::run(status),
+        Command::Server(server) => server::run(server),
+        Command::Policy(policy) => server::policy(policy),
         Command::Replay(replay) => replay::run(replay),
         Command::Explain(explain) => explain::run(explain),
         Command::Demo(demo) => demo::run(demo),

@@ -48,6 +48,11 @@ pub(super) fn parse(
     None
 }
 
+/// What is wrong with `address` for a server, if anything is.
+pub(crate) fn fault_of_server(address: IpAddr) -> Option<&'static str> {
+    fault(address, Place::Vipa)
+}
+
 fn fault(address: IpAddr, place: Place) -> Option<&'static str> {
     let is_unspecified = match address {
         IpAddr::V4(a) => a.octets()[0] == 0,

@@ -163,12 +163,27 @@ impl<'a> Mistakes<'a> {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
+    /// Line and column, from 1, of `offset`; the column in characters.
+    pub(super) fn place(&self, offset: usize) -> (usize, usize) {
+        let offset = floor_boundary(self.text, offset);
+        let line = self.line(offset);
+        (line, 1 + self.text[self.line_starts[line - 1]..offset].chars().count())
+    }
+
+    /// Where byte `at` of `string` stands, which is the value at `span`; all of it, where escapes hide that.
+    pub(super) fn within(&self, span: Range<usize>, string: &str, at: usize) -> Range<usize> {
+        let written = self.text.get(span.clone()).and_then(|source| source.find(string));
+        let Some(begin) = written.filter(|_| !string.is_empty()) else { return span };
+        let start = span.start + begin + at;
+        // The end of the string is where its closing quote is.
+        start..(start + 1).min(span.end)
+    }
+
     pub(super) fn has_errors(&self) -> bool {
         !self.errors.is_empty()
     }
 
     /// How many were found so far.
-    #[allow(dead_code)] // [[service.status]] asks it.
     pub(super) fn errors(&self) -> usize {
         self.errors.len()
     }
@@ -197,7 +212,7 @@ impl<'a> Mistakes<'a> {
         let end = floor_boundary(self.text, span.end.min(line_end)).max(shown);
         Mistake {
             line,
-            column: 1 + self.text[line_start..start].chars().count(),
+            column: self.place(start).1,
             found: single_line(&found),
             wanted: single_line(&wanted),
             span: shown..end,

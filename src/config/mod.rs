@@ -2,6 +2,7 @@
 //! a file are told in one go.
 
 mod address;
+mod announce;
 mod mistake;
 mod path;
 mod read;
@@ -9,7 +10,7 @@ mod reader;
 mod replay;
 mod rip;
 mod rules;
-#[allow(dead_code)] // [[service]] is to read it.
+mod service;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -20,11 +21,14 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::forward::flow::Shape;
 use crate::forward::source::Rule;
 use crate::wire::ethernet::MacAddr;
+use crate::wire::ip::Family;
 
-pub(crate) use address::is_link_local;
+pub(crate) use address::{fault_of_server, is_link_local};
 pub use mistake::{Errors, Mistake, Report, Warning};
+pub(crate) use reader::parse_duration as duration;
 pub use user::user_id;
 
 /// A whole configuration, checked.
@@ -42,10 +46,27 @@ pub struct Config {
     pub source: Source,
     /// `[rip]`; `None`: no RIP is spoken.
     pub rip: Option<crate::rip::Settings>,
+    /// `[[service]]`, in order.
+    pub services: Vec<crate::balance::service::Settings>,
+    /// `[announce]`.
+    pub announce: crate::announce::Settings,
     /// `[path]`.
     pub path: crate::path::Settings,
     /// `[replay]`.
     pub replay: Replay,
+}
+
+impl Config {
+    /// Room that each of `workers` has for flows: the capacity's share for each family that has a VIPA, and a little
+    /// for one that has none.
+    pub fn shape(&self, workers: u8) -> Shape {
+        let flows = self.forwarder.flows.div_ceil(u32::from(workers.max(1)));
+        let of = |family| {
+            let is_there = self.adapter.addresses.iter().any(|a| Family::of(*a) == family);
+            if is_there { flows } else { flows.min(1024) }
+        };
+        Shape { v4: of(Family::V4), v6: of(Family::V6) }
+    }
 }
 
 /// `[virtual]`: the virtual adapter (V1, V2).
@@ -69,7 +90,7 @@ pub struct Adapter {
 pub struct Forwarder {
     /// Worker threads, 1 to 64.
     pub workers: u8,
-    /// Capacity of the flow table, all workers together; memory is fixed at start.
+    /// Capacity of the flow table for each family, all workers together; memory is fixed at start.
     pub flows: u32,
 }
 

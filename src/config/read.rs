@@ -13,13 +13,15 @@ use toml::de::DeTable;
 use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
-use super::{Adapter, Config, Forwarder, Nic, Source, path as paths, replay, rip, rules};
+use super::{
+    Adapter, Config, Forwarder, Nic, Source, announce, path as paths, replay, rip, rules, service,
+};
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
 const LARGEST_FILE: u64 = 1 << 20;
 /// Sections that a later version has.
-const NOT_YET: [&str; 4] = ["service", "dns", "admin", "monitor"];
+const NOT_YET: [&str; 3] = ["dns", "admin", "monitor"];
 
 impl Config {
     /// Reads and checks the file `path`.
@@ -98,8 +100,11 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
         vipas,
         mistakes,
     );
+    let services = service::read(file.get("service"), vipas, &source.rules, mistakes);
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
     let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, mistakes);
+    let announce =
+        announce::read(optional(&mut file, "announce", "[announce]", mistakes), mistakes);
     let watch = paths::read(optional(&mut file, "path", "[path]", mistakes), mistakes);
     for section in NOT_YET {
         if file.get(section).is_some() {
@@ -118,6 +123,8 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
         nics,
         source,
         rip,
+        services,
+        announce,
         path: watch,
         replay,
     })

@@ -241,8 +241,8 @@ pub(super) fn is_a(key: &str, value: &DeValue<'_>) -> String {
     format!("{quote}{key}{quote} is {article} {kind}")
 }
 
-/// `"200ms"`, `"3s"`, `"1m"`, `"2h"`.
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A time with its unit: `200ms`, `3s`, `1m`, `2h`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit_at);
     let number: u64 = number.parse().ok()?;

@@ -22,26 +22,28 @@ pub(super) fn read(
     mistakes: &mut Mistakes<'_>,
 ) -> Option<Settings> {
     let mut table = table?;
+    let default = Settings::default();
     let (is_v1, is_v2, is_ng) = read_versions(&mut table, mistakes);
     let time = |table: &mut Table<'_>, key, default, mistakes: &mut Mistakes<'_>| {
-        table.duration(key, SECOND..=HOUR, Duration::from_secs(default), mistakes)
+        table.duration(key, SECOND..=HOUR, default, mistakes)
     };
     let settings = Settings {
         is_v1,
         is_v2,
         is_ng,
-        update: time(&mut table, "update", 30, mistakes),
-        timeout: time(&mut table, "timeout", 180, mistakes),
-        garbage: time(&mut table, "garbage", 120, mistakes),
+        update: time(&mut table, "update", default.update, mistakes),
+        timeout: time(&mut table, "timeout", default.timeout, mistakes),
+        garbage: time(&mut table, "garbage", default.garbage, mistakes),
         advertise: match table.one_of("advertise", &["virtual", "virtual+real", "all"], mistakes) {
             "virtual+real" => Advertise::VirtualAndReal,
             "all" => Advertise::All,
             _ => Advertise::Virtual,
         },
         // One more is told, in reserve; 16 is infinity.
-        metric: table.integer("metric", 1..=14, 1, mistakes) as u8,
+        metric: table.integer("metric", 1..=14, default.metric.into(), mistakes) as u8,
         accept: read_accept(&mut table, mistakes),
-        most_routes: table.integer("routes", 0..=1_000_000, 20_000, mistakes) as usize,
+        most_routes: table.integer("routes", 0..=1_000_000, default.most_routes as u32, mistakes)
+            as usize,
         nics: read_nics(&mut table, nics, mistakes),
         keys: read_keys(&mut table, mistakes),
     };

@@ -339,7 +339,7 @@ fn numbers_and_ports_have_bounds() {
 
 #[test]
 fn what_a_later_version_has_is_told_so() {
-    for section in ["[[service]]\nname='x'", "[dns]", "[admin]", "[monitor]"] {
+    for section in ["[dns]", "[admin]", "[monitor]"] {
         let found = only_mistake(&format!("{LEAST}{section}\n"));
         assert!(found.ends_with("is not in this version of vipa"), "{found}");
     }
@@ -543,7 +543,7 @@ fn the_configurations_of_the_readme_are_right() {
     let readme = include_str!("../../README.md");
     let blocks: Vec<&str> =
         readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 4);
+    assert_eq!(blocks.len(), 5);
     for block in &blocks[..2] {
         let (_, warnings) = parse(block).unwrap();
         assert!(warnings.is_empty());
@@ -563,7 +563,10 @@ fn the_configurations_of_the_readme_are_right() {
     assert_eq!((shown.garbage, shown.metric), (default.garbage, default.metric));
     assert_eq!((shown.advertise, shown.most_routes), (default.advertise, default.most_routes));
     assert_eq!((shown.is_v1, shown.is_v2, shown.is_ng), (false, true, true));
-    // So is the fourth.
+    // So are the others.
+    let (with, warnings) = parse(&format!("{}\n{}", blocks[0], blocks[4])).unwrap();
+    assert!(warnings.is_empty());
+    assert_eq!(with.announce, crate::announce::Settings::default());
     let (with, warnings) = parse(&format!("{}\n{}", blocks[0], blocks[3])).unwrap();
     assert!(warnings.is_empty());
     let (shown, default) = (with.path, crate::path::Settings::default());
@@ -591,6 +594,21 @@ fn mistakes_of_the_path_are_told() {
         let errors = parse(&format!("{LEAST}\n[path]\n{text}\n")).unwrap_err().to_string();
         assert!(errors.contains(wanted), "{text}: {errors}");
     }
+}
+
+#[test]
+fn mistakes_of_announcing_are_told() {
+    for (text, wanted) in [
+        ("interval = 60", "a time from 0ms to 1h"),
+        ("interval = \"2h\"", "a time from 0ms to 1h"),
+        ("interval = \"99ms\"", "or at least \"100ms\""),
+        ("every = \"60s\"", "known here: interval"),
+    ] {
+        let errors = parse(&format!("{LEAST}\n[announce]\n{text}\n")).unwrap_err().to_string();
+        assert!(errors.contains(wanted), "{text}: {errors}");
+    }
+    let (never, _) = parse(&format!("{LEAST}\n[announce]\ninterval = \"0s\"\n")).unwrap();
+    assert!(never.announce.interval.is_zero());
 }
 
 #[test]

@@ -6,8 +6,11 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use super::filter::{self, Instruction};
+use super::packet_socket::attach;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::neighbour::{ARP, Arp};
 
@@ -23,6 +26,15 @@ pub(crate) struct ArpSocket {
 impl ArpSocket {
     /// Of the device with this index.
     pub(crate) fn open(ifindex: u32) -> io::Result<ArpSocket> {
+        ArpSocket::with(ifindex, None)
+    }
+
+    /// The same; hears only those that say of themselves that they have one of `senders`, however much else is asked on the link.
+    pub(crate) fn of_senders(ifindex: u32, senders: &[Ipv4Addr]) -> io::Result<ArpSocket> {
+        ArpSocket::with(ifindex, Some(&filter::arp_senders(senders)))
+    }
+
+    fn with(ifindex: u32, filter: Option<&[Instruction]>) -> io::Result<ArpSocket> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: no pointers; the descriptor is new and nobody else's. Without a protocol it hears nothing before it is bound.
         let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
@@ -31,6 +43,9 @@ impl ArpSocket {
         }
         // SAFETY: as above.
         let socket = ArpSocket { socket: unsafe { OwnedFd::from_raw_fd(fd) }, ifindex };
+        if let Some(filter) = filter {
+            attach(&socket.socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter)?;
+        }
         let name = socket.name(MacAddr::default());
         // SAFETY: a whole sockaddr_ll and its size.
         let bound = unsafe { libc::bind(fd, (&raw const name).cast(), LINK_NAME) };

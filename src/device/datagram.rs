@@ -59,6 +59,8 @@ impl DatagramSocket {
         let (raw, protocol) = (libc::SOCK_RAW, libc::IPPROTO_ICMPV6);
         let socket = DatagramSocket::open(libc::AF_INET6, raw, protocol, name)?;
         socket.set_hops(255)?;
+        // Our own kernel is not meant when all are asked.
+        set(socket.fd(), libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, 0)?;
         // A set bit blocks its kind (RFC 3542 section 3.2).
         let mut filter = [u32::MAX; 8];
         filter[usize::from(kind >> 5)] &= !(1 << (kind & 31));

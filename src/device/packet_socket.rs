@@ -3,18 +3,17 @@
 //!
 //! Two sockets send. Super-packets have one of their own with a small send buffer, so that a bulk flow on a
 //! slow NIC queues for milliseconds and not for its whole window, and leaves room for everyone else's frames.
-//! Two receive, one a family, and hear replies to rewritten flows alone ([`super::filter`]); without rules
-//! that rewrite there are none.
+//! Two receive, one a family, and hear what the forwarder owns alone ([`super::filter`]); where that is nothing
+//! there are none.
 #![allow(unsafe_code)] // Packet sockets: no safe wrapper knows their addresses and options.
 
 use std::io;
 use std::mem::size_of;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::filter::{self, Instruction};
 use super::{Device, MARK, ReceiveError};
+use crate::forward::claims::Claims;
 use crate::forward::frame::{Frame, HEADROOM, Ingress};
 use crate::forward::view::NicId;
 use crate::wire::ethernet::{self, MacAddr};
@@ -28,15 +27,13 @@ const SMALL_BUFFER: libc::c_int = 256 << 10;
 /// Room for replies: the default drops a sixth of 64 KB frames.
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 
-/// Which replies a port hears.
+/// What a port hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replies {
-    /// Addresses that rewritten flows carry; empty: none.
-    pub owned: Vec<IpAddr>,
-    /// The reserved range.
-    pub ports: RangeInclusive<u16>,
-    /// How many workers share the NIC; each hears the ports that are its own modulo this number, by the
-    /// order in which their sockets join the fan-out group.
+pub struct Hearing {
+    /// What the forwarder owns; nothing: no socket.
+    pub claims: Claims,
+    /// How many workers share the NIC; each hears what is its own ([`filter::worker`]), by the order in which their
+    /// sockets join the fan-out group.
     pub workers: u8,
     /// Number of the group, never used before while sockets of it are open; 15 bits.
     pub group: u16,
@@ -59,11 +56,11 @@ impl NicPort {
     ///
     /// # Errors
     /// No permission, or the device is gone.
-    pub fn open(nic: NicId, ifindex: u32, mac: MacAddr, replies: &Replies) -> io::Result<NicPort> {
+    pub fn open(nic: NicId, ifindex: u32, mac: MacAddr, hearing: &Hearing) -> io::Result<NicPort> {
         let mut receivers = Vec::new();
-        if !replies.owned.is_empty() {
+        if !hearing.claims.is_empty() {
             for family in Family::BOTH {
-                receivers.push(receiver(family, ifindex, replies)?);
+                receivers.push(receiver(family, ifindex, hearing)?);
             }
         }
         Ok(NicPort {
@@ -132,12 +129,12 @@ fn sender(ifindex: u32, buffer: libc::c_int) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn receiver(family: Family, ifindex: u32, replies: &Replies) -> io::Result<OwnedFd> {
+fn receiver(family: Family, ifindex: u32, hearing: &Hearing) -> io::Result<OwnedFd> {
     let socket = packet_socket()?;
     set(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1)?;
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)
         .or_else(|_| set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &RECEIVE_BUFFER))?;
-    let program = filter::replies(family, &replies.owned, &replies.ports);
+    let program = filter::heard(family, &hearing.claims);
     attach(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
     let protocol = match family {
         Family::V4 => ethernet::IPV4,
@@ -145,11 +142,11 @@ fn receiver(family: Family, ifindex: u32, replies: &Replies) -> io::Result<Owned
     };
     // Bound last: not a single frame comes in unfiltered.
     bind(&socket, ifindex, protocol)?;
-    if replies.workers > 1 {
-        let group = u32::from(replies.group << 1) | u32::from(family == Family::V6);
+    if hearing.workers > 1 {
+        let group = u32::from(hearing.group << 1) | u32::from(family == Family::V6);
         let fanout = (group | libc::PACKET_FANOUT_CBPF << 16) as libc::c_int;
         set(&socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &fanout)?;
-        let program = filter::worker(family, replies.workers);
+        let program = filter::worker(family, &hearing.claims, hearing.workers);
         attach(&socket, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &program)?;
     }
     Ok(socket)
@@ -186,7 +183,12 @@ fn set(socket: &OwnedFd, level: i32, option: i32, value: &libc::c_int) -> io::Re
     check(result as isize).map(|_| ())
 }
 
-fn attach(socket: &OwnedFd, level: i32, option: i32, program: &[Instruction]) -> io::Result<()> {
+pub(super) fn attach(
+    socket: &OwnedFd,
+    level: i32,
+    option: i32,
+    program: &[Instruction],
+) -> io::Result<()> {
     let program =
         libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     let length = size_of::<libc::sock_fprog>() as libc::socklen_t;

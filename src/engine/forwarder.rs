@@ -20,14 +20,18 @@ use signal_hook_mio::v1_0::Signals;
 use super::flow_file::{Adopted, FlowFile, Layout};
 use super::guard::Guard;
 use super::heartbeat::{HeartbeatPage, monotonic_ns};
+use super::leave::{self, Leave};
 use super::lock::{self, Lock};
 use super::plane::{Supplies, Workers};
 use super::statistics::{RouterStatistics, WorkerStatistics};
 use super::watchdog::{self, Watchdog};
 use super::worker::RouterHandle;
 use crate::admin::{self, Admin};
+use crate::balance::host;
+use crate::balance::schedule::Balance;
 use crate::config::Config;
-use crate::forward::flow::{LAYOUT, WORDS};
+use crate::forward::flow::LAYOUT;
+use crate::forward::publish;
 use crate::forward::view::{NetCell, WorkerId};
 use crate::link;
 use crate::link::router::Router;
@@ -62,6 +66,9 @@ pub enum Error {
     /// The flow table has no room.
     #[error(transparent)]
     Flows(#[from] super::flow_file::Error),
+    /// There are more services than fit.
+    #[error("{0}")]
+    Services(String),
     /// The control socket cannot be opened.
     #[error("control socket: {0}")]
     Control(io::Error),
@@ -79,8 +86,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
-/// Runs until SIGTERM or SIGINT. The adapter stays up, and the kernel carries its traffic on. If it `is_withdrawing`, the neighbours
-/// are told by RIP first.
+/// Runs until SIGTERM, SIGINT or `vipa drain`. The adapter stays up, and the kernel carries its traffic on. If it `is_withdrawing`, the
+/// neighbours are told by RIP first at a signal too; a second signal ends the wait.
 ///
 /// # Errors
 /// It could not start, or the network could not be followed any more. What a first start set up before it
@@ -104,13 +111,22 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         state.directory().to_owned(),
         Arc::clone(&router_statistics),
     )?;
-    let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
+    let view = prepared.first_view();
+    for wrong in host::look(&config, &view).mistakes {
+        tracing::error!("{}, {wrong}", config.file.display());
+    }
+    let cell: NetCell = Arc::new(ArcSwap::from_pointee(view));
+    let (publisher, readers) =
+        publish::channel(usize::from(config.forwarder.workers), Arc::default());
+    // The workers have its first table, in which no server is known yet, before they begin.
+    let balance = Balance::of(&config, publisher).map_err(Error::Services)?;
     let (requests, asked) = crossbeam_channel::bounded(REQUESTS);
     let router_waker = prepared.waker();
     let (workers, statistics) = Workers::start(
         Arc::clone(&config),
         Supplies {
             cell: Arc::clone(&cell),
+            preferred: readers,
             router: RouterHandle { requests, waker: Arc::clone(&router_waker) },
             page: &desk.page,
             words: flows.words,
@@ -120,15 +136,30 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
     )
     .map_err(system("start the workers"))?;
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut router = prepared.start(Arc::clone(&cell), asked, Box::new(workers));
-    router.withdraws(is_withdrawing);
-    let thread = start_router(router, Arc::clone(&stop), Arc::clone(&desk.news))?;
-    let monitor = Monitor { config, cell, statistics, router_statistics, started };
-    let ended = desk.wait(&thread, || monitor.start(state.path(&adapter, Kept::Socket)));
+    let leave = Leave::new(router_waker);
+    let router = prepared.start(Arc::clone(&cell), asked, Box::new(workers));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (over, news) = (Arc::clone(&is_over), Arc::clone(&desk.news));
+    let thread = start_router(router, leave.clone(), move || {
+        over.store(true, Ordering::Release);
+        let _ = news.wake();
+    })?;
+    let end = || match leave.asked() {
+        None if is_withdrawing => drop(leave.politely(leave::WAIT)),
+        _ => leave.at_once(),
+    };
+    let monitor = Monitor {
+        config,
+        cell,
+        statistics,
+        router_statistics,
+        balance,
+        started,
+        leave: leave.clone(),
+    };
+    let ended = desk.wait(&is_over, end, || monitor.start(state.path(&adapter, Kept::Socket)));
     let _ = watchdog::stopping();
-    stop.store(true, Ordering::Release);
-    let _ = router_waker.wake();
+    leave.at_once();
     let routed = thread.join().unwrap_or(Ok(()));
     routed?;
     ended?;
@@ -153,13 +184,13 @@ struct Flows {
 fn open_flows(config: &Config, state: &State) -> Result<Flows, Error> {
     let path = state.path(&config.adapter.name, Kept::Flows);
     let workers = config.forwarder.workers;
-    let each = (config.forwarder.flows as usize).div_ceil(usize::from(workers));
-    let layout = Layout { version: u64::from(LAYOUT), workers, words_per_worker: each * WORDS };
+    let words_per_worker = config.shape(workers).words();
+    let layout = Layout { version: u64::from(LAYOUT), workers, words_per_worker };
     let (file, adopted) = FlowFile::open(&path, &config.adapter.name, layout)?;
     match adopted {
         Adopted::Fresh | Adopted::Adopted => {}
         Adopted::Discarded(why) => {
-            tracing::warn!(%why, "the flow table of an earlier run does not fit: rewritten flows are lost");
+            tracing::warn!(%why, "the flow table of an earlier run does not fit: rewritten and served flows are lost");
         }
     }
     let words = (0..workers).filter_map(|worker| file.words(WorkerId(worker))).collect();
@@ -168,14 +199,14 @@ fn open_flows(config: &Config, state: &State) -> Result<Flows, Error> {
 
 fn start_router(
     router: Router,
-    stop: Arc<AtomicBool>,
-    ended: Arc<Waker>,
+    leave: Leave,
+    ended: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<link::Result<()>>, Error> {
     std::thread::Builder::new()
         .name("router".to_owned())
         .spawn(move || {
-            let result = router.run(&stop);
-            let _ = ended.wake();
+            let result = router.run(&leave);
+            ended();
             result
         })
         .map_err(system("start the router"))
@@ -187,7 +218,9 @@ struct Monitor {
     cell: NetCell,
     statistics: Vec<Arc<WorkerStatistics>>,
     router_statistics: Arc<RouterStatistics>,
+    balance: Balance,
     started: Instant,
+    leave: Leave,
 }
 
 impl Monitor {
@@ -205,7 +238,9 @@ impl Monitor {
             cell: Arc::clone(&self.cell),
             workers: self.statistics.clone(),
             router: Arc::clone(&self.router_statistics),
+            balance: self.balance.clone(),
             started: self.started,
+            leave: self.leave.clone(),
             socket,
         })
         .map_err(Error::Control)
@@ -263,11 +298,12 @@ impl Desk {
         Ok(())
     }
 
-    /// Waits for the end: a signal, or the router's. `attached` is called once, when the workers carry
-    /// traffic.
+    /// Waits for the router's end. `told` is called at each signal; `attached` once, when the workers carry traffic, and what it
+    /// returns is kept until the end.
     fn wait<T>(
         &mut self,
-        router: &JoinHandle<link::Result<()>>,
+        is_over: &AtomicBool,
+        told: impl Fn(),
         attached: impl FnOnce() -> Result<T, Error>,
     ) -> Result<(), Error> {
         let mut events = Events::with_capacity(8);
@@ -279,15 +315,15 @@ impl Desk {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => other.map_err(system("poll"))?,
             }
-            if router.is_finished() {
+            if is_over.load(Ordering::Acquire) {
                 return Ok(());
             }
             for event in events.iter() {
                 match event.token() {
                     SIGNALS => {
-                        if let Some(signal) = self.signals.pending().next() {
+                        for signal in self.signals.pending() {
                             tracing::info!(signal, "told to stop");
-                            return Ok(());
+                            told();
                         }
                     }
                     GUARD => self.bury_guard(),

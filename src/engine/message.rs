@@ -68,7 +68,7 @@ pub enum Command {
 /// The data plane as the router sees it; all calls come from the router thread.
 pub trait Plane: Send {
     /// Opens, replaces and closes the NICs' packet sockets so that they match `view`: by `ifindex`, and
-    /// their filters by [`NetView::owned_addresses`]. Called before each publication.
+    /// their filters by [`NetView::claims`]. Called before each publication.
     fn follow(&mut self, view: &NetView);
     /// Attaches the workers to the adapter, which gets carrier from it. Called last at start, and again
     /// when the adapter had to be made anew.

@@ -5,6 +5,7 @@ pub mod flow_file;
 pub mod forwarder;
 pub mod guard;
 pub mod heartbeat;
+pub mod leave;
 pub mod lock;
 pub mod message;
 pub mod pidfd;

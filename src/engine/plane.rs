@@ -16,10 +16,13 @@ use super::statistics::WorkerStatistics;
 use super::worker::{Order, Parts, RouterHandle, Worker, WorkerHandle};
 use crate::config::Config;
 use crate::device::Device;
-use crate::device::packet_socket::{NicPort, Replies};
+use crate::device::packet_socket::{Hearing, NicPort};
 use crate::device::tun::TunQueue;
+use crate::forward::claims::Claims;
 use crate::forward::flow::FlowTable;
 use crate::forward::pipeline::State;
+use crate::forward::preferred::PreferredTable;
+use crate::forward::publish::Reader;
 use crate::forward::view::{NetCell, NetView, NicId, WorkerId};
 use crate::wire::ethernet::MacAddr;
 
@@ -28,7 +31,7 @@ use crate::wire::ethernet::MacAddr;
 struct Opened {
     ifindex: u32,
     mac: MacAddr,
-    owned: Vec<std::net::IpAddr>,
+    claims: Claims,
 }
 
 /// The workers and what they carry.
@@ -48,6 +51,8 @@ pub struct Workers {
 pub struct Supplies<'a> {
     /// Where views are published; holds the first one.
     pub cell: NetCell,
+    /// Where each worker reads the preferred servers.
+    pub preferred: Vec<Reader<PreferredTable>>,
     /// The router.
     pub router: RouterHandle,
     /// Where workers show that they live.
@@ -73,12 +78,15 @@ impl Workers {
         let mut workers = Vec::new();
         let mut handles = Vec::new();
         let mut statistics = Vec::new();
-        for (number, words) in supplies.words.iter().enumerate() {
+        for (number, (words, preferred)) in
+            supplies.words.iter().zip(supplies.preferred).enumerate()
+        {
             let worker = WorkerId(number as u8);
-            let (flows, torn) = FlowTable::adopt(words, supplies.seed);
-            if flows.rewritten() > 0 || torn > 0 {
-                let count = flows.rewritten();
-                tracing::info!(worker = number, flows = count, torn, "adopted rewritten flows");
+            let (flows, torn) =
+                FlowTable::adopt(words, config.shape(config.forwarder.workers), supplies.seed);
+            if !flows.is_empty() || torn > 0 {
+                let (rewritten, served) = (flows.rewritten(), flows.served());
+                tracing::info!(worker = number, rewritten, served, torn, "adopted flows");
             }
             let state = State::new(flows, worker, config.forwarder.workers);
             let counts = Arc::new(WorkerStatistics::default());
@@ -86,6 +94,7 @@ impl Workers {
             let (worker, handle) = Worker::new(Parts {
                 state,
                 cell: Arc::clone(&supplies.cell),
+                preferred,
                 router: supplies.router.clone(),
                 statistics: counts,
                 heartbeat: supplies.page.worker(worker),
@@ -111,16 +120,15 @@ impl Workers {
 
     fn open(&mut self, nic: NicId, wanted: &Opened) -> io::Result<()> {
         self.group = self.group.wrapping_add(1) & 0x7fff;
-        let replies = Replies {
-            owned: wanted.owned.clone(),
-            ports: self.config.source.ports.clone(),
+        let hearing = Hearing {
+            claims: wanted.claims.clone(),
             workers: self.config.forwarder.workers,
             group: self.group,
         };
         let ports = self
             .handles
             .iter()
-            .map(|_| NicPort::open(nic, wanted.ifindex, wanted.mac, &replies))
+            .map(|_| NicPort::open(nic, wanted.ifindex, wanted.mac, &hearing))
             .collect::<io::Result<Vec<_>>>()?;
         for (handle, port) in self.handles.iter().zip(ports) {
             handle.order(Order::Nic(nic, Some(Box::new(port))));
@@ -133,13 +141,12 @@ impl Plane for Workers {
     fn follow(&mut self, view: &NetView) {
         // Closing a packet socket waits for the kernel's readers: here, not on a worker.
         self.retired.try_iter().for_each(drop);
-        let owned = view.owned_addresses();
         for (at, nic) in view.nics.iter().enumerate() {
             let id = NicId(at as u8);
             let wanted = (nic.ifindex != 0).then(|| Opened {
                 ifindex: nic.ifindex,
                 mac: nic.mac,
-                owned: owned.clone(),
+                claims: view.claims.clone(),
             });
             if self.opened[at] == wanted {
                 continue;

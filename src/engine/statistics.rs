@@ -178,22 +178,12 @@ pub struct RouterStatistics {
     pub sockets_unknown: Counter,
     /// Turns of its loop that came more than 20 ms after they were due.
     pub late: Counter,
+    /// Times that the neighbours were told that it leaves.
+    pub farewells: Counter,
     /// What RIP did; empty until it did something.
     pub rip: arc_swap::ArcSwapOption<crate::rip::speaker::Counts>,
+    /// What was announced of VIPAs in the NICs' own subnets.
+    pub announced: arc_swap::ArcSwapOption<crate::announce::speaker::Counts>,
     /// What was seen of the paths; empty where they are not watched.
     pub paths: arc_swap::ArcSwapOption<crate::path::watcher::Counts>,
-}
-
-/// What one worker counts of one server of a virtual service. A worker writes its own; all may read.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub struct ServerStatistics {
-    /// Connections that it has now.
-    pub active: Gauge,
-    /// Connections that it was ever given.
-    pub created: Counter,
-    /// Bytes of its packets, both ways.
-    pub bytes: Counter,
-    /// Connections that it refused, or never answered.
-    pub failed: Counter,
 }

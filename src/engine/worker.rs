@@ -22,11 +22,14 @@ use super::statistics::{NICS, WorkerStatistics};
 use super::waiting::{PATIENCE, Waiter, Waiting};
 use crate::device::fallback::{Outlet, Sent};
 use crate::device::{Device, ReceiveError};
-use crate::forward::flow::{Direction, Key, Millis, Rewritten};
+use crate::forward::flow::{Key, Millis, Rewritten, Side};
 use crate::forward::fragments::{Fate, FragmentKey};
 use crate::forward::frame::Frame;
-use crate::forward::pipeline::{State, process_batch};
+use crate::forward::pipeline::{Sight, State, process_batch};
+use crate::forward::preferred::PreferredTable;
+use crate::forward::publish::Reader;
 use crate::forward::rewrite::Endpoint;
+use crate::forward::service;
 use crate::forward::socket::Socket;
 use crate::forward::verdict::{DropReason, Verdict, Wait};
 use crate::forward::view::{NetView, NicId, WorkerId};
@@ -126,6 +129,8 @@ pub struct Parts {
     pub state: State,
     /// Where views are published.
     pub cell: Arc<ArcSwap<NetView>>,
+    /// Where preferred servers are published.
+    pub preferred: Reader<PreferredTable>,
     /// The router.
     pub router: RouterHandle,
     /// What it counts.
@@ -144,6 +149,7 @@ pub struct Worker {
     punted: Receiver<Frame>,
     peers: Vec<WorkerHandle>,
     cell: arc_swap::Cache<Arc<ArcSwap<NetView>>, Arc<NetView>>,
+    preferred: Reader<PreferredTable>,
     frames: Vec<Frame>,
     adapter: Option<Slot>,
     nics: Vec<Option<Slot>>,
@@ -161,6 +167,9 @@ struct Desk {
     scratch: Frame,
     waiting: Waiting,
     seen_generation: u32,
+    seen_preferred: u32,
+    /// Dead servers' flows are looked for from this place of the flow table on.
+    burial: Option<u32>,
     swept: Millis,
     next_nic: usize,
     linger: usize,
@@ -183,6 +192,7 @@ impl Worker {
             punted,
             peers: Vec::new(),
             cell: arc_swap::Cache::new(parts.cell),
+            preferred: parts.preferred,
             frames: (0..BATCH).map(|_| Frame::new()).collect(),
             adapter: None,
             nics: (0..NICS).map(|_| None).collect(),
@@ -195,6 +205,8 @@ impl Worker {
                 scratch: Frame::new(),
                 waiting: Waiting::default(),
                 seen_generation: 0,
+                seen_preferred: 0,
+                burial: None,
                 swept: Millis(0),
                 next_nic: 0,
                 linger: 0,
@@ -218,6 +230,7 @@ impl Worker {
         for flow in self.desk.state.flows.held_flows() {
             self.desk.ask_hold(&flow);
         }
+        service::recognise(&mut self.desk.state, self.preferred.get());
         loop {
             self.turn(&mut events)?;
         }
@@ -250,22 +263,33 @@ impl Worker {
             }
         }
         let has_answers = self.take_orders();
-        let view = Arc::clone(self.cell.load());
-        if view.generation != self.desk.seen_generation || has_answers {
-            self.desk.seen_generation = view.generation;
-            self.run_waiting(&view);
+        let net = Arc::clone(self.cell.load());
+        let preferred = Arc::clone(self.preferred.get());
+        let sight = Sight { net: &net, preferred: &preferred, now: self.desk.now };
+        if net.generation != self.desk.seen_generation || has_answers {
+            self.desk.seen_generation = net.generation;
+            self.run_waiting(sight);
         }
-        self.serve_devices(&view);
-        self.serve_punted(&view);
+        if preferred.generation != self.desk.seen_preferred {
+            self.desk.seen_preferred = preferred.generation;
+            self.desk.burial = Some(0);
+        }
+        self.serve_devices(sight);
+        self.serve_punted(sight);
         if self.desk.state.fragments.take_news() && self.desk.waiting.has_fragments() {
-            self.run_waiting(&view);
+            self.run_waiting(sight);
         }
-        self.keep_house(&view);
+        self.bury(sight);
+        self.keep_house(sight);
         Ok(())
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.has_ready() || !self.orders.is_empty() || !self.punted.is_empty() {
+        if self.has_ready()
+            || self.desk.burial.is_some()
+            || !self.orders.is_empty()
+            || !self.punted.is_empty()
+        {
             Some(Duration::ZERO)
         } else if !self.desk.state.flows.is_empty() || !self.desk.waiting.is_empty() {
             Some(Duration::from_millis(SWEEP_EVERY.0))
@@ -336,12 +360,12 @@ impl Worker {
     }
 
     /// Some rounds: in each a batch of the adapter, and one of a NIC that may have frames, each NIC in its turn.
-    fn serve_devices(&mut self, view: &NetView) {
+    fn serve_devices(&mut self, sight: Sight<'_>) {
         let mut bytes = 0;
         for _ in 0..ROUNDS {
-            bytes += self.serve(None, view);
+            bytes += self.serve(None, sight);
             if let Some(nic) = self.next_ready_nic() {
-                bytes += self.serve(Some(nic), view);
+                bytes += self.serve(Some(nic), sight);
             }
             if !self.has_ready() {
                 break;
@@ -368,17 +392,17 @@ impl Worker {
     }
 
     /// Some of the frames that other workers left.
-    fn serve_punted(&mut self, view: &NetView) {
+    fn serve_punted(&mut self, sight: Sight<'_>) {
         for _ in 0..BATCH {
             let Ok(frame) = self.punted.try_recv() else { return };
             let mut frames = [frame];
-            process_batch(&mut frames, &mut self.desk.state, view, self.desk.now);
+            process_batch(&mut frames, &mut self.desk.state, sight);
             self.dispatch(&mut frames);
         }
     }
 
     /// One batch of a device; returns its bytes.
-    fn serve(&mut self, nic: Option<NicId>, view: &NetView) -> usize {
+    fn serve(&mut self, nic: Option<NicId>, sight: Sight<'_>) -> usize {
         let place = match nic {
             None => &mut self.adapter,
             Some(nic) => &mut self.nics[nic.index()],
@@ -390,7 +414,7 @@ impl Worker {
             self.retire(slot);
         }
         let mut frames = std::mem::take(&mut self.frames);
-        process_batch(&mut frames[..count], &mut self.desk.state, view, self.desk.now);
+        process_batch(&mut frames[..count], &mut self.desk.state, sight);
         self.dispatch(&mut frames[..count]);
         self.frames = frames;
         bytes
@@ -448,7 +472,7 @@ impl Worker {
     }
 
     /// Runs every frame that waits once more.
-    fn run_waiting(&mut self, view: &NetView) {
+    fn run_waiting(&mut self, sight: Sight<'_>) {
         for waiter in self.desk.waiting.take() {
             let Waiter { mut frame, cause, since } = waiter;
             if self.desk.now.0.saturating_sub(since.0) > PATIENCE {
@@ -469,7 +493,7 @@ impl Worker {
                 }
             }
             let mut frames = [frame];
-            process_batch(&mut frames, &mut self.desk.state, view, self.desk.now);
+            process_batch(&mut frames, &mut self.desk.state, sight);
             if let [Frame { verdict: Verdict::Wait(cause), .. }] = frames {
                 let [frame] = frames;
                 if !self.desk.waiting.push(Waiter { frame, cause, since }) {
@@ -481,8 +505,18 @@ impl Worker {
         }
     }
 
+    /// Resets what dead servers leave behind, a part of the flow table in each turn.
+    fn bury(&mut self, sight: Sight<'_>) {
+        let Some(from) = self.desk.burial else { return };
+        let mut frames = std::mem::take(&mut self.frames);
+        let (count, next) = service::bury(&mut frames, from, &mut self.desk.state, sight);
+        self.desk.burial = next;
+        self.dispatch(&mut frames[..count]);
+        self.frames = frames;
+    }
+
     /// What is due now and then: frames that waited too long, flows whose time is over, gauges.
-    fn keep_house(&mut self, view: &NetView) {
+    fn keep_house(&mut self, sight: Sight<'_>) {
         let desk = &mut self.desk;
         if desk.now.0 < desk.swept.0 + SWEEP_EVERY.0 {
             return;
@@ -491,9 +525,10 @@ impl Worker {
         let count = desk.state.flows.capacity().div_ceil(SWEEPS_FOR_ALL);
         let released = &mut desk.state.released;
         desk.state.flows.sweep(count, desk.now, |flow| released.push(flow));
+        service::settle(&mut desk.state, sight.preferred);
         desk.release();
         desk.gauge();
-        self.run_waiting(view);
+        self.run_waiting(sight);
     }
 }
 
@@ -627,8 +662,8 @@ impl Desk {
     fn held(&mut self, flow: &HeldFlow) {
         let source = Endpoint { address: flow.source, port: flow.source_port };
         let destination = Endpoint { address: flow.destination, port: flow.destination_port };
-        let key = Key::new(source, destination, flow.protocol, Direction::Original);
-        if let Some(id) = self.state.flows.find(&key) {
+        let key = Key::new(source, destination, flow.protocol, Side::Tun);
+        if let Some((id, _)) = self.state.flows.find(&key) {
             self.state.flows.set_held(id);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::flow::{Direction, Flow, FlowId, Key, Millis};
+use super::flow::{Flow, FlowId, Key, Millis, Side};
 use super::pipeline::{State, next_hop};
 use super::rewrite::Endpoint;
 use super::socket::Socket;
@@ -49,7 +49,7 @@ pub(super) fn begin(
     }
     let is_forwarded = decision == Decision::Keep(Defined::Foreign);
     let wanted = source(headers, decision, view)?;
-    if let Some(known) = state.flows.find(key) {
+    if let Some((known, _)) = state.flows.find(key) {
         // A SYN sent again, or the next connection of the same ports: nothing is to change.
         if wanted == headers.source && state.flows.rewritten_source(known).is_none() {
             return Ok(Begun::Flow(known));
@@ -111,7 +111,7 @@ fn wire_port(
         return state.flows.free_port(wanted, remote, headers.protocol, &view.source.ports, share);
     }
     let wire = Endpoint { address: wanted, port: key.source().port };
-    let reply = Key::new(key.destination(), wire, headers.protocol, Direction::Reply);
+    let reply = Key::new(key.destination(), wire, headers.protocol, Side::Nic);
     state.flows.find(&reply).is_none().then_some(wire.port)
 }
 

@@ -1,29 +1,72 @@
 //! The flow table: fixed memory, O(1), timeouts, eviction. Pure code over a slice of words that the engine
 //! maps from a file, so that flows outlive the process that made them.
 //!
-//! A flow is [`WORDS`] words. The last thing an insertion writes, and the first a deletion clears, is the
-//! control word, whose upper half is a checksum over key and edit: whatever moment a SIGKILL picks, adoption
-//! finds whole entries or none. Updates of a live entry are single words. The index from keys to entries is
-//! ordinary memory, built anew at adoption.
+//! A flow has two keys: of its packets as it began, and of those that come back. Together they say how each
+//! direction is rewritten: what is to go on leaves with the other key's ends. `key.rs` has the keys, `entries.rs`
+//! the memory; here is what a flow means, how long it lives, and which one makes room.
 
-use std::hash::{BuildHasher, Hasher};
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
+mod entries;
+mod key;
 
-use super::rewrite::Endpoint;
-use super::view::NicId;
-use crate::wire::ethernet::MacAddr;
-use crate::wire::ip;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use entries::{
+    ANSWERED, Entries, FORWARDED, HELD, LIVE, PHASE_AT, REPLY_KEY, REWRITTEN, SEEN, SEQUENCES,
+    SERVED, SERVED_BY, WAYS, stride,
+};
+pub use key::{Key, Side};
+
+use super::preferred::{ServerId, ServiceId};
+use super::rewrite::{Edit, Endpoint};
+use super::view::WayId;
+use crate::wire::ip::{self, Family};
 use crate::wire::packet::{Headers, Layer4};
 
-/// 64-bit words of one flow.
-pub const WORDS: usize = 12;
 /// Rises with each change of what the words mean.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
+
+/// How many flows of each family a table has room for; each below 2^31 - 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// IPv4 flows.
+    pub v4: u32,
+    /// IPv6 flows.
+    pub v6: u32,
+}
+
+impl Shape {
+    /// Room for `flows` of each family.
+    pub const fn both(flows: u32) -> Shape {
+        Shape { v4: flows, v6: flows }
+    }
+
+    /// 64-bit words of a table of this shape.
+    pub const fn words(self) -> usize {
+        self.v4 as usize * stride(Family::V4) + self.v6 as usize * stride(Family::V6)
+    }
+}
 
 /// A flow of one worker's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowId(pub u32);
+pub struct FlowId(u32);
+
+const V6: u32 = 1 << 31;
+
+impl FlowId {
+    fn new(family: Family, at: u32) -> FlowId {
+        FlowId(if family == Family::V4 { at } else { at | V6 })
+    }
+
+    fn family(self) -> Family {
+        if self.0 & V6 == 0 { Family::V4 } else { Family::V6 }
+    }
+
+    fn at(self) -> u32 {
+        self.0 & !V6
+    }
+}
 
 /// Milliseconds of a clock that goes on across restarts of the process (CLOCK_MONOTONIC; in replay the
 /// capture's).
@@ -33,73 +76,26 @@ pub struct Millis(pub u64);
 /// Which way a packet of the flow goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// As the flow began: out of this host.
+    /// As the flow began.
     Original,
-    /// Back to it.
+    /// Back.
     Reply,
 }
 
-/// Addresses, ports and protocol of a packet, and its direction: what a flow is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key([u64; 5]);
-
-impl Key {
-    /// The key of a packet that goes in `direction`.
-    pub fn of(headers: &Headers, direction: Direction) -> Key {
-        let (source_port, destination_port) = headers.ports();
-        let source = Endpoint { address: headers.source, port: source_port };
-        let destination = Endpoint { address: headers.destination, port: destination_port };
-        Key::new(source, destination, headers.protocol, direction)
+impl Direction {
+    /// The other one.
+    pub fn other(self) -> Direction {
+        match self {
+            Direction::Original => Direction::Reply,
+            Direction::Reply => Direction::Original,
+        }
     }
-
-    /// The key of packets from `source` to `destination`.
-    pub fn new(source: Endpoint, destination: Endpoint, protocol: u8, direction: Direction) -> Key {
-        let [a, b] = words(source.address);
-        let [c, d] = words(destination.address);
-        let tag = match direction {
-            Direction::Original => 0,
-            Direction::Reply => 1,
-        };
-        let last = u64::from(source.port) << 48
-            | u64::from(destination.port) << 32
-            | u64::from(protocol) << 8
-            | tag;
-        Key([a, b, c, d, last])
-    }
-
-    /// Source of the packets.
-    pub fn source(&self) -> Endpoint {
-        Endpoint { address: address([self.0[0], self.0[1]]), port: (self.0[4] >> 48) as u16 }
-    }
-
-    /// Destination of the packets.
-    pub fn destination(&self) -> Endpoint {
-        Endpoint { address: address([self.0[2], self.0[3]]), port: (self.0[4] >> 32) as u16 }
-    }
-
-    /// IANA protocol number.
-    pub fn protocol(&self) -> u8 {
-        (self.0[4] >> 8) as u8
-    }
-}
-
-fn words(address: IpAddr) -> [u64; 2] {
-    let bits = match address {
-        IpAddr::V4(a) => u128::from(a.to_ipv6_mapped()),
-        IpAddr::V6(a) => u128::from(a),
-    };
-    [(bits >> 64) as u64, bits as u64]
-}
-
-fn address(words: [u64; 2]) -> IpAddr {
-    let bits = u128::from(words[0]) << 64 | u128::from(words[1]);
-    Ipv6Addr::from(bits).to_canonical()
 }
 
 /// How far a flow has come; what its time-out and its chance of being evicted depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// One packet or SYNs only.
+    /// One packet or SYNs only; of a served one: the client has not answered the server yet.
     Opening,
     /// Traffic flows.
     Open,
@@ -107,7 +103,7 @@ pub enum Phase {
     Closing,
 }
 
-/// What the table remembers of a flow beside its key.
+/// What the table remembers of a flow of this host beside its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// The source on the wire, if it is rewritten.
@@ -116,6 +112,19 @@ pub struct Flow {
     pub has_reply_key: bool,
     /// It came from another host: its time to live is lowered.
     pub is_forwarded: bool,
+}
+
+/// What the table remembers of a flow of a virtual service beside its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The service.
+    pub service: ServiceId,
+    /// The server that the flow stays with.
+    pub server: ServerId,
+    /// What comes back from the server.
+    pub reply: Key,
+    /// Packets pass unchanged, and what comes back does not pass here.
+    pub is_direct: bool,
 }
 
 /// A flow whose replies come to the forwarder.
@@ -127,96 +136,92 @@ pub struct Rewritten {
     pub wire: Endpoint,
 }
 
-/// The way a flow takes, valid for one generation of the view.
+/// A served flow that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// Leaves by this NIC.
-    pub nic: NicId,
-    /// To this MAC address.
-    pub destination: MacAddr,
+pub struct Ended {
+    /// The server that had it.
+    pub server: ServerId,
+    /// It never came to be.
+    pub has_failed: bool,
 }
 
-const SOURCE: usize = 0;
-const PORTS: usize = 4;
-const WIRE_ADDRESS: usize = 5;
-const WIRE_PORT: usize = 7;
-const CONTROL: usize = 8;
-const SEEN: usize = 9;
-const WAY: usize = 10;
-const GENERATION: usize = 11;
+/// What each end of a TCP connection expects next: enough to reset it (RFC 9293 section 3.5.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The end that began it.
+    pub client: u32,
+    /// The other end.
+    pub server: u32,
+}
 
-const LIVE: u64 = 1;
-const REWRITTEN: u64 = 1 << 1;
-const REPLY_KEY: u64 = 1 << 2;
-const HELD: u64 = 1 << 3;
-const FORWARDED: u64 = 1 << 4;
-const PHASE_AT: u32 = 8;
-
-const EMPTY: u64 = 0;
 /// Entries looked at to find one to evict.
 const EVICTION_LOOK: u32 = 32;
+/// An open served flow may make room once it was silent for so long, in milliseconds.
+const IDLE: u64 = 60_000;
+/// Ports looked at to find a free one.
+const PORT_LOOK: usize = 4096;
+/// No server: of an earlier process, and not known to this one.
+const NOBODY: u64 = 0xffff_ffff;
 
 /// Flows of one worker.
 #[derive(Debug)]
 pub struct FlowTable {
-    entries: &'static [AtomicU64],
-    capacity: u32,
-    /// Slot: upper half of the key's hash, entry, direction; open addressing with linear probing.
-    index: Box<[u64]>,
-    free: Vec<u32>,
-    hasher: foldhash::fast::FixedState,
-    /// Where sweep and eviction go on.
-    hand: u32,
+    v4: Entries,
+    v6: Entries,
     next_port: usize,
     rewritten: u32,
+    served: u32,
+    half_open: u32,
+    /// Half-open served flows in the order in which they began, by entry and stamp; some are it no more.
+    opening: VecDeque<(FlowId, u32)>,
+    stamp: u32,
     created: u64,
     evicted: u64,
+    ended: Vec<Ended>,
 }
 
 impl FlowTable {
-    /// A table over `words`, whose length is a multiple of [`WORDS`]; what an earlier process left there
-    /// is adopted: rewritten flows go on, others are only remembered ways and are forgotten. Returns the
-    /// number of entries dropped as torn as well.
-    pub fn adopt(words: &'static [AtomicU64], seed: u64) -> (FlowTable, usize) {
-        let capacity = (words.len() / WORDS) as u32;
-        let slots = (capacity as usize * 8 / 3).next_power_of_two().max(8);
+    /// A table over `words`, of which there are as many as `shape` wants; what an earlier process left there
+    /// is adopted: rewritten and served flows go on, others are only remembered ways and are forgotten. Returns
+    /// the number of entries dropped as torn as well.
+    pub fn adopt(words: &'static [AtomicU64], shape: Shape, seed: u64) -> (FlowTable, usize) {
+        let (v4, v6) = words.split_at((shape.v4 as usize * stride(Family::V4)).min(words.len()));
+        let is_kept = |flags: u32| flags & (REWRITTEN | SERVED) != 0;
+        let (v4, torn_v4) = Entries::adopt(Family::V4, v4, seed, is_kept);
+        let (v6, torn_v6) = Entries::adopt(Family::V6, v6, seed, is_kept);
         let mut table = FlowTable {
-            entries: words,
-            capacity,
-            index: vec![EMPTY; slots].into_boxed_slice(),
-            free: Vec::with_capacity(capacity as usize),
-            hasher: foldhash::fast::FixedState::with_seed(seed),
-            hand: 0,
+            v4,
+            v6,
             next_port: 0,
             rewritten: 0,
+            served: 0,
+            half_open: 0,
+            opening: VecDeque::new(),
+            stamp: 0,
             created: 0,
             evicted: 0,
+            ended: Vec::with_capacity(1024),
         };
-        let mut torn = 0;
-        for at in (0..capacity).rev() {
-            let control = table.word(at, CONTROL).load(Relaxed);
-            let whole = control >> 32 == table.checksum(at) >> 32;
-            if control & LIVE != 0 && whole && control & REWRITTEN != 0 && table.is_new(at) {
-                table.word(at, GENERATION).store(0, Relaxed);
-                table.link(at);
-                table.rewritten += 1;
+        for id in table.ids() {
+            if table.flags(id) & SERVED != 0 {
+                table.word(id, SERVED_BY).store(NOBODY, Relaxed);
+                table.served += 1;
+                table.half_open += u32::from(table.phase(id) == Phase::Opening);
             } else {
-                torn += usize::from(control & LIVE != 0 && !whole);
-                table.word(at, CONTROL).store(0, Relaxed);
-                table.free.push(at);
+                table.rewritten += 1;
             }
         }
-        (table, torn)
+        (table, torn_v4 + torn_v6)
     }
 
     /// Flows it has room for.
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        self.v4.capacity() + self.v6.capacity()
     }
 
     /// Flows in it.
     pub fn len(&self) -> u32 {
-        self.capacity - self.free.len() as u32
+        self.v4.len() + self.v6.len()
     }
 
     /// Is there none?
@@ -224,9 +229,19 @@ impl FlowTable {
         self.len() == 0
     }
 
-    /// Rewritten flows in it.
+    /// Rewritten flows of this host in it.
     pub fn rewritten(&self) -> u32 {
         self.rewritten
+    }
+
+    /// Flows of virtual services in it.
+    pub fn served(&self) -> u32 {
+        self.served
+    }
+
+    /// Those of them whose client has not answered yet.
+    pub fn half_open(&self) -> u32 {
+        self.half_open
     }
 
     /// Flows remembered since the table was made.
@@ -239,29 +254,15 @@ impl FlowTable {
         self.evicted
     }
 
-    /// The flow of `key`.
+    /// The flow of `key`, and the direction that `key` has in it.
     #[inline]
-    pub fn find(&self, key: &Key) -> Option<FlowId> {
-        let hash = self.hash(key);
-        let direction = key.0[4] & 1;
-        let mask = self.index.len() - 1;
-        let mut slot = home(hash) & mask;
-        loop {
-            let value = self.index[slot];
-            if value == EMPTY {
-                return None;
-            }
-            if value >> 32 == hash >> 32 && (value >> 31) & 1 == direction {
-                let at = entry_of(value);
-                if self.key(at, direction) == *key {
-                    return Some(FlowId(at));
-                }
-            }
-            slot = (slot + 1) & mask;
-        }
+    pub fn find(&self, key: &Key) -> Option<(FlowId, Direction)> {
+        let family = key.family();
+        let (at, direction) = self.half(family).find(key)?;
+        Some((FlowId::new(family, at), direction))
     }
 
-    /// Remembers a flow; `key` is the original direction's and not in the table. Where the table is full
+    /// Remembers a flow of this host; `key` is not in the table, nor that of its replies. Where the table is full
     /// another flow makes room, which is returned if it was a rewritten one.
     ///
     /// # Errors
@@ -272,30 +273,12 @@ impl FlowTable {
         flow: Flow,
         now: Millis,
     ) -> Result<(FlowId, Option<Rewritten>), TableFull> {
-        let mut evicted = None;
-        let at = match self.free.pop() {
-            Some(at) => at,
-            None => {
-                let victim = self.victim(now).ok_or(TableFull)?;
-                evicted = self.remove(FlowId(victim));
-                self.evicted += 1;
-                self.free.pop().ok_or(TableFull)?
-            }
-        };
-        for (offset, word) in key.0.iter().enumerate() {
-            self.word(at, SOURCE + offset).store(*word, Relaxed);
-        }
+        let evicted = self.make_room(key.family(), now)?;
         let wire = flow.rewritten.unwrap_or(key.source());
-        let [high, low] = words(wire.address);
-        self.word(at, WIRE_ADDRESS).store(high, Relaxed);
-        self.word(at, WIRE_ADDRESS + 1).store(low, Relaxed);
-        self.word(at, WIRE_PORT).store(u64::from(wire.port), Relaxed);
-        self.word(at, SEEN).store(now.0, Relaxed);
-        self.word(at, GENERATION).store(0, Relaxed);
-        let mut flags = LIVE;
+        let reply = Key::new(key.destination(), wire, key.protocol(), Side::Nic);
+        let mut flags = 0;
         if flow.rewritten.is_some() {
             flags |= REWRITTEN;
-            self.rewritten += 1;
         }
         if flow.has_reply_key {
             flags |= REPLY_KEY;
@@ -303,37 +286,84 @@ impl FlowTable {
         if flow.is_forwarded {
             flags |= FORWARDED;
         }
-        let checksum = self.checksum(at) & !0xffff_ffff;
-        self.word(at, CONTROL).store(checksum | flags, Release);
-        self.link(at);
+        let half = self.half_mut(key.family());
+        let at = half.insert(key, &reply, flags, now).ok_or(TableFull)?;
+        self.rewritten += u32::from(flow.rewritten.is_some());
         self.created += 1;
-        Ok((FlowId(at), evicted))
+        Ok((FlowId::new(key.family(), at), evicted))
     }
 
-    /// Forgets a flow; returns it if it was rewritten with a reply key.
+    /// Remembers a flow of a virtual service; neither of its keys is in the table. Half-open ones take a quarter of
+    /// the table at most: then the oldest of them makes room.
+    ///
+    /// # Errors
+    /// No flow may be evicted.
+    pub fn insert_served(
+        &mut self,
+        key: &Key,
+        served: &Served,
+        now: Millis,
+    ) -> Result<(FlowId, Option<Rewritten>), TableFull> {
+        let family = key.family();
+        if self.half_open >= (self.half(family).capacity() / 4).max(1) {
+            self.evict_half_open();
+        }
+        let evicted = self.make_room(family, now)?;
+        let flags = SERVED | if served.is_direct { 0 } else { REWRITTEN | REPLY_KEY | HELD };
+        let at = self.half_mut(family).insert(key, &served.reply, flags, now).ok_or(TableFull)?;
+        let id = FlowId::new(family, at);
+        self.stamp = self.stamp.wrapping_add(1);
+        self.set_served_by(id, served.service, served.server);
+        self.opening.push_back((id, self.stamp));
+        self.half_open += 1;
+        self.served += 1;
+        self.created += 1;
+        Ok((id, evicted))
+    }
+
+    /// Forgets a flow; returns it if it was rewritten with a reply key and the egress hold knows it.
     pub fn remove(&mut self, id: FlowId) -> Option<Rewritten> {
-        let at = id.0;
-        let control = self.word(at, CONTROL).load(Relaxed);
-        if control & LIVE == 0 {
+        let flags = self.flags(id);
+        if flags & LIVE == 0 {
             return None;
         }
-        self.unlink(at);
-        self.word(at, CONTROL).store(0, Release);
-        self.free.push(at);
-        if control & REWRITTEN != 0 {
-            self.rewritten -= 1;
+        let is_opening = self.phase(id) == Phase::Opening;
+        let server = self.served_by(id);
+        let at = id.at();
+        self.half_mut(id.family()).remove(at);
+        if flags & SERVED != 0 {
+            self.served -= 1;
+            self.half_open -= u32::from(is_opening);
+            let has_failed = is_opening && flags & ANSWERED == 0;
+            self.ended.extend(server.map(|(_, server)| Ended { server, has_failed }));
+            return None;
         }
-        (control & REWRITTEN != 0 && control & REPLY_KEY != 0).then(|| self.rewritten_flow(id))
+        self.rewritten -= u32::from(flags & REWRITTEN != 0);
+        (flags & REWRITTEN != 0 && flags & REPLY_KEY != 0).then(|| {
+            let half = self.half(id.family());
+            let wire = half.key_under(at, Direction::Reply, flags).destination();
+            Rewritten { original: half.key_under(at, Direction::Original, flags), wire }
+        })
+    }
+
+    /// Served flows that ended since the last call.
+    pub fn take_ended(&mut self) -> std::vec::Drain<'_, Ended> {
+        self.ended.drain(..)
+    }
+
+    /// The key of one direction.
+    pub fn key(&self, id: FlowId, direction: Direction) -> Key {
+        self.half(id.family()).key(id.at(), direction)
     }
 
     /// The key of the flow's original direction.
     pub fn original(&self, id: FlowId) -> Key {
-        self.key(id.0, 0)
+        self.key(id, Direction::Original)
     }
 
-    /// A flow with its source on the wire.
+    /// A flow of this host with its source on the wire.
     pub fn rewritten_flow(&self, id: FlowId) -> Rewritten {
-        Rewritten { original: self.key(id.0, 0), wire: self.wire(id.0) }
+        Rewritten { original: self.original(id), wire: self.wire(id) }
     }
 
     /// Did it come from another host?
@@ -342,10 +372,59 @@ impl FlowTable {
         self.flags(id) & FORWARDED != 0
     }
 
-    /// What a rewritten flow carries as source on the wire.
+    /// Is it a virtual service's?
+    #[inline]
+    pub fn is_served(&self, id: FlowId) -> bool {
+        self.flags(id) & SERVED != 0
+    }
+
+    /// Whose a served flow is; `None`: of nobody that this process knows.
+    #[inline]
+    pub fn served_by(&self, id: FlowId) -> Option<(ServiceId, ServerId)> {
+        let word = self.word(id, SERVED_BY).load(Relaxed) & NOBODY;
+        (word != NOBODY).then_some((ServiceId((word >> 16) as u16), ServerId(word as u16)))
+    }
+
+    /// Says whose an adopted flow is.
+    pub fn set_served_by(&mut self, id: FlowId, service: ServiceId, server: ServerId) {
+        let word = u64::from(self.stamp) << 32 | u64::from(service.0) << 16 | u64::from(server.0);
+        self.word(id, SERVED_BY).store(word, Relaxed);
+    }
+
+    /// The flow at a place from 0 to [`FlowTable::capacity`].
+    pub fn at(&self, place: u32) -> Option<FlowId> {
+        let id = match place.checked_sub(self.v4.capacity()) {
+            None => FlowId::new(Family::V4, place),
+            Some(at) if at < self.v6.capacity() => FlowId::new(Family::V6, at),
+            Some(_) => return None,
+        };
+        (self.flags(id) & LIVE != 0).then_some(id)
+    }
+
+    /// All served flows.
+    pub fn served_flows(&self) -> Vec<FlowId> {
+        self.ids().into_iter().filter(|id| self.is_served(*id)).collect()
+    }
+
+    /// What a rewritten flow of this host carries as source on the wire.
     #[inline]
     pub fn rewritten_source(&self, id: FlowId) -> Option<Endpoint> {
-        (self.flags(id) & REWRITTEN != 0).then(|| self.wire(id.0))
+        (self.flags(id) & (REWRITTEN | SERVED) == REWRITTEN).then(|| self.wire(id))
+    }
+
+    /// What to write into a packet of a served flow; `None`: nothing.
+    #[inline]
+    pub fn edit(&self, id: FlowId, direction: Direction) -> Option<Edit> {
+        (self.flags(id) & REWRITTEN != 0).then(|| {
+            let other = self.key(id, direction.other());
+            Edit::Both { source: other.destination(), destination: other.source() }
+        })
+    }
+
+    /// The side by which packets of one direction go on: that by which the other direction comes in.
+    #[inline]
+    pub fn leaves_by(&self, id: FlowId, direction: Direction) -> Side {
+        self.half(id.family()).side(id.at(), direction.other())
     }
 
     /// Does the egress hold know the flow, or need it not?
@@ -368,13 +447,10 @@ impl FlowTable {
         }
     }
 
-    /// A packet of the flow passes: its time and phase follow.
+    /// A packet of a flow of this host passes: its time and phase follow.
     #[inline]
     pub fn touch(&mut self, id: FlowId, headers: &Headers, direction: Direction, now: Millis) {
-        let seen = self.word(id.0, SEEN);
-        if seen.load(Relaxed) != now.0 {
-            seen.store(now.0, Relaxed);
-        }
+        self.seen(id, now);
         let phase = self.phase(id);
         let next = match headers.layer4 {
             Layer4::Tcp { flags, .. } if flags.is_rst() || flags.is_fin() => Phase::Closing,
@@ -386,32 +462,87 @@ impl FlowTable {
             _ => phase,
         };
         if next != phase {
-            self.set_flags(id, 3 << PHASE_AT, (next as u64) << PHASE_AT);
+            self.set_flags(id, 3 << PHASE_AT, (next as u32) << PHASE_AT);
         }
     }
 
-    /// The way that was found under this generation of the view.
+    /// A packet of a served flow passes. It is open once the client has answered what the server answered; a
+    /// direct one, whose answers are not seen, once the client says more than SYN. A SYN on an open connection
+    /// changes nothing: the server knows what to say to it (RFC 5961 section 4).
     #[inline]
-    pub fn way(&self, id: FlowId, generation: u32) -> Option<Way> {
-        if self.word(id.0, GENERATION).load(Relaxed) != u64::from(generation) {
+    pub fn touch_served(
+        &mut self,
+        id: FlowId,
+        headers: &Headers,
+        direction: Direction,
+        now: Millis,
+    ) {
+        self.seen(id, now);
+        let flags = self.flags(id);
+        let may_open = flags & (ANSWERED | REPLY_KEY) != REPLY_KEY;
+        let phase = self.phase(id);
+        let next = match headers.layer4 {
+            Layer4::Tcp { flags, .. } if flags.is_rst() || flags.is_fin() => Phase::Closing,
+            Layer4::Tcp { flags, .. } if phase == Phase::Opening => {
+                let is_answer = direction == Direction::Original && !flags.is_syn();
+                if is_answer && may_open { Phase::Open } else { phase }
+            }
+            Layer4::Tcp { .. } => phase,
+            _ if direction == Direction::Reply => Phase::Open,
+            _ => phase,
+        };
+        if direction == Direction::Reply && flags & ANSWERED == 0 {
+            self.set_flags(id, ANSWERED, ANSWERED);
+        }
+        if next != phase {
+            self.set_flags(id, 3 << PHASE_AT, (next as u32) << PHASE_AT);
+            self.half_open -= u32::from(phase == Phase::Opening);
+        }
+    }
+
+    /// What both ends of a served TCP connection expect next.
+    pub fn expected(&self, id: FlowId) -> Expected {
+        let word = self.word(id, SEQUENCES).load(Relaxed);
+        Expected { client: (word >> 32) as u32, server: word as u32 }
+    }
+
+    /// Remembers what they expect.
+    #[inline]
+    pub fn set_expected(&mut self, id: FlowId, expected: Expected) {
+        let word = u64::from(expected.client) << 32 | u64::from(expected.server);
+        self.word(id, SEQUENCES).store(word, Relaxed);
+    }
+
+    /// The way of one direction that was found under this generation of the view.
+    #[inline]
+    pub fn way(&self, id: FlowId, direction: Direction, generation: u32) -> Option<WayId> {
+        let word = self.word(id, WAYS).load(Relaxed);
+        if (word >> 32) as u32 != generation {
             return None;
         }
-        let word = self.word(id.0, WAY).load(Relaxed).to_be_bytes();
-        let [nic, _, a, b, c, d, e, f] = word;
-        Some(Way { nic: NicId(nic), destination: MacAddr([a, b, c, d, e, f]) })
+        let one = match direction {
+            Direction::Original => (word >> 16) as u16,
+            Direction::Reply => word as u16,
+        };
+        // One more than it is: a new entry has none.
+        one.checked_sub(1).map(WayId)
     }
 
     /// Remembers a way for this generation of the view.
-    pub fn set_way(&mut self, id: FlowId, way: Way, generation: u32) {
-        let [a, b, c, d, e, f] = way.destination.0;
-        let word = u64::from_be_bytes([way.nic.0, 0, a, b, c, d, e, f]);
-        self.word(id.0, WAY).store(word, Relaxed);
-        self.word(id.0, GENERATION).store(u64::from(generation), Relaxed);
+    pub fn set_way(&mut self, id: FlowId, direction: Direction, way: WayId, generation: u32) {
+        let Some(one) = way.0.checked_add(1) else { return };
+        let word = self.word(id, WAYS).load(Relaxed);
+        let old = if (word >> 32) as u32 == generation { word as u32 } else { 0 };
+        let ways = match direction {
+            Direction::Original => u32::from(one) << 16 | old & 0xffff,
+            Direction::Reply => old & 0xffff_0000 | u32::from(one),
+        };
+        self.word(id, WAYS).store(u64::from(generation) << 32 | u64::from(ways), Relaxed);
     }
 
-    /// A port of `ports` with which packets from `address` to `remote` belong to no flow yet, or `None` if
-    /// all are taken. Only ports of worker `share` of `workers` count. Ports are given out in turn, so one
-    /// that was freed rests as long as it can.
+    /// A port of `ports` with which packets from `remote` to `address` belong to no flow yet, or `None` if none is
+    /// found. Only ports of worker `share` of `workers` count. Ports are given out in turn, so one that was
+    /// freed rests as long as it can; one that a half-open or closing served flow has held the longest is taken from it.
     pub fn free_port(
         &mut self,
         address: IpAddr,
@@ -421,196 +552,176 @@ impl FlowTable {
         (share, workers): (u8, u8),
     ) -> Option<u16> {
         let is_echo = protocol == ip::ICMP || protocol == ip::ICMPV6;
-        for _ in 0..ports.len() {
+        let remote = if is_echo { Endpoint { port: 0, ..remote } } else { remote };
+        let looks = ports.len().min(PORT_LOOK * usize::from(workers));
+        let mut last_resort = None;
+        for _ in 0..looks {
             self.next_port = (self.next_port + 1) % ports.len();
             let port = ports[self.next_port];
             if port % u16::from(workers) != u16::from(share) {
                 continue;
             }
             let local = Endpoint { address, port };
-            let remote = if is_echo { Endpoint { port: 0, ..remote } } else { remote };
-            if self.find(&Key::new(remote, local, protocol, Direction::Reply)).is_none() {
-                return Some(port);
+            match self.find(&Key::new(remote, local, protocol, Side::Nic)) {
+                None => return Some(port),
+                Some((id, _)) if self.is_served(id) && self.phase(id) != Phase::Open => {
+                    last_resort.get_or_insert((id, port));
+                }
+                Some(_) => {}
             }
         }
-        None
+        let (id, port) = last_resort?;
+        self.remove(id);
+        self.evicted += 1;
+        Some(port)
     }
 
     /// Looks at the next `count` entries and forgets those whose time is over; `released` is told each
     /// rewritten flow that had a reply key.
     pub fn sweep(&mut self, count: u32, now: Millis, mut released: impl FnMut(Rewritten)) {
-        for _ in 0..count.min(self.capacity) {
-            let at = self.advance();
-            if self.flags(FlowId(at)) & LIVE != 0
-                && self.idle(at, now) > self.timeout(at)
-                && let Some(flow) = self.remove(FlowId(at))
-            {
-                released(flow);
+        for family in Family::BOTH {
+            for _ in 0..count.min(self.half(family).capacity()) {
+                let id = FlowId::new(family, self.half_mut(family).advance());
+                if self.flags(id) & LIVE != 0
+                    && self.idle(id, now) > self.timeout(id)
+                    && let Some(flow) = self.remove(id)
+                {
+                    released(flow);
+                }
             }
+        }
+        // What became open or is gone need not be remembered as half-open.
+        while self.opening.front().is_some_and(|half_open| !self.is_half_open(half_open)) {
+            self.opening.pop_front();
         }
     }
 
     /// All rewritten flows that the egress hold has to know.
     pub fn held_flows(&self) -> impl Iterator<Item = Rewritten> {
-        (0..self.capacity)
-            .filter(|at| {
-                let flags = self.word(*at, CONTROL).load(Relaxed);
-                flags & LIVE != 0 && flags & REWRITTEN != 0 && flags & REPLY_KEY != 0
-            })
-            .map(|at| self.rewritten_flow(FlowId(at)))
+        let is_held = |id: &FlowId| {
+            self.flags(*id) & (REWRITTEN | REPLY_KEY | SERVED) == REWRITTEN | REPLY_KEY
+        };
+        self.ids().into_iter().filter(is_held).map(|id| self.rewritten_flow(id))
     }
 
     /// How long a flow may be silent, in milliseconds. RFC 5382 REQ-5 (TCP), RFC 4787 REQ-5 (UDP), RFC 5508
     /// REQ-1 (ICMP). Of a flow that is not rewritten only its way is remembered: a minute will do.
-    fn timeout(&self, at: u32) -> u64 {
-        let id = FlowId(at);
-        if self.flags(id) & REWRITTEN == 0 {
+    fn timeout(&self, id: FlowId) -> u64 {
+        let flags = self.flags(id);
+        if flags & (REWRITTEN | SERVED) == 0 {
             return 60_000;
         }
-        match (self.key(at, 0).protocol(), self.phase(id)) {
+        let is_served = flags & SERVED != 0;
+        match (self.half(id.family()).protocol(id.at()), self.phase(id)) {
+            // A client that is there answers within seconds; a SYN sent again begins anew.
+            (ip::TCP, Phase::Opening) if is_served => 15_000,
             (ip::TCP, Phase::Opening) => 75_000,
             (ip::TCP, Phase::Open) => 7_440_000,
             (ip::TCP, Phase::Closing) => 120_000,
             (ip::ICMP | ip::ICMPV6, _) => 60_000,
+            (_, Phase::Opening) if is_served && flags & REPLY_KEY != 0 => 30_000,
             _ => 300_000,
         }
     }
 
-    /// Of the next entries the one that is missed least: a remembered way before a rewritten flow, a
-    /// closing or half-open one before an open one; of equals the one silent longest. An open rewritten
-    /// flow is never taken.
-    fn victim(&mut self, now: Millis) -> Option<u32> {
-        let mut best: Option<((u8, u64), u32)> = None;
-        for _ in 0..EVICTION_LOOK.min(self.capacity) {
-            let at = self.advance();
-            let id = FlowId(at);
-            let rank = match (self.flags(id) & REWRITTEN != 0, self.phase(id)) {
-                (false, _) => 3,
-                (true, Phase::Closing) => 2,
-                (true, Phase::Opening) => 1,
-                (true, Phase::Open) => continue,
+    /// Makes room for one more flow.
+    fn make_room(&mut self, family: Family, now: Millis) -> Result<Option<Rewritten>, TableFull> {
+        if !self.half(family).is_full() {
+            return Ok(None);
+        }
+        let victim = self.victim(family, now).ok_or(TableFull)?;
+        self.evicted += 1;
+        Ok(self.remove(victim))
+    }
+
+    /// Of the next entries the one that is missed least: a remembered way before all others, a closing or half-open
+    /// flow before an open one; of equals the one silent longest. An open rewritten flow is never taken, an open
+    /// served one only if it is idle.
+    fn victim(&mut self, family: Family, now: Millis) -> Option<FlowId> {
+        let mut best: Option<((u8, u64), FlowId)> = None;
+        for _ in 0..EVICTION_LOOK.min(self.half(family).capacity()) {
+            let id = FlowId::new(family, self.half_mut(family).advance());
+            let flags = self.flags(id);
+            let idle = self.idle(id, now);
+            let rank = match self.phase(id) {
+                _ if flags & (REWRITTEN | SERVED) == 0 => 4,
+                Phase::Closing => 3,
+                Phase::Opening => 2,
+                Phase::Open if flags & SERVED != 0 && idle > IDLE => 1,
+                Phase::Open => continue,
             };
-            let rank = (rank, self.idle(at, now));
-            if best.is_none_or(|(highest, _)| rank > highest) {
-                best = Some((rank, at));
+            if best.is_none_or(|(highest, _)| (rank, idle) > highest) {
+                best = Some(((rank, idle), id));
             }
         }
-        best.map(|(_, at)| at)
+        best.map(|(_, id)| id)
     }
 
-    fn advance(&mut self) -> u32 {
-        self.hand = if self.hand + 1 >= self.capacity { 0 } else { self.hand + 1 };
-        self.hand
-    }
-
-    fn idle(&self, at: u32, now: Millis) -> u64 {
-        now.0.saturating_sub(self.word(at, SEEN).load(Relaxed))
-    }
-
-    #[inline]
-    fn word(&self, at: u32, offset: usize) -> &AtomicU64 {
-        &self.entries[at as usize * WORDS + offset]
-    }
-
-    #[inline]
-    fn flags(&self, id: FlowId) -> u64 {
-        self.word(id.0, CONTROL).load(Relaxed)
-    }
-
-    fn set_flags(&mut self, id: FlowId, mask: u64, flags: u64) {
-        let control = self.flags(id);
-        self.word(id.0, CONTROL).store(control & !mask | flags, Relaxed);
-    }
-
-    fn wire(&self, at: u32) -> Endpoint {
-        let load = |offset| self.word(at, offset).load(Relaxed);
-        Endpoint {
-            address: address([load(WIRE_ADDRESS), load(WIRE_ADDRESS + 1)]),
-            port: load(WIRE_PORT) as u16,
-        }
-    }
-
-    /// The key of an entry in a direction (0 original, 1 reply).
-    fn key(&self, at: u32, direction: u64) -> Key {
-        let load = |offset| self.word(at, SOURCE + offset).load(Relaxed);
-        let original = Key([load(0), load(1), load(2), load(3), load(PORTS)]);
-        if direction == 0 {
-            return original;
-        }
-        Key::new(original.destination(), self.wire(at), original.protocol(), Direction::Reply)
-    }
-
-    /// Over key and edit, with the seed in it: torn and foreign entries do not have it.
-    fn checksum(&self, at: u32) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        for offset in SOURCE..CONTROL {
-            hasher.write_u64(self.word(at, offset).load(Relaxed));
-        }
-        hasher.finish()
-    }
-
-    fn hash(&self, key: &Key) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        for word in key.0 {
-            hasher.write_u64(word);
-        }
-        hasher.finish()
-    }
-
-    /// An adopted entry whose keys no other entry has.
-    fn is_new(&self, at: u32) -> bool {
-        let replies = self.word(at, CONTROL).load(Relaxed) & REPLY_KEY != 0;
-        self.find(&self.key(at, 0)).is_none() && !(replies && self.find(&self.key(at, 1)).is_some())
-    }
-
-    fn link(&mut self, at: u32) {
-        self.link_key(at, 0);
-        if self.word(at, CONTROL).load(Relaxed) & REPLY_KEY != 0 {
-            self.link_key(at, 1);
-        }
-    }
-
-    fn link_key(&mut self, at: u32, direction: u64) {
-        let hash = self.hash(&self.key(at, direction));
-        let mask = self.index.len() - 1;
-        let mut slot = home(hash) & mask;
-        while self.index[slot] != EMPTY {
-            slot = (slot + 1) & mask;
-        }
-        self.index[slot] = slot_value(hash, at, direction);
-    }
-
-    fn unlink(&mut self, at: u32) {
-        if self.word(at, CONTROL).load(Relaxed) & REPLY_KEY != 0 {
-            self.unlink_key(at, 1);
-        }
-        self.unlink_key(at, 0);
-    }
-
-    /// Takes a slot out and moves back those behind it that probing would no longer reach.
-    fn unlink_key(&mut self, at: u32, direction: u64) {
-        let hash = self.hash(&self.key(at, direction));
-        let mask = self.index.len() - 1;
-        let wanted = slot_value(hash, at, direction);
-        let mut hole = home(hash) & mask;
-        while self.index[hole] != wanted {
-            if self.index[hole] == EMPTY {
+    fn evict_half_open(&mut self) {
+        while let Some(oldest) = self.opening.pop_front() {
+            if self.is_half_open(&oldest) {
+                self.remove(oldest.0);
+                self.evicted += 1;
                 return;
             }
-            hole = (hole + 1) & mask;
         }
-        self.index[hole] = EMPTY;
-        let mut slot = (hole + 1) & mask;
-        while self.index[slot] != EMPTY {
-            let value = self.index[slot];
-            let home = home(value) & mask;
-            if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
-                self.index[hole] = value;
-                self.index[slot] = EMPTY;
-                hole = slot;
-            }
-            slot = (slot + 1) & mask;
+    }
+
+    fn is_half_open(&self, (id, stamp): &(FlowId, u32)) -> bool {
+        let is_it = (self.word(*id, SERVED_BY).load(Relaxed) >> 32) as u32 == *stamp;
+        is_it
+            && self.flags(*id) & (LIVE | SERVED) == LIVE | SERVED
+            && self.phase(*id) == Phase::Opening
+    }
+
+    fn seen(&self, id: FlowId, now: Millis) {
+        let seen = self.word(id, SEEN);
+        if seen.load(Relaxed) != now.0 {
+            seen.store(now.0, Relaxed);
         }
+    }
+
+    fn idle(&self, id: FlowId, now: Millis) -> u64 {
+        now.0.saturating_sub(self.word(id, SEEN).load(Relaxed))
+    }
+
+    fn wire(&self, id: FlowId) -> Endpoint {
+        self.key(id, Direction::Reply).destination()
+    }
+
+    fn ids(&self) -> Vec<FlowId> {
+        let of = |family| self.half(family).live().map(move |at| FlowId::new(family, at));
+        of(Family::V4).chain(of(Family::V6)).collect()
+    }
+
+    #[inline]
+    fn half(&self, family: Family) -> &Entries {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    #[inline]
+    fn half_mut(&mut self, family: Family) -> &mut Entries {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+
+    #[inline]
+    fn word(&self, id: FlowId, offset: usize) -> &AtomicU64 {
+        self.half(id.family()).behind(id.at(), offset)
+    }
+
+    #[inline]
+    fn flags(&self, id: FlowId) -> u32 {
+        self.half(id.family()).flags(id.at())
+    }
+
+    fn set_flags(&mut self, id: FlowId, mask: u32, flags: u32) {
+        self.half_mut(id.family()).set_flags(id.at(), mask, flags);
     }
 }
 
@@ -618,17 +729,3 @@ impl FlowTable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the flow table is full of flows that may not be evicted")]
 pub struct TableFull;
-
-/// Where probing begins: by the half of the hash that a slot holds, so that moving a slot asks no entry.
-fn home(hash_or_slot: u64) -> usize {
-    (hash_or_slot >> 32) as usize
-}
-
-/// Tables have fewer than 2^31 - 1 entries, so a slot in use is never [`EMPTY`].
-fn slot_value(hash: u64, at: u32, direction: u64) -> u64 {
-    hash & !0xffff_ffff | direction << 31 | u64::from(at + 1)
-}
-
-fn entry_of(value: u64) -> u32 {
-    (value as u32 & 0x7fff_ffff) - 1
-}

@@ -4,11 +4,11 @@
 
 use std::net::IpAddr;
 
-use super::flow::{Direction, Millis, Way};
-use super::rewrite::Endpoint;
+use super::flow::{Millis, Side};
+use super::rewrite::Edit;
 use super::spread;
 use super::verdict::DropReason;
-use super::view::WorkerId;
+use super::view::{Way, WorkerId};
 use crate::wire::packet::Headers;
 
 /// Datagrams remembered: sets of [`WAYS`], the oldest of a set makes room.
@@ -24,16 +24,16 @@ pub struct FragmentKey {
     destination: IpAddr,
     id: u32,
     protocol: u8,
-    direction: Direction,
+    side: Side,
 }
 
 impl FragmentKey {
-    /// The key of a fragment.
-    pub fn of(headers: &Headers, direction: Direction) -> FragmentKey {
+    /// The key of a fragment that comes in by `side`.
+    pub fn of(headers: &Headers, side: Side) -> FragmentKey {
         // In IPv6 a later fragment need not show the protocol, and the identification is enough.
         let protocol = if headers.source.is_ipv4() { headers.protocol } else { 0 };
         let Headers { source, destination, fragment_id: id, .. } = *headers;
-        FragmentKey { source, destination, id, protocol, direction }
+        FragmentKey { source, destination, id, protocol, side }
     }
 
     /// The same on every worker.
@@ -53,10 +53,15 @@ impl FragmentKey {
 /// What was decided about a first fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It left this way, with this source if it was rewritten.
-    Sent(Way, Option<Endpoint>),
-    /// It went to a socket of this host, at this address.
-    Delivered(Endpoint),
+    /// It went on.
+    Carried {
+        /// This way; `None`: to a socket of this host.
+        way: Option<Way>,
+        /// Rewritten so.
+        edit: Option<Edit>,
+        /// Its time to live was lowered.
+        is_forwarded: bool,
+    },
     /// It was the kernel's.
     Kernels,
     /// It was dropped.
@@ -121,7 +126,7 @@ mod tests {
             destination: IpAddr::from([2; 4]),
             id,
             protocol: 17,
-            direction: Direction::Original,
+            side: Side::Tun,
         }
     }
 

@@ -2,20 +2,23 @@
 //!
 //! Out: parse → flow. A flow that is known has its edit and its way. A new one asks FIG. 4 for its source
 //! ([`super::begin`]), the routes for its next hops, the spread for its NIC, and is remembered.
-//! In: only replies to rewritten flows are ours; they get back the address and port that the socket knows.
+//! In: replies to rewritten flows get back the address and port that the socket knows, and what clients send to
+//! a virtual service goes to a server ([`super::service`]); all else is the kernel's.
 //! Later fragments follow the first ([`super::fragments`]), and ICMP errors the flow that they are about.
 
 use std::net::IpAddr;
 
 use super::begin::{self, Begun};
-use super::flow::{Direction, FlowId, FlowTable, Key, Millis, Rewritten, Way};
+use super::flow::{Direction, FlowId, FlowTable, Key, Millis, Rewritten, Side};
 use super::fragments::{Fate, FragmentKey, Fragments};
 use super::frame::{Frame, Ingress};
+use super::preferred::PreferredTable;
 use super::rewrite::{self, Edit, Endpoint};
 use super::route::NextHop;
+use super::service;
 use super::spread;
 use super::verdict::{DropReason, Verdict, Wait};
-use super::view::{NetView, WorkerId};
+use super::view::{NetView, Way, WayId, WorkerId};
 use crate::wire::icmp::{self, Complaint};
 use crate::wire::packet::{Fragment, Headers, Layer4, ParseError};
 
@@ -52,30 +55,36 @@ impl State {
     }
 }
 
+/// What a worker reads: snapshots that others publish, and the time.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// The network around the host.
+    pub net: &'a NetView,
+    /// Virtual services and their preferred servers.
+    pub preferred: &'a PreferredTable,
+    /// The time.
+    pub now: Millis,
+}
+
 /// Gives each frame its verdict and makes its edits.
-pub fn process_batch(frames: &mut [Frame], state: &mut State, view: &NetView, now: Millis) {
+pub fn process_batch(frames: &mut [Frame], state: &mut State, sight: Sight<'_>) {
     for frame in frames {
-        frame.verdict = match process(frame, state, view, now) {
+        frame.verdict = match process(frame, state, sight) {
             Ok(verdict) => verdict,
             Err(reason) => Verdict::Drop(reason),
         };
     }
 }
 
-fn process(
-    frame: &mut Frame,
-    state: &mut State,
-    view: &NetView,
-    now: Millis,
-) -> Result<Verdict, DropReason> {
+fn process(frame: &mut Frame, state: &mut State, sight: Sight<'_>) -> Result<Verdict, DropReason> {
     let headers = Headers::parse(frame.packet()).map_err(|error| match error {
         ParseError::NotIp => DropReason::NotIp,
         ParseError::Malformed => DropReason::Malformed,
     })?;
     frame.truncate(headers.length);
     match frame.ingress {
-        Ingress::Tun => outbound(frame, &headers, state, view, now),
-        Ingress::Nic(_) => inbound(frame, &headers, state, view, now),
+        Ingress::Tun => outbound(frame, &headers, state, sight),
+        Ingress::Nic(_) => inbound(frame, &headers, state, sight),
     }
 }
 
@@ -84,22 +93,36 @@ fn outbound(
     frame: &mut Frame,
     headers: &Headers,
     state: &mut State,
-    view: &NetView,
-    now: Millis,
+    sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
+    let Sight { net: view, preferred, now } = sight;
     if is_multicast(headers.destination) {
         return Err(DropReason::Multicast);
     }
-    if headers.fragment == Fragment::Later
-        && let Some(verdict) = follow_out(frame, headers, state, view, now)?
-    {
+    if headers.fragment == Fragment::Later {
+        let is_served = preferred.has_address(headers.destination);
+        if let Some(verdict) = follow(frame, headers, state, now)? {
+            return Ok(verdict);
+        }
+        if is_served || view.source.may_rewrite(headers) {
+            return Ok(await_first(&FragmentKey::of(headers, Side::Tun), state));
+        }
+    }
+    if let Some(verdict) = error_out(frame, headers, state, sight)? {
         return Ok(verdict);
     }
-    if let Some(verdict) = error_out(frame, headers, state, view, now)? {
-        return Ok(verdict);
-    }
-    let key = Key::of(headers, Direction::Original);
-    let known = state.flows.find(&key).filter(|id| {
+    let key = Key::of(headers, Side::Tun);
+    let known = match state.flows.find(&key) {
+        Some((id, direction)) if state.flows.is_served(id) => {
+            return service::carry(frame, headers, (id, direction), state, sight);
+        }
+        Some((id, _)) => Some(id),
+        None => match service::asked(headers, preferred) {
+            Some(service) => return service::begin(frame, headers, service, state, sight),
+            None => None,
+        },
+    };
+    let known = known.filter(|id| {
         !begins_anew(headers, &state.flows, *id) && !is_homeless(headers, &state.flows, *id, view)
     });
     let (id, is_forwarded) = match known {
@@ -115,18 +138,20 @@ fn outbound(
         return Ok(Verdict::Wait(Wait::Hold(id)));
     }
     let source = id.and_then(|id| state.flows.rewritten_source(id));
-    let known = id.and_then(|id| state.flows.way(id, view.generation));
-    let way = match known {
+    let known = id.and_then(|id| state.flows.way(id, Direction::Original, view.generation));
+    let way = match known.and_then(|known| view.neighbours.way(known)) {
         Some(way) => way,
         None => match way_out(headers, source, view)? {
-            Ok(way) => way,
+            Ok((place, way)) => {
+                if let Some(id) = id {
+                    state.flows.set_way(id, Direction::Original, place, view.generation);
+                }
+                way
+            }
             Err(wait) => return Ok(Verdict::Wait(wait)),
         },
     };
     if let Some(id) = id {
-        if known.is_none() {
-            state.flows.set_way(id, way, view.generation);
-        }
         state.flows.touch(id, headers, Direction::Original, now);
     }
     if let Some(complaint) = complaint(frame, headers, is_forwarded, view.nic(way.nic).mtu) {
@@ -135,66 +160,83 @@ fn outbound(
     if is_forwarded {
         rewrite::lower_ttl(frame.packet_mut(), headers);
     }
-    if let Some(source) = source {
-        let csum = frame.offload.csum;
-        rewrite::apply(frame.packet_mut(), headers, csum, Edit::Source(source));
-    }
-    if headers.fragment == Fragment::First && (source.is_some() || view.source.may_rewrite(headers))
-    {
-        remember(headers, Direction::Original, Fate::Sent(way, source), state, now);
+    let edit = source.map(Edit::Source);
+    apply(frame, headers, edit);
+    if headers.fragment == Fragment::First && (edit.is_some() || view.source.may_rewrite(headers)) {
+        remember(
+            headers,
+            Side::Tun,
+            Fate::Carried { way: Some(way), edit, is_forwarded },
+            state,
+            now,
+        );
     }
     Ok(Verdict::Transmit { nic: way.nic, destination: way.destination })
 }
 
-/// What came from outside: replies to rewritten flows are ours, all else is the kernel's.
+/// What came from outside: replies to rewritten flows and what has to do with virtual services are ours, all else is
+/// the kernel's.
 fn inbound(
     frame: &mut Frame,
     headers: &Headers,
     state: &mut State,
-    view: &NetView,
-    now: Millis,
+    sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
+    let now = sight.now;
     if headers.fragment == Fragment::Later {
-        return follow_in(frame, headers, state, now);
+        let verdict = follow(frame, headers, state, now)?;
+        return Ok(
+            verdict.unwrap_or_else(|| await_first(&FragmentKey::of(headers, Side::Nic), state))
+        );
     }
-    if let Some(verdict) = error_in(frame, headers, state, view, now) {
+    if let Some(verdict) = error_in(frame, headers, state, sight)? {
         return Ok(verdict);
     }
-    let Some(id) = state.flows.find(&Key::of(headers, Direction::Reply)) else {
-        let verdict = stranger(headers, state, view);
+    let Some((id, direction)) = state.flows.find(&Key::of(headers, Side::Nic)) else {
+        if let Some(service) = service::asked(headers, sight.preferred) {
+            return service::begin(frame, headers, service, state, sight);
+        }
+        let verdict = stranger(headers, state, sight);
         if headers.fragment == Fragment::First {
             let fate = match verdict {
                 Ok(Verdict::Punt(_)) => return verdict,
                 Ok(_) => Fate::Kernels,
                 Err(reason) => Fate::Dropped(reason),
             };
-            remember(headers, Direction::Reply, fate, state, now);
+            remember(headers, Side::Nic, fate, state, now);
         }
         return verdict;
     };
+    if state.flows.is_served(id) {
+        return service::carry(frame, headers, (id, direction), state, sight);
+    }
     state.flows.touch(id, headers, Direction::Reply, now);
-    let socket = state.flows.original(id).source();
-    let csum = frame.offload.csum;
-    rewrite::apply(frame.packet_mut(), headers, csum, Edit::Destination(socket));
+    let edit = Some(Edit::Destination(state.flows.original(id).source()));
+    apply(frame, headers, edit);
     if headers.fragment == Fragment::First {
-        remember(headers, Direction::Reply, Fate::Delivered(socket), state, now);
+        let fate = Fate::Carried { way: None, edit, is_forwarded: false };
+        remember(headers, Side::Nic, fate, state, now);
     }
     Ok(Verdict::Deliver)
 }
 
-/// What came from outside and belongs to no rewritten flow of this worker.
-fn stranger(headers: &Headers, state: &State, view: &NetView) -> Result<Verdict, DropReason> {
+/// What came from outside and belongs to no flow of this worker.
+fn stranger(headers: &Headers, state: &State, sight: Sight<'_>) -> Result<Verdict, DropReason> {
+    let view = sight.net;
     if begin::is_martian(headers, view) {
         return Err(DropReason::Martian);
     }
-    if is_multicast(headers.destination) || !view.owns(headers.destination) {
+    if is_multicast(headers.destination) {
         return Ok(Verdict::Kernel);
     }
     let (_, port) = headers.ports();
+    if !view.owns(headers.destination) {
+        return service::stranger(headers, port, state, sight);
+    }
     let owner = match headers.layer4 {
         Layer4::Tcp { .. } | Layer4::Udp { .. } | Layer4::Echo { .. } => {
             if view.source.ports.binary_search(&port).is_err() {
-                return Ok(Verdict::Kernel);
+                return service::stranger(headers, port, state, sight);
             }
             WorkerId((port % u16::from(state.workers)) as u8)
         }
@@ -209,46 +251,28 @@ fn stranger(headers: &Headers, state: &State, view: &NetView) -> Result<Verdict,
     }
 }
 
-/// A later fragment of what this host sends goes the way of the first; `None`: nothing depends on the first.
-fn follow_out(
+/// A later fragment goes the way of the first; `None`: that is not known, or nothing depends on it.
+fn follow(
     frame: &mut Frame,
     headers: &Headers,
     state: &State,
-    view: &NetView,
     now: Millis,
 ) -> Result<Option<Verdict>, DropReason> {
-    let key = FragmentKey::of(headers, Direction::Original);
+    let key = FragmentKey::of(headers, frame.ingress.into());
     match state.fragments.fate(&key, now) {
-        Some(Fate::Sent(way, source)) => {
-            if let Some(source) = source {
-                let csum = frame.offload.csum;
-                rewrite::apply(frame.packet_mut(), headers, csum, Edit::Source(source));
+        Some(Fate::Carried { way, edit, is_forwarded }) => {
+            if is_forwarded && !rewrite::lower_ttl(frame.packet_mut(), headers) {
+                return Err(DropReason::TtlExceeded);
             }
-            Ok(Some(Verdict::Transmit { nic: way.nic, destination: way.destination }))
+            apply(frame, headers, edit);
+            Ok(Some(match way {
+                Some(Way { nic, destination }) => Verdict::Transmit { nic, destination },
+                None => Verdict::Deliver,
+            }))
         }
         Some(Fate::Dropped(reason)) => Err(reason),
-        _ if view.source.may_rewrite(headers) => Ok(Some(await_first(&key, state))),
-        _ => Ok(None),
-    }
-}
-
-/// A later fragment from outside.
-fn follow_in(
-    frame: &mut Frame,
-    headers: &Headers,
-    state: &State,
-    now: Millis,
-) -> Result<Verdict, DropReason> {
-    let key = FragmentKey::of(headers, Direction::Reply);
-    match state.fragments.fate(&key, now) {
-        Some(Fate::Delivered(socket)) => {
-            let csum = frame.offload.csum;
-            rewrite::apply(frame.packet_mut(), headers, csum, Edit::Destination(socket));
-            Ok(Verdict::Deliver)
-        }
-        Some(Fate::Dropped(reason)) => Err(reason),
-        Some(Fate::Kernels | Fate::Sent(..)) => Ok(Verdict::Kernel),
-        None => Ok(await_first(&key, state)),
+        Some(Fate::Kernels) => Ok(Some(Verdict::Kernel)),
+        None => Ok(None),
     }
 }
 
@@ -262,8 +286,8 @@ fn await_first(key: &FragmentKey, state: &State) -> Verdict {
 }
 
 /// Remembers what became of a first fragment, here or where the later ones meet.
-fn remember(headers: &Headers, direction: Direction, fate: Fate, state: &mut State, now: Millis) {
-    let key = FragmentKey::of(headers, direction);
+pub(super) fn remember(headers: &Headers, side: Side, fate: Fate, state: &mut State, now: Millis) {
+    let key = FragmentKey::of(headers, side);
     if key.home(state.workers) == state.worker {
         state.fragments.remember(key, fate, now);
     } else {
@@ -277,14 +301,13 @@ fn error_out(
     frame: &mut Frame,
     headers: &Headers,
     state: &mut State,
-    view: &NetView,
-    now: Millis,
+    sight: Sight<'_>,
 ) -> Result<Option<Verdict>, DropReason> {
+    let view = sight.net;
     let Some(quoted) = headers.quoted(frame.packet()) else { return Ok(None) };
     // The quoted packet went the other way.
-    let reply = Key::of(&quoted, Direction::Original);
-    let key = Key::new(reply.destination(), reply.source(), reply.protocol(), Direction::Original);
-    let Some(id) = state.flows.find(&key) else {
+    let key = Key::of(&quoted, Side::Nic).reversed(Side::Tun);
+    let Some((id, direction)) = state.flows.find(&key) else {
         let owner = begin::owner(&quoted, state.workers);
         let may_be_owned = owner != state.worker
             && view.source.may_rewrite(&Headers {
@@ -294,18 +317,23 @@ fn error_out(
             });
         return Ok(may_be_owned.then_some(Verdict::Punt(owner)));
     };
+    if state.flows.is_served(id) {
+        return service::carry_error(frame, headers, &quoted, (id, direction), state, sight)
+            .map(Some);
+    }
     let Some(wire) = state.flows.rewritten_source(id) else { return Ok(None) };
     let way = match way_out(headers, Some(wire), view)? {
-        Ok(way) => way,
+        Ok((_, way)) => way,
         Err(wait) => return Ok(Some(Verdict::Wait(wait))),
     };
     let outer = if headers.source == key.source().address { wire.address } else { headers.source };
-    let outer = Endpoint { address: outer, port: 0 };
-    let edits = (Edit::Source(outer), Edit::Destination(wire));
+    let outer = Edit::Source(Endpoint { address: outer, port: 0 });
     let csum = frame.offload.csum;
+    let edits = (outer, Edit::Destination(wire));
     rewrite::apply_to_error(frame.packet_mut(), (headers, csum), &quoted, edits);
     if headers.fragment == Fragment::First {
-        remember(headers, Direction::Original, Fate::Sent(way, Some(outer)), state, now);
+        let fate = Fate::Carried { way: Some(way), edit: Some(outer), is_forwarded: false };
+        remember(headers, Side::Tun, fate, state, sight.now);
     }
     Ok(Some(Verdict::Transmit { nic: way.nic, destination: way.destination }))
 }
@@ -315,35 +343,58 @@ fn error_in(
     frame: &mut Frame,
     headers: &Headers,
     state: &mut State,
-    view: &NetView,
-    now: Millis,
-) -> Option<Verdict> {
-    let quoted = headers.quoted(frame.packet())?;
-    let sent = Key::of(&quoted, Direction::Original);
-    let key = Key::new(sent.destination(), sent.source(), sent.protocol(), Direction::Reply);
-    let Some(id) = state.flows.find(&key) else {
+    sight: Sight<'_>,
+) -> Result<Option<Verdict>, DropReason> {
+    let Some(quoted) = headers.quoted(frame.packet()) else { return Ok(None) };
+    let key = Key::of(&quoted, Side::Tun).reversed(Side::Nic);
+    let Some((id, direction)) = state.flows.find(&key) else {
         // As if the reply had come in place of the error.
         let reply = Headers { source: quoted.destination, destination: quoted.source, ..quoted };
-        return match begin::owner_of_reply(&reply, sent.source().port, state.workers) {
-            owner if owner != state.worker && view.owns(quoted.source) => {
-                Some(Verdict::Punt(owner))
-            }
-            _ => None,
+        let port = quoted.ports().0;
+        let owner = match begin::owner_of_reply(&reply, port, state.workers) {
+            owner if sight.net.owns(quoted.source) => owner,
+            _ => match service::owner_of_error(&quoted, sight, state.workers) {
+                Some(owner) => owner,
+                None => return Ok(None),
+            },
         };
+        return Ok((owner != state.worker).then_some(Verdict::Punt(owner)));
     };
-    let socket = state.flows.original(id).source();
-    let outer = Endpoint { address: socket.address, port: 0 };
-    let edits = (Edit::Destination(outer), Edit::Source(socket));
-    let csum = frame.offload.csum;
-    rewrite::apply_to_error(frame.packet_mut(), (headers, csum), &quoted, edits);
-    if headers.fragment == Fragment::First {
-        remember(headers, Direction::Reply, Fate::Delivered(outer), state, now);
+    if state.flows.is_served(id) {
+        return service::carry_error(frame, headers, &quoted, (id, direction), state, sight)
+            .map(Some);
     }
-    Some(Verdict::Deliver)
+    let socket = state.flows.original(id).source();
+    let outer = Edit::Destination(Endpoint { address: socket.address, port: 0 });
+    let csum = frame.offload.csum;
+    rewrite::apply_to_error(
+        frame.packet_mut(),
+        (headers, csum),
+        &quoted,
+        (outer, Edit::Source(socket)),
+    );
+    if headers.fragment == Fragment::First {
+        let fate = Fate::Carried { way: None, edit: Some(outer), is_forwarded: false };
+        remember(headers, Side::Nic, fate, state, sight.now);
+    }
+    Ok(Some(Verdict::Deliver))
+}
+
+/// Makes an edit.
+pub(super) fn apply(frame: &mut Frame, headers: &Headers, edit: Option<Edit>) {
+    if let Some(edit) = edit {
+        let csum = frame.offload.csum;
+        rewrite::apply(frame.packet_mut(), headers, csum, edit);
+    }
 }
 
 /// Why a packet may not go on as it is.
-fn complaint(frame: &Frame, headers: &Headers, is_forwarded: bool, mtu: u32) -> Option<Complaint> {
+pub(super) fn complaint(
+    frame: &Frame,
+    headers: &Headers,
+    is_forwarded: bool,
+    mtu: u32,
+) -> Option<Complaint> {
     let packet = frame.packet();
     if is_forwarded && packet[if headers.source.is_ipv4() { 8 } else { 7 }] <= 1 {
         return Some(Complaint::TimeExceeded);
@@ -367,6 +418,7 @@ fn answer(
     let reason = match complaint {
         Complaint::TooBig { .. } => DropReason::TooBig,
         Complaint::TimeExceeded => DropReason::TtlExceeded,
+        Complaint::PortUnreachable => DropReason::NoServer,
     };
     // The kernel takes nothing from its own addresses: what it sent is answered from where it should have gone.
     let own = view.source.default_vipa(headers.family()).filter(|_| is_forwarded);
@@ -389,13 +441,19 @@ fn way_out(
     headers: &Headers,
     wire_source: Option<Endpoint>,
     view: &NetView,
-) -> Result<Result<Way, Wait>, DropReason> {
+) -> Result<Result<(WayId, Way), Wait>, DropReason> {
     let hop = next_hop(headers, wire_source.map(|source| source.address), view)?;
-    let address = hop.gateway.unwrap_or(headers.destination);
-    Ok(match view.neighbours.get(&(hop.nic, address)) {
-        Some(destination) => Ok(Way { nic: hop.nic, destination: *destination }),
-        None => Err(Wait::Neighbour { nic: hop.nic, address }),
-    })
+    Ok(way_by(hop, headers.destination, view))
+}
+
+/// The way by a next hop, or what there is to wait for.
+pub(super) fn way_by(
+    hop: NextHop,
+    destination: IpAddr,
+    view: &NetView,
+) -> Result<(WayId, Way), Wait> {
+    let address = hop.gateway.unwrap_or(destination);
+    view.neighbours.find(hop.nic, address).ok_or(Wait::Neighbour { nic: hop.nic, address })
 }
 
 /// A flow that carries a NIC's own address stays with that NIC while it lives: replies come back to it.
@@ -404,7 +462,17 @@ pub(crate) fn next_hop(
     wire_source: Option<IpAddr>,
     view: &NetView,
 ) -> Result<NextHop, DropReason> {
-    let route = view.routes.lookup(headers.destination).ok_or(DropReason::NoRoute)?;
+    hop_to(headers.destination, spread::symmetric_hash(headers), wire_source, view)
+}
+
+/// The next hop to `destination` for a flow of this hash.
+pub(super) fn hop_to(
+    destination: IpAddr,
+    flow: u64,
+    wire_source: Option<IpAddr>,
+    view: &NetView,
+) -> Result<NextHop, DropReason> {
+    let route = view.routes.lookup(destination).ok_or(DropReason::NoRoute)?;
     if route.next_hops.is_empty() {
         return Err(DropReason::RouteElsewhere);
     }
@@ -417,8 +485,7 @@ pub(crate) fn next_hop(
             return Ok(*home);
         }
     }
-    spread::choose(&route.next_hops, view, spread::symmetric_hash(headers))
-        .ok_or(DropReason::NoLiveNic)
+    spread::choose(&route.next_hops, view, flow).ok_or(DropReason::NoLiveNic)
 }
 
 /// A bare SYN on the remembered way of a flow that was an answer's, or of another decision's: ask FIG. 4.
@@ -431,7 +498,7 @@ fn begins_anew(headers: &Headers, flows: &FlowTable, id: FlowId) -> bool {
 /// A rewritten flow whose address on the wire is no NIC's any more, nor a VIPA: no reply can come back. A
 /// connection may wait for the address to return; a datagram gets another source.
 fn is_homeless(headers: &Headers, flows: &FlowTable, id: FlowId, view: &NetView) -> bool {
-    flows.way(id, view.generation).is_none()
+    flows.way(id, Direction::Original, view.generation).is_none()
         && matches!(headers.layer4, Layer4::Udp { .. } | Layer4::Echo { .. })
         && flows.rewritten_source(id).is_some_and(|source| {
             !view.source.vipas.contains(&source.address) && !view.has_nic_address(source.address)

@@ -4,8 +4,11 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hashbrown::HashMap;
+
+use super::view::WorkerId;
 
 /// A virtual service's place in the table: the same for as long as the process lives, whatever is reloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,8 +37,15 @@ pub enum Mode {
 pub struct Source {
     /// A VIPA.
     pub address: IpAddr,
-    /// Ports that may be given to flows, in order.
-    pub ports: Arc<[u16]>,
+    /// Ports that may be given to flows, in order; `None`: the reserved ones ([`super::source::SourcePolicy`]).
+    pub ports: Option<Arc<[u16]>>,
+}
+
+impl Source {
+    /// Its ports, where `reserved` are the reserved ones.
+    pub fn ports<'a>(&'a self, reserved: &'a [u16]) -> &'a [u16] {
+        self.ports.as_deref().unwrap_or(reserved)
+    }
 }
 
 /// Where new connections go.
@@ -47,6 +57,9 @@ pub enum Choice {
     Weighted(Arc<[ServerId]>),
     /// Nowhere: TCP is answered with a reset, UDP with an ICMP error.
     Refuse,
+    /// Nowhere yet: the servers are being read for the first time. What comes is dropped without a word, and its
+    /// sender tries again.
+    Wait,
 }
 
 /// A virtual service.
@@ -78,8 +91,10 @@ pub enum Fate {
 }
 
 /// A server of a virtual service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Server {
+    /// The service that it serves.
+    pub service: ServiceId,
     /// Its address; one of this host's VIPAs: the server is on this host.
     pub address: IpAddr,
     /// Its port; `None`: the one that the client asked for.
@@ -88,6 +103,88 @@ pub struct Server {
     pub is_local: bool,
     /// What becomes of its connections.
     pub fate: Fate,
+    /// What the flow table knows of it.
+    pub counters: Arc<ServerCounters>,
+}
+
+/// What the flow table knows of a server, read by status objects (`kind = "flows"`) and status.
+#[derive(Debug, Default)]
+pub struct ServerCounters(Box<[WorkerCounters]>);
+
+/// What one worker counts of a server. Aligned so that no two workers write to one cache line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct WorkerCounters {
+    created: AtomicU64,
+    ended: AtomicU64,
+    failed: AtomicU64,
+    bytes: AtomicU64,
+    packets: AtomicU64,
+}
+
+impl ServerCounters {
+    /// Counters of so many workers, all zero.
+    pub fn new(workers: u8) -> ServerCounters {
+        ServerCounters((0..workers).map(|_| WorkerCounters::default()).collect())
+    }
+
+    /// Flows that it has.
+    pub fn active(&self) -> u64 {
+        self.created().saturating_sub(self.sum(|counters| &counters.ended))
+    }
+
+    /// Flows that it ever got, those adopted from an earlier process among them.
+    pub fn created(&self) -> u64 {
+        self.sum(|counters| &counters.created)
+    }
+
+    /// Flows that it never answered.
+    pub fn failed(&self) -> u64 {
+        self.sum(|counters| &counters.failed)
+    }
+
+    /// Bytes of IP packets in both directions, as far as they pass here.
+    pub fn bytes(&self) -> u64 {
+        self.sum(|counters| &counters.bytes)
+    }
+
+    /// Packets in both directions; a super-packet counts once.
+    pub fn packets(&self) -> u64 {
+        self.sum(|counters| &counters.packets)
+    }
+
+    /// What a worker counts.
+    #[inline]
+    pub(crate) fn of(&self, worker: WorkerId) -> Option<&WorkerCounters> {
+        self.0.get(usize::from(worker.0))
+    }
+
+    fn sum(&self, count: impl Fn(&WorkerCounters) -> &AtomicU64) -> u64 {
+        self.0.iter().map(|counters| count(counters).load(Relaxed)).sum()
+    }
+}
+
+impl WorkerCounters {
+    pub(crate) fn began(&self) {
+        add(&self.created, 1);
+    }
+
+    pub(crate) fn ended(&self, has_failed: bool) {
+        add(&self.ended, 1);
+        add(&self.failed, u64::from(has_failed));
+    }
+
+    #[inline]
+    pub(crate) fn carried(&self, bytes: usize) {
+        add(&self.bytes, bytes as u64);
+        add(&self.packets, 1);
+    }
+}
+
+/// One thread alone writes.
+#[inline]
+fn add(count: &AtomicU64, n: u64) {
+    count.store(count.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
 /// All virtual services and their servers.
@@ -98,6 +195,10 @@ pub struct PreferredTable {
     services: Vec<Option<Arc<Service>>>,
     servers: Vec<Option<Server>>,
     index: Arc<Index>,
+    /// Those of services.
+    addresses: Arc<[IpAddr]>,
+    /// What served flows carry towards servers.
+    sources: Arc<[Source]>,
 }
 
 /// Ports of an address and protocol, in order, and whose they are.
@@ -116,7 +217,20 @@ impl PreferredTable {
             place.push((service.ports.clone(), ServiceId(at as u16)));
         }
         index.values_mut().for_each(|place| place.sort_by_key(|(ports, _)| *ports.start()));
-        PreferredTable { generation: 0, services, servers, index: Arc::new(index) }
+        let mut addresses: Vec<IpAddr> = index.keys().map(|(address, _)| *address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut sources: Vec<Source> = Vec::new();
+        for service in services.iter().flatten() {
+            let Mode::Nat { sources: own } = &service.mode else { continue };
+            for source in own.iter() {
+                if !sources.contains(source) {
+                    sources.push(source.clone());
+                }
+            }
+        }
+        let (index, addresses, sources) = (Arc::new(index), addresses.into(), sources.into());
+        PreferredTable { generation: 0, services, servers, index, addresses, sources }
     }
 
     /// The same table with another choice for one service. Costs a pointer's copy for each service.
@@ -141,9 +255,32 @@ impl PreferredTable {
         ports.contains(&port).then_some(*id)
     }
 
+    /// May served flows have this source? `reserved` are the reserved ports.
+    pub fn is_source(&self, address: IpAddr, port: u16, reserved: &[u16]) -> bool {
+        self.sources.iter().any(|source| {
+            source.address == address && source.ports(reserved).binary_search(&port).is_ok()
+        })
+    }
+
+    /// Has any service this address?
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
     /// A service.
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
         self.services.get(usize::from(id.0))?.as_deref()
+    }
+
+    /// The server of `service` that listens at this address and port, if it is known.
+    pub fn server_at(&self, service: ServiceId, address: IpAddr, port: u16) -> Option<ServerId> {
+        let is_it = |server: &Server| {
+            server.service == service
+                && server.address == address
+                && server.port.is_none_or(|own| own == port)
+        };
+        let at = self.servers.iter().position(|server| server.as_ref().is_some_and(is_it))?;
+        Some(ServerId(at as u16))
     }
 
     /// A server; `None` once it was removed.

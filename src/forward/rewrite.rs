@@ -24,6 +24,13 @@ pub enum Edit {
     Source(Endpoint),
     /// Replace the destination.
     Destination(Endpoint),
+    /// Replace both.
+    Both {
+        /// The new source.
+        source: Endpoint,
+        /// The new destination.
+        destination: Endpoint,
+    },
 }
 
 /// Applies `edit` to `packet`, whose headers are `headers` and whose checksum is in the state `csum`.
@@ -33,6 +40,10 @@ pub fn apply(packet: &mut [u8], headers: &Headers, csum: Csum, edit: Edit) {
     let (removed, added, is_source) = match edit {
         Edit::Source(new) => (end(headers, true), new, true),
         Edit::Destination(new) => (end(headers, false), new, false),
+        Edit::Both { source, destination } => {
+            apply(packet, headers, csum, Edit::Source(source));
+            (end(headers, false), destination, false)
+        }
     };
     write_address(packet, added.address, is_source);
     let address = Difference::default().address(removed.address, added.address);

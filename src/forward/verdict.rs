@@ -101,6 +101,12 @@ drop_reasons! {
     TtlExceeded = "ttl_exceeded",
     /// It came for a reserved port that no flow has.
     NoFlow = "no_flow",
+    /// A virtual service has no server for it, and nobody may be told.
+    NoServer = "no_server",
+    /// The servers of a virtual service are being read for the first time; the client tries again.
+    ServersUnread = "servers_unread",
+    /// The server of a service in mode `direct` is on no link of a NIC.
+    ServerOffLink = "server_off_link",
     /// The next hop did not answer in time.
     NeighbourUnresolved = "neighbour_unresolved",
     /// The queue of frames that wait was full.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
+use super::claims::Claims;
 use super::route::RouteTable;
 use super::source::{SourcePolicy, Target};
 use crate::wire::ethernet::MacAddr;
@@ -89,6 +90,80 @@ impl NicView {
     }
 }
 
+/// A way out: by this NIC, to this MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Leaves by this NIC.
+    pub nic: NicId,
+    /// To this MAC address.
+    pub destination: MacAddr,
+}
+
+/// A way's place in one generation of the view: what flows remember.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WayId(pub u16);
+
+/// Next hops whose MAC addresses are known.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbours {
+    places: HashMap<(NicId, IpAddr), u32, foldhash::fast::RandomState>,
+    ways: Vec<Way>,
+}
+
+impl Neighbours {
+    /// The way to a next hop, and its place; a place beyond what can be remembered is [`WayId`]'s greatest, which
+    /// no flow remembers.
+    pub fn find(&self, nic: NicId, address: IpAddr) -> Option<(WayId, Way)> {
+        let place = *self.places.get(&(nic, address))?;
+        Some((WayId(u16::try_from(place).unwrap_or(u16::MAX)), self.ways[place as usize]))
+    }
+
+    /// The way at a place of this generation.
+    #[inline]
+    pub fn way(&self, id: WayId) -> Option<Way> {
+        self.ways.get(usize::from(id.0)).copied()
+    }
+
+    /// One more, or another MAC address of a known one.
+    pub fn insert(&mut self, (nic, address): (NicId, IpAddr), destination: MacAddr) {
+        let way = Way { nic, destination };
+        let next = self.ways.len() as u32;
+        match *self.places.entry((nic, address)).or_insert(next) {
+            place if place == next => self.ways.push(way),
+            place => self.ways[place as usize] = way,
+        }
+    }
+
+    /// All next hops and their MAC addresses.
+    pub fn iter(&self) -> impl Iterator<Item = ((NicId, IpAddr), MacAddr)> {
+        self.places.iter().map(|(hop, place)| (*hop, self.ways[*place as usize].destination))
+    }
+
+    /// Forgets them all. Places remembered under this generation of the view mean nothing any more.
+    pub fn clear(&mut self) {
+        self.places.clear();
+        self.ways.clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ways.len()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.ways.is_empty()
+    }
+}
+
+impl FromIterator<((NicId, IpAddr), MacAddr)> for Neighbours {
+    fn from_iter<I: IntoIterator<Item = ((NicId, IpAddr), MacAddr)>>(all: I) -> Neighbours {
+        let mut neighbours = Neighbours::default();
+        all.into_iter().for_each(|(hop, mac)| neighbours.insert(hop, mac));
+        neighbours
+    }
+}
+
 /// The network around the host, as of one moment.
 #[derive(Clone, Debug)]
 pub struct NetView {
@@ -99,9 +174,11 @@ pub struct NetView {
     /// Prefix → next hops over NICs.
     pub routes: RouteTable,
     /// MAC addresses of the next hops, from the kernel's table.
-    pub neighbours: HashMap<(NicId, IpAddr), MacAddr, foldhash::fast::RandomState>,
+    pub neighbours: Neighbours,
     /// FIG. 4 and its rules.
     pub source: SourcePolicy,
+    /// What the forwarder owns of what arrives.
+    pub claims: Claims,
 }
 
 impl NetView {

@@ -208,6 +208,18 @@ impl Namespace {
         Ok(self.link(device)?.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp))
     }
 
+    /// Bytes of the device's largest packet.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn mtu(&self, device: &str) -> Result<u32, Error> {
+        let mtu = self.link(device)?.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+        Ok(mtu.unwrap_or_default())
+    }
+
     /// The device's index.
     ///
     /// # Errors

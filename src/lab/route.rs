@@ -86,6 +86,29 @@ impl Namespace {
         Ok(())
     }
 
+    /// The device's addresses with their prefix lengths, the link-local ones too.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn addresses(&self, device: &str) -> Result<Vec<(IpAddr, u8)>, Error> {
+        let index = self.index(device)?;
+        let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self
+            .request(query, NLM_F_DUMP)
+            .step(|| format!("addresses on {device} of {}", self.name()))?;
+        let of_device = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
+                let ip = message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Address(ip) => Some(*ip),
+                    _ => None,
+                })?;
+                Some((ip, message.header.prefix_len))
+            }
+            _ => None,
+        });
+        Ok(of_device.collect())
+    }
+
     /// Sets the main table's route to `prefix`, over one hop or spread over several, optionally with a
     /// preferred source. A route that is there is replaced.
     ///

@@ -11,7 +11,7 @@
 //!
 //! A cable is a namespace of its own with a bridge per pair: pulled, both of its ends lose carrier and
 //! neither device is set down, as with a real one; and the router's port outlives the host's NIC.
-//! The router has static equal-cost routes to the VIPAs and heeds dead links and neighbours.
+//! The router has static equal-cost routes to the VIPAs, unless it is to learn them, and heeds dead links and neighbours.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use std::path::Path;
 use super::error::Error;
 use super::{End, Hop, Namespace, process, veth};
 use crate::wire::ethernet::MacAddr;
-use crate::wire::ip::Family;
+use crate::wire::ip::{Family, Prefix};
 
 /// The client's address of a family.
 pub fn client_address(family: Family) -> IpAddr {
@@ -93,6 +93,20 @@ impl Network {
             }
         }
         Ok(network)
+    }
+
+    /// The router forgets its static routes to the VIPAs: it will be told.
+    ///
+    /// # Errors
+    /// When they are gone.
+    pub fn forget_vipas(&self) -> Result<(), Error> {
+        let vipas = Family::BOTH.into_iter().flat_map(vipas);
+        vipas.map(Prefix::host).try_for_each(|vipa| self.router.delete_route(&vipa.to_string()))
+    }
+
+    /// The router's ports towards the host.
+    pub fn ports(&self) -> Vec<String> {
+        self.nics().map(|nic| format!("r{nic}")).collect()
     }
 
     /// Where the cables lie; for counters on the way.
@@ -198,11 +212,11 @@ impl Network {
     }
 
     /// Writes a configuration for the forwarder: all NICs with their gateways, both VIPAs of each family,
-    /// and the second one for TCP to `rewritten_port` of the client.
+    /// and the second one for TCP to `rewritten_port` of the client; and `more`.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write_config(&self, path: &Path, rewritten_port: u16) -> Result<(), Error> {
+    pub fn write_config(&self, path: &Path, rewritten_port: u16, more: &str) -> Result<(), Error> {
         let all: Vec<String> =
             Family::BOTH.into_iter().flat_map(vipas).map(|vipa| format!("\"{vipa}\"")).collect();
         let mut text = format!("[virtual]\nname = \"vipa0\"\naddresses = [{}]\n", all.join(", "));
@@ -213,7 +227,7 @@ impl Network {
                 nic_name(nic)
             );
         }
-        text.push_str("\n[source]\nsourcevipa = true\n");
+        let _ = write!(text, "\n{more}\n\n[source]\nsourcevipa = true\n");
         for family in Family::BOTH {
             let (client, [_, second]) = (client_address(family), vipas(family));
             let _ = write!(
@@ -267,6 +281,12 @@ impl Network {
             namespace.sysctl("net/ipv4/fib_multipath_use_neigh", 1)?;
             namespace.sysctl("net/ipv4/fib_multipath_hash_policy", 1)?;
             namespace.sysctl("net/ipv6/fib_multipath_hash_policy", 1)?;
+        }
+        for family in ["ipv4", "ipv6"] {
+            // Of addresses, protocol and ports, read from the packet. By policy 1 it would heed the sending socket's own hash, which veth
+            // hands on as no wire does, and which TCP changes at each of its timeouts.
+            self.router.sysctl(&format!("net/{family}/fib_multipath_hash_policy"), 3)?;
+            self.router.sysctl(&format!("net/{family}/fib_multipath_hash_fields"), 0x37)?;
         }
         self.router.sysctl("net/ipv4/ip_forward", 1)?;
         self.router.sysctl("net/ipv6/conf/all/forwarding", 1)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::plan::homes::Homes;
 use super::plan::routes::Way;
 use crate::forward::view::{NicId, NicState};
 use crate::path::Hop;
@@ -16,6 +17,8 @@ pub struct Health {
     pub resting: BTreeSet<Hop>,
     /// Families of which every next hop behind a NIC is resting.
     pub silent: BTreeSet<(NicId, Family)>,
+    /// Which NIC answers for each VIPA that lies in a NIC's own subnet.
+    pub homes: Homes,
 }
 
 impl Health {
@@ -32,7 +35,7 @@ impl Health {
         for (hop, _) in hops.iter().filter(|(_, rests)| !**rests) {
             silent.remove(&group(hop));
         }
-        Health { states, resting, silent }
+        Health { states, resting, silent, homes: Homes::new() }
     }
 
     /// Are frames put on this NIC?

@@ -4,10 +4,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::mirror::{KernelHop, KernelRoute, KernelRule, Mirror, RouteKind};
+use super::mirror::{Address, KernelHop, KernelRoute, KernelRule, Mirror, RouteKind};
 use super::plan::routes::{FALLBACK_METRIC, PlannedHop, PlannedRoute};
 use super::plan::rules::{Action, Rule, preferences};
-use super::plan::{AdapterPlan, ManagedNeighbour, Plan};
+use super::plan::{AdapterPlan, ManagedNeighbour, NicAddress, Plan};
 use super::saved::Saved;
 use super::{MAIN_TABLE, PROTOCOL};
 use crate::wire::ip::{Family, Prefix};
@@ -24,16 +24,20 @@ pub enum Step {
         /// Bytes.
         mtu: u32,
     },
-    /// Gives the adapter a VIPA.
+    /// Gives the adapter, or a NIC, a VIPA.
     AddAddress {
-        /// The adapter's index.
+        /// The NIC; `None`: the adapter.
+        nic: Option<String>,
+        /// Its index.
         ifindex: u32,
         /// The VIPA.
         address: IpAddr,
     },
-    /// Takes an address that is no VIPA any more from the adapter.
+    /// Takes an address that is no VIPA any more from the adapter, or a VIPA from a NIC.
     DeleteAddress {
-        /// The adapter's index.
+        /// The NIC; `None`: the adapter.
+        nic: Option<String>,
+        /// Its index.
         ifindex: u32,
         /// The address.
         address: IpAddr,
@@ -72,6 +76,7 @@ impl Step {
         match self {
             Step::PutRoute(route) | Step::AppendHop(route) => route.metric == FALLBACK_METRIC,
             Step::Manage(_) | Step::Release { .. } => true,
+            Step::AddAddress { nic, .. } => nic.is_some(),
             other => other.is_removal(),
         }
     }
@@ -81,8 +86,16 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::SetLink { name, mtu, .. } => write!(f, "link {name} mtu {mtu} up"),
-            Step::AddAddress { address, .. } => write!(f, "address {address}"),
-            Step::DeleteAddress { address, .. } => write!(f, "delete address {address}"),
+            Step::AddAddress { nic: None, address, .. } => write!(f, "address {address}"),
+            Step::AddAddress { nic: Some(nic), address, .. } => {
+                write!(f, "address {address} dev {nic}")
+            }
+            Step::DeleteAddress { nic: None, address, .. } => {
+                write!(f, "delete address {address}")
+            }
+            Step::DeleteAddress { nic: Some(nic), address, .. } => {
+                write!(f, "delete address {address} dev {nic}")
+            }
             Step::PutRoute(route) | Step::AppendHop(route) => write!(f, "{route}"),
             Step::DeleteRoute(route) => {
                 write!(
@@ -102,6 +115,8 @@ impl fmt::Display for Step {
 /// Where things of ours may stand, now and from earlier runs.
 #[derive(Clone, Debug, Default)]
 pub struct Ours {
+    /// Name of the adapter.
+    pub adapter: String,
     /// Routing tables.
     pub tables: Vec<u32>,
     /// First preferences.
@@ -114,6 +129,7 @@ impl Ours {
     /// What the saved file knows.
     pub fn of(saved: &Saved) -> Ours {
         Ours {
+            adapter: saved.adapter.clone(),
             tables: saved.tables.clone(),
             preferences: saved.preferences.clone(),
             addresses: saved.addresses.clone(),
@@ -147,6 +163,7 @@ pub fn difference(plan: &Plan, mirror: &Mirror, ours: &Ours) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut removals = Vec::new();
     link(&plan.adapter, mirror, ours, &mut steps, &mut removals);
+    nic_addresses(&plan.nic_addresses, mirror, ours, &mut steps, &mut removals);
     for route in &plan.routes {
         match route.prefix.family() {
             Family::V4 => route_v4(route, mirror, &mut steps, &mut removals),
@@ -187,10 +204,55 @@ fn link(
         .map(|a| a.address)
         .collect();
     let missing = plan.addresses.iter().filter(|a| !held.contains(a));
-    steps.extend(missing.map(|address| Step::AddAddress { ifindex, address: *address }));
+    steps.extend(missing.map(|address| Step::AddAddress { nic: None, ifindex, address: *address }));
     let is_surplus = |a: &&IpAddr| ours.addresses.contains(a) && !plan.addresses.contains(a);
     let surplus = held.iter().filter(is_surplus);
-    removals.extend(surplus.map(|address| Step::DeleteAddress { ifindex, address: *address }));
+    removals.extend(surplus.map(|address| Step::DeleteAddress {
+        nic: None,
+        ifindex,
+        address: *address,
+    }));
+}
+
+/// VIPAs on NICs. One that an operator gave to a NIC with its subnet is there already, and stays as it is.
+fn nic_addresses(
+    plan: &[NicAddress],
+    mirror: &Mirror,
+    ours: &Ours,
+    steps: &mut Vec<Step>,
+    removals: &mut Vec<Step>,
+) {
+    let is_host = |a: &Address| a.prefix_length == Family::of(a.address).bits();
+    for NicAddress { nic, ifindex, address } in plan {
+        let is_held = |a: &Address| {
+            (a.ifindex, a.address) == (*ifindex, *address)
+                && (!is_host(a) || a.address.is_ipv4() || a.is_deprecated)
+        };
+        if !mirror.addresses.iter().any(is_held) {
+            steps.push(Step::AddAddress {
+                nic: Some(nic.clone()),
+                ifindex: *ifindex,
+                address: *address,
+            });
+        }
+    }
+    let is_planned =
+        |a: &Address| plan.iter().any(|p| (p.ifindex, p.address) == (a.ifindex, a.address));
+    removals.extend(given(mirror, ours).filter(|a| !is_planned(a)).map(|a| taken(mirror, a)));
+}
+
+/// VIPAs that NICs have from us.
+fn given<'a>(mirror: &'a Mirror, ours: &'a Ours) -> impl Iterator<Item = &'a Address> {
+    let adapter = mirror.link(&ours.adapter).map(|(index, _)| index);
+    mirror.addresses.iter().filter(move |a| {
+        a.is_ours && Some(a.ifindex) != adapter && ours.addresses.contains(&a.address)
+    })
+}
+
+fn taken(mirror: &Mirror, given: &Address) -> Step {
+    let Address { ifindex, address, .. } = *given;
+    let nic = mirror.links.get(&ifindex).map(|link| link.name.clone());
+    Step::DeleteAddress { nic, ifindex, address }
 }
 
 /// IPv4: one entry with all its next hops, replaced as a whole and at once.
@@ -362,6 +424,7 @@ pub fn takedown(mirror: &Mirror, ours: &Ours) -> Vec<Step> {
             steps.push(Step::Release { ifindex: *ifindex, address: *address });
         }
     }
+    steps.extend(given(mirror, ours).map(|given| taken(mirror, given)));
     steps
 }
 

@@ -62,6 +62,8 @@ pub struct Address {
     pub is_secondary: bool,
     /// Duplicate address detection is not done, or has failed.
     pub is_unusable: bool,
+    /// `IFA_PROTO` says that vipa set it up; Linux before 5.18 does not keep that.
+    pub is_ours: bool,
 }
 
 /// One next hop of a route of the kernel.
@@ -221,6 +223,8 @@ pub struct Mirror {
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
     /// `ip_local_port_range`, which no message tells of: the router reads it now and then.
     pub ephemeral: Option<RangeInclusive<u16>>,
+    /// `arp_ignore` of `all`, which no message tells of either: the greater of it and a NIC's own holds.
+    pub arp_ignore: u8,
     /// What neighbours told by RIP: no more the kernel's than the range is, but as much a part of the network.
     pub learned: Vec<Learned>,
     routes: BTreeMap<RouteKey, Vec<KernelRoute>>,
@@ -273,6 +277,7 @@ impl Mirror {
         *self = Mirror {
             tables: std::mem::take(&mut self.tables),
             ephemeral: self.ephemeral.take(),
+            arp_ignore: self.arp_ignore,
             learned: std::mem::take(&mut self.learned),
             watched: std::mem::take(&mut self.watched),
             ..Mirror::default()

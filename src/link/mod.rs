@@ -9,6 +9,7 @@
 //! Ours is what carries protocol number 118 ([`PROTOCOL`]) in our table or at our preferences; nothing else
 //! is ever deleted. Originals of kernel settings are [`saved`] once, before the first change.
 
+mod announced;
 mod cached;
 pub mod down;
 pub mod health;
@@ -31,7 +32,7 @@ pub mod sysctl;
 mod tables;
 
 pub use cached::forget_cached_routes;
-pub use network::preview;
+pub use network::{preview, preview_view};
 
 /// `rtm_protocol`, `FRA_PROTOCOL` and `NDA_PROTOCOL` of all that vipa sets up ("v").
 pub const PROTOCOL: u8 = 0x76;

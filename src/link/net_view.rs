@@ -9,8 +9,10 @@ use super::mirror::{Address, Mirror};
 use super::plan::routes::{Reach, Way, nic_of, reaches};
 use super::plan::rules::default_vipa;
 use super::resolve::Hop;
+use crate::balance::service::{GIVEN, Mode};
 use crate::config::Config;
 use crate::forward::applies::applies;
+use crate::forward::claims::{Claim, Claims};
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
 use crate::forward::view::{NetView, NicView};
@@ -24,6 +26,8 @@ pub struct Draft {
     routes: Vec<Route>,
     neighbours: BTreeMap<Hop, MacAddr>,
     source: SourcePolicy,
+    /// What is owned beside replies to rewritten flows.
+    claims: Claims,
 }
 
 /// What the mirror does not know.
@@ -50,19 +54,25 @@ pub fn draft(
         neighbours: neighbours(config, mirror, &reaches, is_requested),
         routes: routes(&reaches, around.health),
         source: source(config, around),
+        claims: claims(config),
     }
 }
 
 impl Draft {
     /// The view, as number `generation`.
     pub fn view(&self, generation: u32) -> NetView {
-        NetView {
+        let mut view = NetView {
             generation,
             nics: self.nics.clone().into(),
             routes: RouteTable::new(self.routes.clone()),
             neighbours: self.neighbours.iter().map(|(hop, mac)| (*hop, *mac)).collect(),
             source: self.source.clone(),
-        }
+            claims: self.claims.clone(),
+        };
+        view.claims.owned.extend(view.owned_addresses());
+        view.claims.owned.sort_unstable();
+        view.claims.owned.dedup();
+        view
     }
 
     /// The NICs in it.
@@ -169,6 +179,31 @@ fn neighbours(
         Some(((nic_of(config, mirror, *ifindex)?, *address), mac))
     });
     usable.filter(|(hop, _)| gateways.contains(hop) || is_requested(hop)).collect()
+}
+
+/// What virtual services own, whatever the network is.
+fn claims(config: &Config) -> Claims {
+    let mut claims = Claims { reserved: config.source.ports.clone(), ..Claims::default() };
+    for service in &config.services {
+        let ports = (*service.ports.start(), *service.ports.end());
+        let claim = |address, ports| Claim { address, protocol: service.protocol, ports };
+        claims.services.push(claim(service.address, ports));
+        if service.uses_reserved_ports() {
+            claims.owned.extend(default_vipa(config, Family::of(service.address)));
+        }
+        let Mode::Nat { sources, keeps_client } = &service.mode else { continue };
+        claims.sources.extend(sources.iter().map(|source| (*source, GIVEN)));
+        if *keeps_client {
+            claims.servers.extend(service.servers.iter().filter(|server| !server.is_local).map(
+                |server| claim(server.address, server.port.map_or(ports, |port| (port, port))),
+            ));
+        }
+    }
+    claims.sources.sort_unstable_by_key(|(address, _)| *address);
+    claims.sources.dedup();
+    claims.servers.sort_unstable();
+    claims.servers.dedup();
+    claims
 }
 
 fn source(config: &Config, around: Surroundings<'_>) -> SourcePolicy {

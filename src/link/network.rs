@@ -13,17 +13,20 @@ use super::health::Health;
 use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Address, Changed, Mirror};
+use super::net_view::{Surroundings, draft};
 use super::netlink::{Events, Mode, Netlink, errno};
-use super::plan::routes::{Reach, reaches};
+use super::plan::homes::homes;
+use super::plan::routes::{Reach, inherited, reaches};
 use super::plan::rules::tables;
-use super::plan::{ManagedNeighbour, Plan, plan};
+use super::plan::{ManagedNeighbour, NicAddress, Plan, plan};
 use super::ports;
 use super::saved::Saved;
-use super::{Error, Result, request, sysctl};
+use super::{Error, Result, announced, request, sysctl};
+use crate::announce::speaker::Scene;
 use crate::config::{Config, is_link_local};
 use crate::device;
 use crate::engine::statistics::RouterStatistics;
-use crate::forward::view::{NicId, NicState};
+use crate::forward::view::{NetView, NicId, NicState};
 use crate::path::paths::Paths;
 use crate::path::{Hop, State, Target};
 use crate::rip::Learned;
@@ -59,13 +62,28 @@ pub struct Network {
 
 /// What `vipa check --plan` shows. Reads only.
 pub fn preview(config: &Config) -> Result<Plan> {
+    let (mirror, health) = survey(config)?;
+    Ok(plan(config, &mirror, &health))
+}
+
+/// What the forwarder would know of the network. Reads only.
+pub fn preview_view(config: &Config) -> Result<NetView> {
+    let (mirror, health) = survey(config)?;
+    let around = Surroundings { health: &health, ephemeral: &(0..=0), listening: &[] };
+    Ok(draft(config, &mirror, around, |_| false).view(0))
+}
+
+/// The network namespace of the calling thread as it is.
+fn survey(config: &Config) -> Result<(Mirror, Health)> {
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
     let mut mirror = Mirror::new(tables(config).into_iter().map(|(table, _)| table));
     mirror.ephemeral = ports::ephemeral();
+    mirror.arp_ignore = announced::arp_ignore_of_all();
     dump(&mut netlink, &mut mirror)?;
     let now = Instant::now();
-    let health = HoldDown::new(config).observe(config, &mirror, &Paths::default(), now);
-    Ok(plan(config, &mirror, &health))
+    let mut health = HoldDown::new(config).observe(config, &mirror, &Paths::default(), now);
+    health.homes = homes(config, &mirror, &health, &announced::left_homes(config, &mirror));
+    Ok((mirror, health))
 }
 
 impl Network {
@@ -86,6 +104,7 @@ impl Network {
             mirror: {
                 let mut mirror = Mirror::new(saved.tables.iter().copied());
                 mirror.ephemeral = ports::ephemeral();
+                mirror.arp_ignore = announced::arp_ignore_of_all();
                 mirror.watch(config.nics.iter().map(|nic| nic.name.as_str()));
                 mirror
             },
@@ -105,6 +124,9 @@ impl Network {
             if let Some(prefix) = foreign_route(&network.mirror, table) {
                 return Err(Error::ForeignTable { table, route: prefix.to_string() });
             }
+        }
+        if is_adopted {
+            network.health.homes = announced::left_homes(&network.config, &network.mirror);
         }
         network.observe(Instant::now());
         Ok((network, is_adopted))
@@ -182,9 +204,29 @@ impl Network {
         self.mirror.ephemeral = Some(range.clone());
     }
 
+    /// Reads again what `arp_ignore` of all devices says, and tells what keeps the VIPAs from being answered for as they should.
+    pub fn read_arp_settings(&mut self) {
+        self.mirror.arp_ignore = announced::arp_ignore_of_all();
+        for setting in announced::hindrances(&self.health.homes) {
+            if self.refused.insert(setting.clone()) {
+                tracing::warn!(setting, "keeps the kernel from answering for VIPAs by one NIC");
+            }
+        }
+    }
+
+    /// The VIPAs that are to be announced, and the NICs to do so.
+    pub fn scene(&self) -> Scene {
+        announced::scene(&self.config, &self.mirror, &self.health.homes)
+    }
+
     /// Takes in what neighbours told by RIP.
     pub fn set_learned(&mut self, learned: Vec<Learned>) {
         self.mirror.learned = learned;
+    }
+
+    /// What an earlier run had learned by RIP is taken as learned.
+    pub fn inherit(&mut self) {
+        self.mirror.learned = inherited(&self.config, &self.mirror);
     }
 
     /// The interfaces for the routing daemon, in the order of `[[nic]]`.
@@ -272,9 +314,9 @@ impl Network {
         }
     }
 
-    /// Looks at the NICs, and tells of each that changed its state.
-    pub fn observe(&mut self, now: Instant) {
-        let health = self.hold_down.observe(&self.config, &self.mirror, &self.paths, now);
+    /// Looks at the NICs, and tells of each that changed its state. True if a VIPA has moved from one NIC to another.
+    pub fn observe(&mut self, now: Instant) -> bool {
+        let mut health = self.hold_down.observe(&self.config, &self.mirror, &self.paths, now);
         for (i, (nic, state)) in self.config.nics.iter().zip(&health.states).enumerate() {
             if self.health.states.get(i) == Some(state) {
                 continue;
@@ -291,7 +333,11 @@ impl Network {
                 NicState::Live => tracing::info!(nic = nic_name, "live"),
             }
         }
+        health.homes = homes(&self.config, &self.mirror, &health, &self.health.homes);
+        let has_moved = health.homes != self.health.homes;
+        announced::tell(&self.config, &health.homes, &self.health.homes);
         self.health = health;
+        has_moved
     }
 
     /// Makes the adapter if it does not exist; true if it was made.
@@ -433,7 +479,13 @@ impl Network {
         let Some(stands) = &self.stands else { return false };
         match step {
             Step::SetLink { mtu, .. } => stands.adapter.mtu == *mtu,
-            Step::AddAddress { address, .. } => stands.adapter.addresses.contains(address),
+            Step::AddAddress { nic: None, address, .. } => {
+                stands.adapter.addresses.contains(address)
+            }
+            Step::AddAddress { nic: Some(nic), ifindex, address } => {
+                let (nic, ifindex, address) = (nic.clone(), *ifindex, *address);
+                stands.nic_addresses.contains(&NicAddress { nic, ifindex, address })
+            }
             Step::PutRoute(route) => stands.routes.contains(route),
             Step::AppendHop(route) => stands.routes.iter().any(|stood| {
                 (stood.table, stood.prefix, stood.metric)

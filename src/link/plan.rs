@@ -1,6 +1,7 @@
 //! What should stand in the kernel, from configuration, mirror and the NICs' states alone: plain data,
 //! compared with the mirror by [`super::kernel`] and shown line by line by `vipa check --plan`.
 
+pub mod homes;
 pub mod routes;
 pub mod rules;
 
@@ -12,6 +13,7 @@ use self::rules::{Around, Rule, default_vipa};
 use super::health::Health;
 use super::mirror::Mirror;
 use super::sysctl::{Sysctl, Wanted};
+use crate::balance::service::Settings as Service;
 use crate::config::Config;
 use crate::forward::view::{NicId, NicState};
 use crate::wire::ip::Family;
@@ -28,6 +30,8 @@ const GREATEST_MTU: u32 = 65535;
 pub struct Plan {
     /// The adapter itself.
     pub adapter: AdapterPlan,
+    /// VIPAs that NICs have as addresses.
+    pub nic_addresses: Vec<NicAddress>,
     /// Settings below `/proc/sys`.
     pub sysctls: Vec<Sysctl>,
     /// Routes of our table.
@@ -49,6 +53,17 @@ pub struct AdapterPlan {
     pub addresses: Vec<IpAddr>,
 }
 
+/// A VIPA that a NIC has as an address, so that the kernel answers for it by this one ([`homes`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicAddress {
+    /// The NIC.
+    pub nic: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// The VIPA.
+    pub address: IpAddr,
+}
+
 /// A gateway behind a NIC. The kernel never sends to it while a forwarder runs, and would forget it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedNeighbour {
@@ -68,6 +83,9 @@ impl fmt::Display for Plan {
             let bits = Family::of(*address).bits();
             writeln!(f, "address {address}/{bits} dev {}", self.adapter.name)?;
         }
+        for NicAddress { nic, address, .. } in &self.nic_addresses {
+            writeln!(f, "address {address}/{} dev {nic}", Family::of(*address).bits())?;
+        }
         self.sysctls.iter().try_for_each(|sysctl| writeln!(f, "sysctl {sysctl}"))?;
         self.routes.iter().try_for_each(|route| writeln!(f, "{route}"))?;
         self.rules.iter().try_for_each(|rule| writeln!(f, "{rule}"))?;
@@ -78,9 +96,16 @@ impl fmt::Display for Plan {
     }
 }
 
-/// May any packet's source be rewritten? Only then does the forwarder own ports.
+/// May any packet's source be rewritten to the reserved ports? Only then does the forwarder own them.
 pub fn can_rewrite(config: &Config) -> bool {
-    !config.source.rules.is_empty() || config.source.is_bound_forwarded
+    !config.source.rules.is_empty()
+        || config.source.is_bound_forwarded
+        || config.services.iter().any(Service::uses_reserved_ports)
+}
+
+/// Does the forwarder own anything of what arrives?
+pub fn owns_anything(config: &Config) -> bool {
+    can_rewrite(config) || !config.services.is_empty()
 }
 
 /// The plan. `health` has a state for each `[[nic]]`.
@@ -91,7 +116,8 @@ pub fn plan(config: &Config, mirror: &Mirror, health: &Health) -> Plan {
             mtu: mtu(config, mirror),
             addresses: config.adapter.addresses.clone(),
         },
-        sysctls: sysctls(config, mirror),
+        nic_addresses: homes::addresses(config, mirror, &health.homes),
+        sysctls: sysctls(config, mirror, health),
         routes: routes::routes(config, mirror, health),
         rules: rules::rules(config, &around(config, mirror)),
         neighbours: neighbours(config, mirror, health),
@@ -134,7 +160,7 @@ fn nic_addresses(config: &Config, mirror: &Mirror) -> Vec<IpAddr> {
     found
 }
 
-fn sysctls(config: &Config, mirror: &Mirror) -> Vec<Sysctl> {
+fn sysctls(config: &Config, mirror: &Mirror, health: &Health) -> Vec<Sysctl> {
     let mut wanted = Vec::new();
     let name = &config.adapter.name;
     let ifindex = mirror.link(name).map_or(0, |(index, _)| index);
@@ -160,6 +186,7 @@ fn sysctls(config: &Config, mirror: &Mirror) -> Vec<Sysctl> {
             }
         }
     }
+    wanted.extend(homes::sysctls(config, mirror, &health.homes));
     if can_rewrite(config) {
         wanted.push(Sysctl {
             path: "net/ipv4/ip_local_reserved_ports".into(),

@@ -37,10 +37,10 @@ pub(super) fn of(step: &Step) -> (RouteNetlinkMessage, Mode) {
             message.attributes.push(LinkAttribute::Mtu(*mtu));
             (RouteNetlinkMessage::SetLink(message), Mode::Change)
         }
-        Step::AddAddress { ifindex, address: vipa } => {
+        Step::AddAddress { ifindex, address: vipa, .. } => {
             (RouteNetlinkMessage::NewAddress(address(*ifindex, *vipa)), Mode::Replace)
         }
-        Step::DeleteAddress { ifindex, address: vipa } => {
+        Step::DeleteAddress { ifindex, address: vipa, .. } => {
             (RouteNetlinkMessage::DelAddress(address(*ifindex, *vipa)), Mode::Change)
         }
         Step::PutRoute(route) => {
@@ -139,6 +139,7 @@ fn address(ifindex: u32, vipa: IpAddr) -> AddressMessage {
     message.header.scope = AddressScope::Universe;
     message.header.index = ifindex;
     message.attributes.push(AddressAttribute::Local(vipa));
+    message.attributes.push(AddressAttribute::Protocol(PROTOCOL.into()));
     if vipa.is_ipv6() {
         // No duplicate address detection on a link without neighbours, no route in main, and RFC 6724 is
         // not to choose it for what does not go our way.
@@ -151,6 +152,7 @@ fn address(ifindex: u32, vipa: IpAddr) -> AddressMessage {
         message.attributes.push(AddressAttribute::CacheInfo(times));
     } else {
         message.attributes.push(AddressAttribute::Address(vipa));
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
     }
     message
 }

@@ -10,7 +10,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -25,7 +24,9 @@ use super::resolve::{Hop, Known, Requested};
 use super::socket_facts::Sockets;
 use super::tables::Tables;
 use super::{Error, Result, down};
+use crate::announce;
 use crate::config::Config;
+use crate::engine::leave::{Asked, Leave};
 use crate::engine::message::{Command, Plane, Request};
 use crate::engine::statistics::RouterStatistics;
 use crate::forward::socket::Socket;
@@ -37,7 +38,9 @@ use crate::rip::speaker::Speaker;
 const NETLINK: Token = Token(0);
 const NFTABLES: Token = Token(1);
 const WAKER: Token = Token(2);
-/// Sockets of RIP have the tokens from here on.
+/// Sockets for announcements have the tokens from here on …
+const ANNOUNCEMENTS: usize = 16;
+/// … and those of RIP the tokens from here on.
 const SPEAKER: usize = 256;
 
 /// What netlink does not tell of is looked at this often.
@@ -48,10 +51,6 @@ const LATE: Duration = Duration::from_millis(20);
 const BUDGET: usize = 1024;
 /// News beget news (what we set up is told to us as well); more than this in one turn wait for the next.
 const ROUNDS: usize = 4;
-/// So long the neighbours have to take another way before we stop …
-const WITHDRAWAL: Duration = Duration::from_secs(3);
-/// … and they are told this often, since a datagram may be lost.
-const WITHDRAWALS: u32 = 3;
 /// If somebody keeps removing what we put back, we do so no more often than this …
 const PATIENCE: Duration = Duration::from_millis(50);
 /// … once it happened so often within a second.
@@ -92,8 +91,10 @@ pub struct Router {
     watched: Vec<Target>,
     /// RIP, where it is spoken.
     speaker: Option<Speaker>,
-    /// The neighbours are told before it ends.
-    is_withdrawing: bool,
+    /// VIPAs in the NICs' own subnets.
+    announcements: announce::speaker::Speaker,
+    /// How often the neighbours were told that it leaves.
+    farewells: u32,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -126,38 +127,29 @@ impl Router {
         prepared
     }
 
-    /// Attaches the workers and runs until `stop` is set and the waker woken. Leaves everything in place:
-    /// the kernel carries on.
-    pub fn run(mut self, stop: &AtomicBool) -> Result<()> {
+    /// Attaches the workers and runs until it is asked to leave, and has. Leaves everything in place: the
+    /// kernel carries on.
+    pub fn run(mut self, leave: &Leave) -> Result<()> {
         let view = self.prepared.draft.view(self.generation);
         self.plane.follow(&view);
         self.prepared.tables.renew_lease();
         self.attach()?;
         self.watch(Instant::now())?;
         self.speak(Instant::now());
+        self.announce(Instant::now());
         let mut events = Events::with_capacity(16);
         let mut pending = Changed::default();
-        let mut withdrawn = 0;
-        let mut end = None;
         loop {
             let now = Instant::now();
-            if stop.load(Ordering::Acquire) {
-                let is_polite = self.is_withdrawing && self.speaker.is_some();
-                let end = *end.get_or_insert(if is_polite { now + WITHDRAWAL } else { now });
-                if end <= now {
-                    return Ok(());
-                }
-                let is_due = end - now <= WITHDRAWAL * (WITHDRAWALS - withdrawn) / WITHDRAWALS;
-                if withdrawn < WITHDRAWALS && is_due {
-                    withdrawn += 1;
-                    tracing::info!(withdrawn, "the neighbours are told that the VIPAs are gone");
-                    self.speaker.iter_mut().for_each(|speaker| speaker.withdraw(now));
-                }
-            }
-            let deadline = match end {
-                // In steps: what is due is looked at above.
-                Some(end) => self.next_deadline().min(end).min(now + Duration::from_millis(50)),
+            let deadline = match leave.asked() {
                 None => self.next_deadline(),
+                Some(asked) => {
+                    let next = self.take_leave(&asked, now);
+                    if next <= now {
+                        return Ok(());
+                    }
+                    self.next_deadline().min(next)
+                }
             };
             let timeout = deadline.saturating_duration_since(now);
             match self.prepared.poll.poll(&mut events, Some(timeout)) {
@@ -177,9 +169,28 @@ impl Router {
         }
     }
 
-    /// Are the neighbours to be told by RIP before it ends?
-    pub fn withdraws(&mut self, is_withdrawing: bool) {
-        self.is_withdrawing = is_withdrawing;
+    /// Tells the neighbours that the VIPAs leave, if they are to be told now. When there is something to do next; now: it is over.
+    fn take_leave(&mut self, asked: &Asked, now: Instant) -> Instant {
+        let Some(speaker) = self.speaker.as_mut().filter(|_| asked.is_polite) else {
+            if asked.is_polite {
+                tracing::info!("no RIP is spoken: there is nobody to tell");
+            }
+            return now;
+        };
+        while let Some(at) = asked.next_telling(self.farewells) {
+            if at > now {
+                return at.min(asked.end);
+            }
+            speaker.withdraw();
+            self.farewells += 1;
+            self.prepared.statistics.farewells.add(1);
+            tracing::info!(
+                time = self.farewells,
+                ends_in = ?asked.end.saturating_duration_since(now),
+                "withdrawing: the neighbours are told that the VIPAs are gone"
+            );
+        }
+        asked.end
     }
 
     /// The same trouble is told once in a tick.
@@ -209,7 +220,9 @@ impl Router {
     fn next_deadline(&self) -> Instant {
         let network = &self.prepared.network;
         let spoken = self.speaker.as_ref().and_then(Speaker::next_deadline);
-        [self.settle_at, network.next_hold_down_end(), self.prepared.tables.next_renewal(), spoken]
+        let announced = self.announcements.next_deadline();
+        let renewal = self.prepared.tables.next_renewal();
+        [self.settle_at, network.next_hold_down_end(), renewal, spoken, announced]
             .into_iter()
             .flatten()
             .fold(self.next_tick, Instant::min)
@@ -246,6 +259,8 @@ impl Router {
                 self.prepared.statistics.rip.store(Some(Arc::new(counts)));
             }
         }
+        self.announcements.turn(now);
+        self.tell_announced(now);
         if pending.is_nothing() && !self.is_due(now) {
             return Ok(());
         }
@@ -268,7 +283,7 @@ impl Router {
     /// Workers first, then the kernel.
     fn react(&mut self, pending: &mut Changed, now: Instant) -> Result<()> {
         let prepared = &mut self.prepared;
-        prepared.network.observe(now);
+        pending.settings |= prepared.network.observe(now);
         let next = prepared.compute();
         let is_new = next != prepared.draft;
         if is_new {
@@ -282,6 +297,7 @@ impl Router {
         self.watch(now)?;
         // The neighbours in the same tick as the workers; the kernel's routes, which nothing waits for, come last.
         self.speak(now);
+        self.announce(now);
         let prepared = &mut self.prepared;
         if is_new || prepared.tables.is_touched() {
             prepared.tables.ensure(&prepared.draft, &prepared.statistics);
@@ -340,6 +356,19 @@ impl Router {
         let Some(speaker) = &mut self.speaker else { return };
         let prepared = &self.prepared;
         speaker.follow(prepared.network.interfaces(), prepared.poll.registry(), now);
+    }
+
+    /// The VIPAs in the NICs' own subnets, where they are now.
+    fn announce(&mut self, now: Instant) {
+        let prepared = &self.prepared;
+        self.announcements.follow(prepared.network.scene(), prepared.poll.registry(), now);
+        self.tell_announced(now);
+    }
+
+    fn tell_announced(&mut self, now: Instant) {
+        if let Some(counts) = self.announcements.counts(now) {
+            self.prepared.statistics.announced.store(Some(Arc::new(counts)));
+        }
     }
 
     fn publish(&mut self) {
@@ -407,6 +436,7 @@ impl Router {
         prepared.network.read_routes()?;
         prepared.ports.read();
         prepared.network.set_ephemeral(&prepared.ports.ephemeral);
+        prepared.network.read_arp_settings();
         prepared.tables.spare(&prepared.ports.listening);
         pending.settings = true;
         pending.network = true;
@@ -440,7 +470,15 @@ impl Prepared {
         requests: Receiver<Request>,
         plane: Box<dyn Plane>,
     ) -> Router {
-        let speaker = Speaker::new(&self.config, SPEAKER, Instant::now());
+        let (vipas, inherited) = (&self.config.adapter.addresses, &self.network.mirror().learned);
+        let names = || self.config.nics.iter().map(|nic| nic.name.clone());
+        let now = Instant::now();
+        let speaker = self.config.rip.as_ref().map(|settings| {
+            let names = names().collect();
+            Speaker::new(settings, names, vipas, inherited.clone(), SPEAKER, now)
+        });
+        let announcements =
+            announce::speaker::Speaker::new(self.config.announce, vipas, names(), ANNOUNCEMENTS);
         Router {
             prepared: self,
             cell,
@@ -455,7 +493,8 @@ impl Prepared {
             watcher: None,
             watched: Vec::new(),
             speaker,
-            is_withdrawing: false,
+            announcements,
+            farewells: 0,
         }
     }
 
@@ -513,6 +552,9 @@ fn set_up(
     listen(network.fd(), NETLINK)?;
     network.ensure_adapter()?;
     network.ensure_sysctls(true)?;
+    if config.rip.is_some() {
+        network.inherit();
+    }
     network.settle(true)?;
     let ports = Ports::of(&config);
     let mut requested = Requested::default();

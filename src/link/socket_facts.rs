@@ -220,7 +220,7 @@ fn mount_point(mounts: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::flow::Direction;
+    use crate::forward::flow::Side;
 
     #[test]
     fn cgroup2_is_found_beside_the_older_ones() {
@@ -279,12 +279,12 @@ mod tests {
         let mut requests =
             Requests::open(netlink_sys::protocols::NETLINK_SOCK_DIAG).expect("netlink");
         for (protocol, from, to) in [(TCP, port, to.port()), (UDP, udp_port, 9)] {
-            let key = Key::new(end(from), end(to), protocol, Direction::Original);
+            let key = Key::new(end(from), end(to), protocol, Side::Tun);
             let answer = requests.get(SOCK_DIAG_BY_FAMILY, &question(&key)).expect("it is there");
             let own = fs::metadata("/proc/self").expect("proc").uid();
             assert_eq!(read(protocol, &answer).map(|found| found.user), Some(own));
         }
-        let nobody = Key::new(end(1), end(2), UDP, Direction::Original);
+        let nobody = Key::new(end(1), end(2), UDP, Side::Tun);
         let error = requests.get(SOCK_DIAG_BY_FAMILY, &question(&nobody)).expect_err("nobody");
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::net_view::Draft;
 use super::nft::{Nft, NftRules};
-use super::plan::can_rewrite;
+use super::plan::owns_anything;
 use super::{Error, Result};
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
@@ -41,7 +41,7 @@ impl Tables {
     /// Sets them up for `draft`, all but the ports that are `listening`; takes away what an earlier run with
     /// other rules left.
     pub(super) fn open(config: &Config, draft: &Draft, listening: &[u16]) -> Result<Tables> {
-        if !can_rewrite(config) {
+        if !owns_anything(config) {
             if let Err(error) = Nft::remove(&config.adapter.name) {
                 tracing::debug!(%error, "no nftables here");
             }
@@ -98,7 +98,7 @@ impl Tables {
         let Some(inner) = &self.inner else { return false };
         let Some((stands, indices)) = &inner.stands else { return true };
         let (wanted, now) = inner.wanted(draft);
-        wanted.owned.iter().any(|a| !stands.owned.contains(a))
+        wanted.claims != stands.claims
             || wanted.nics.iter().any(|nic| !stands.nics.contains(nic))
             || now.iter().any(|index| !indices.contains(index))
     }
@@ -194,8 +194,7 @@ impl Inner {
         }
         let rules = NftRules {
             nics: draft.nics().iter().map(|nic| nic.name.clone()).collect(),
-            owned: view.owned_addresses(),
-            ports: config.source.ports.clone(),
+            claims: view.claims,
             ephemeral: view.source.ephemeral.clone().unwrap_or(32768..=60999),
             sources,
             rules: config.source.rules.clone(),

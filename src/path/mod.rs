@@ -107,6 +107,8 @@ pub enum Reject {
     Malformed,
     /// A hop limit below 255: it may come from anywhere.
     HopLimit,
+    /// An advertisement that does not tell whose it is.
+    Nameless,
     /// BFD with a number that is no session's, or from nobody that is watched.
     NoSession,
     /// BFD signed where it should not be, or not where it should.
@@ -121,6 +123,7 @@ impl Reject {
         match self {
             Reject::Malformed => "malformed",
             Reject::HopLimit => "hop_limit",
+            Reject::Nameless => "nameless",
             Reject::NoSession => "no_session",
             Reject::Authentication => "authentication",
             Reject::Replayed => "replayed",

@@ -5,7 +5,7 @@
 //! router and the devices do live is done here at once and by the book: a rewritten flow is held as soon as it
 //! asks ([`Wait::Hold`]), a next hop is resolved as soon as it is asked for ([`Wait::Neighbour`]), a TCP super-packet
 //! has segments that fit (a capture does not say how it is to be split).
-//! What a NIC's packet socket would not hear is left to the kernel ([`filter::hears`]).
+//! What a NIC's packet socket would not hear is left to the kernel ([`filter::Ears`]).
 
 mod checksum;
 mod report;
@@ -14,14 +14,16 @@ mod view;
 use std::io::{self, Read, Write};
 use std::sync::atomic::AtomicU64;
 
+use crate::balance::table;
 use crate::capture::{self, Interface, Link, Packet, Reader, Writer};
 use crate::config::Config;
 use crate::device::filter;
 use crate::engine::waiting::{PATIENCE, Waiter, Waiting};
 use crate::engine::worker::{SWEEP_EVERY, SWEEPS_FOR_ALL};
-use crate::forward::flow::{FlowTable, Millis, WORDS};
+use crate::forward::flow::{FlowTable, Millis};
 use crate::forward::frame::{Frame, Ingress, MAX_PACKET};
-use crate::forward::pipeline::{State, process_batch};
+use crate::forward::pipeline::{Sight, State, process_batch};
+use crate::forward::preferred::PreferredTable;
 use crate::forward::verdict::{DropReason, Verdict, Wait};
 use crate::forward::view::{NetView, NicId, WorkerId};
 use crate::wire::ethernet;
@@ -106,8 +108,9 @@ struct Replay<'a, W> {
     unnamed: Option<NicId>,
     cards: Vec<Card>,
     /// Addresses on which a NIC's packet sockets hear replies.
-    owned: Vec<std::net::IpAddr>,
+    ears: filter::Ears,
     view: NetView,
+    preferred: PreferredTable,
     state: State,
     /// Of the section's interfaces, as far as packets of them came.
     origins: Vec<Option<Origin>>,
@@ -127,19 +130,20 @@ struct Replay<'a, W> {
 impl<'a, W: Write> Replay<'a, W> {
     fn new(config: &'a Config, output: W, unnamed: Option<NicId>) -> Replay<'a, W> {
         let view = view(config);
-        let words = config.forwarder.flows as usize * WORDS;
+        let shape = config.shape(1);
         // The table wants memory that outlives it: live that is a mapping, here what the process ends with.
         let words: &'static [AtomicU64] =
-            (0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
-        let state = State::new(FlowTable::adopt(words, SEED).0, WorkerId(0), 1);
+            (0..shape.words()).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
+        let state = State::new(FlowTable::adopt(words, shape, SEED).0, WorkerId(0), 1);
         let nics = config.nics.iter().map(|nic| (nic.name.as_str(), Link::Ethernet));
         let interfaces = [(config.adapter.name.as_str(), Link::Ip)].into_iter().chain(nics);
         Replay {
             config,
             unnamed,
             cards: cards(config),
-            owned: view.owned_addresses(),
+            ears: filter::Ears::new(&view.claims),
             view,
+            preferred: table::assumed(config),
             state,
             origins: Vec::new(),
             section: 0,
@@ -258,7 +262,7 @@ impl<'a, W: Write> Replay<'a, W> {
     fn run_batch(&mut self) -> Result<(), Error> {
         let mut frames = std::mem::take(&mut self.frames);
         let batch = &mut frames[..self.count];
-        process_batch(batch, &mut self.state, &self.view, self.now);
+        self.process(batch);
         for (frame, time) in batch.iter_mut().zip(self.times) {
             self.settle(frame, time)?;
         }
@@ -273,13 +277,18 @@ impl<'a, W: Write> Replay<'a, W> {
         Ok(())
     }
 
+    fn process(&mut self, frames: &mut [Frame]) {
+        let sight = Sight { net: &self.view, preferred: &self.preferred, now: self.now };
+        process_batch(frames, &mut self.state, sight);
+    }
+
     /// Does what the frame's verdict says.
     #[inline]
     fn settle(&mut self, frame: &mut Frame, time: u64) -> Result<(), Error> {
         for _ in 0..MOST_WAITS {
             let Verdict::Wait(cause) = frame.verdict else { break };
             self.grant(cause);
-            process_batch(std::slice::from_mut(frame), &mut self.state, &self.view, self.now);
+            self.process(std::slice::from_mut(frame));
         }
         match frame.verdict {
             Verdict::Transmit { nic, destination } => {
@@ -325,7 +334,7 @@ impl<'a, W: Write> Replay<'a, W> {
                 self.counts.drop(DropReason::Fragment);
                 continue;
             }
-            process_batch(std::slice::from_mut(&mut frame), &mut self.state, &self.view, self.now);
+            self.process(std::slice::from_mut(&mut frame));
             if matches!(frame.verdict, Verdict::Wait(Wait::FirstFragment(_))) {
                 // It was there already, so there is room.
                 self.waiting.push(Waiter { frame, cause, since });
@@ -346,6 +355,7 @@ impl<'a, W: Write> Replay<'a, W> {
                 let neighbours = &mut self.view.neighbours;
                 if neighbours.len() >= MOST_NEIGHBOURS {
                     neighbours.clear();
+                    self.view.generation += 1;
                 }
                 neighbours.insert((nic, address), self.cards[nic.index()].next_hop);
             }
@@ -435,8 +445,7 @@ impl Origin {
             Some(_) => return Admission::Drop(DropReason::NotIp),
             None => return Admission::Drop(DropReason::Malformed),
         };
-        let ports = &replay.config.source.ports;
-        if is_for_host && filter::hears(family, bytes, &replay.owned, ports) {
+        if is_for_host && replay.ears.hear(family, bytes) {
             Admission::Frame(bytes)
         } else {
             Admission::Kernel

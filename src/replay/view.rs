@@ -94,6 +94,7 @@ fn address(ifindex: u32, address: IpAddr, prefix_length: u8) -> Address {
         is_deprecated: false,
         is_secondary: false,
         is_unusable: false,
+        is_ours: false,
     }
 }
 
@@ -142,7 +143,8 @@ name = "eth2"
         let ways: Vec<_> = hops.iter().map(|hop| (hop.nic, hop.gateway)).collect();
         let gateway = IpAddr::from([10, 1, 1, 1]);
         assert_eq!(ways, [(NicId(0), Some(gateway)), (NicId(1), None)]);
-        assert_eq!(view.neighbours[&(NicId(0), gateway)], MacAddr([2, 0, 0, 0, 1, 1]));
+        let (_, way) = view.neighbours.find(NicId(0), gateway).expect("a neighbour");
+        assert_eq!(way.destination, MacAddr([2, 0, 0, 0, 1, 1]));
         assert_eq!(view.source.ephemeral, Some(32_768..=60_999));
         assert_eq!(view.source.ports.len(), 4536);
     }

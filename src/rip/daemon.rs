@@ -26,6 +26,9 @@ const JITTER: u32 = 6;
 const REQUESTS: u8 = 5;
 /// … and at this distance, until one answers.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Who has several ways to the VIPA, by several NICs of ours, drops those that it is told are longer now one after the other, but for the
+/// last, and takes the others again only when it is told again. What is told at a start may also be lost.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
 /// Neighbours of which rejections are counted.
 const NEIGHBOURS: usize = 256;
 
@@ -131,6 +134,8 @@ pub struct Daemon {
     /// News wait.
     is_triggered: bool,
     next_aging: Instant,
+    /// Everything is told once more then.
+    again: Option<Instant>,
     /// The shorter metric is told until then.
     reserve_until: Option<Instant>,
     is_withdrawn: bool,
@@ -161,6 +166,7 @@ impl Daemon {
             quiet_until: None,
             is_triggered: false,
             next_aging: now + settings.timeout,
+            again: None,
             reserve_until: None,
             is_withdrawn: false,
             asking: Vec::new(),
@@ -208,7 +214,7 @@ impl Daemon {
     pub fn next_deadline(&self) -> Instant {
         let triggered = self.is_triggered.then(|| self.quiet_until.unwrap_or(self.next_update));
         let asked = self.asking.iter().map(|(_, at, _)| *at).min();
-        [triggered, self.reserve_until, Some(self.next_aging), asked]
+        [triggered, self.again, self.reserve_until, Some(self.next_aging), asked]
             .into_iter()
             .flatten()
             .fold(self.next_update, Instant::min)
@@ -226,7 +232,7 @@ impl Daemon {
         if is_path_lost {
             self.reserve_until = Some(now + self.settings.timeout);
         }
-        self.put_virtual(garbage);
+        self.put_virtual();
         for interface in interfaces {
             let networks: Vec<Prefix> = interface.networks().collect();
             let keep = |prefix: &Prefix| networks.contains(prefix);
@@ -254,6 +260,7 @@ impl Daemon {
         for interface in &reactivated {
             self.greet(interface, wall);
             self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
+            self.again = Some(now + TELL_AGAIN);
         }
         self.next_aging = self.next_aging.min(garbage);
         if is_path_lost {
@@ -267,19 +274,17 @@ impl Daemon {
         }
     }
 
-    fn put_virtual(&mut self, garbage: Instant) {
+    fn put_virtual(&mut self) {
         let metric = self.virtual_metric();
-        let mut wanted: Vec<Prefix> = self.vipas.iter().copied().map(Prefix::host).collect();
-        if self.is_withdrawn {
-            wanted.clear();
-        }
-        self.table.drop_virtual(|prefix| wanted.contains(prefix), garbage);
-        for prefix in wanted {
-            self.table.put_virtual(prefix, metric);
+        for vipa in &self.vipas {
+            self.table.put_virtual(Prefix::host(*vipa), metric);
         }
     }
 
     fn virtual_metric(&self) -> u8 {
+        if self.is_withdrawn {
+            return INFINITY;
+        }
         let reserve = u8::from(self.reserve_until.is_none());
         (self.settings.metric + reserve).min(INFINITY - 1)
     }
@@ -354,8 +359,9 @@ impl Daemon {
     pub fn tick(&mut self, now: Instant, wall: u64) {
         if self.reserve_until.is_some_and(|until| until <= now) {
             self.reserve_until = None;
-            self.put_virtual(now + self.settings.garbage);
+            self.put_virtual();
             self.trigger(now, wall);
+            self.again = Some(now + TELL_AGAIN);
         }
         if self.next_aging <= now {
             self.table.age(now, self.settings.garbage);
@@ -365,6 +371,10 @@ impl Daemon {
             }
         }
         self.ask_again(now, wall);
+        if self.again.is_some_and(|at| at <= now) {
+            self.again = None;
+            self.broadcast(About::Everything, wall);
+        }
         if self.next_update <= now {
             self.broadcast_timer(now, wall);
         } else if self.is_triggered && self.quiet_until.is_none_or(|until| until <= now) {
@@ -389,10 +399,10 @@ impl Daemon {
         self.quiet_until = Some(now + TRIGGERED.0 + spread.mul_f64(self.random()));
     }
 
-    /// Withdraws the VIPAs: metric 16 on all NICs, at once.
-    pub fn withdraw(&mut self, now: Instant, wall: u64) {
+    /// Takes leave: from here on all that was ever told is told at metric 16. On all NICs, at once.
+    pub fn withdraw(&mut self, wall: u64) {
         self.is_withdrawn = true;
-        self.put_virtual(now + self.settings.garbage);
+        self.put_virtual();
         self.broadcast(About::Everything, wall);
         self.table.told();
     }
@@ -501,7 +511,8 @@ impl Daemon {
             .filter_map(|entry| {
                 let prefix = self.prefix(entry, interface)?;
                 let known = self.table.get(&prefix).filter(|route| self.is_told(route));
-                let metric = known.map_or(INFINITY, |route| route.metric);
+                let reached = known.filter(|_| !self.is_withdrawn);
+                let metric = reached.map_or(INFINITY, |route| route.metric);
                 Some(Told { prefix, tag: known.map_or(entry.tag, |route| route.tag), metric })
             })
             .collect();
@@ -638,7 +649,8 @@ impl Daemon {
             .filter(|(_, route)| news(route) && self.is_told(route))
             .filter(|(_, route)| route.origin != Origin::Real(nic))
             .map(|(prefix, route)| {
-                let metric = if route.leaves_by(nic) { INFINITY } else { route.metric };
+                let is_gone = self.is_withdrawn || route.leaves_by(nic);
+                let metric = if is_gone { INFINITY } else { route.metric };
                 Told { prefix: *prefix, tag: route.tag, metric }
             })
             .collect()

@@ -2,10 +2,11 @@
 //!
 //! RIP version 1 and 2 (RFC 1058, RFC 2453) and RIPng (RFC 2080). The [`daemon`] is pure: datagrams, interfaces and the time go in,
 //! datagrams and learned routes come out. FIG. 3A is [`daemon::Daemon::interface_timer`], FIG. 3B
-//! [`daemon::Daemon::broadcast_timer`]. [`table`] holds the routes, [`auth`] tells who may be believed, [`speaker`] has the sockets.
+//! [`daemon::Daemon::broadcast_timer`]. [`table`] holds the routes, [`inherited`] those of an earlier run, [`auth`] tells who may be believed, [`speaker`] has the sockets.
 
 pub mod auth;
 pub mod daemon;
+pub mod inherited;
 pub mod speaker;
 pub mod table;
 
@@ -42,6 +43,25 @@ pub struct Settings {
     pub nics: Vec<NicSettings>,
     /// Version 2 is signed and has to be signed if there are any.
     pub keys: Vec<auth::Key>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            is_v1: false,
+            is_v2: true,
+            is_ng: true,
+            update: Duration::from_secs(30),
+            timeout: Duration::from_secs(180),
+            garbage: Duration::from_secs(120),
+            advertise: Advertise::Virtual,
+            metric: 1,
+            accept: Vec::new(),
+            most_routes: 20_000,
+            nics: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
 }
 
 /// Of one `[[nic]]`: `[[rip.nic]]`.

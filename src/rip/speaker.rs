@@ -7,14 +7,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::Learned;
 use super::daemon::{Daemon, Datagram, GROUP, Interface, NG_GROUP};
-use crate::config::Config;
+use super::inherited::Inherited;
+use super::{Learned, Settings};
 use crate::device::datagram::DatagramSocket;
 use crate::forward::view::NicId;
 use crate::wire::ip::Family;
 use crate::wire::rip::{NG_PORT, PORT};
 
+/// What an earlier run learned holds for so many updates; who answers requests tells it anew at once.
+const TOLD_ANEW: u32 = 2;
 /// Datagrams taken of one socket in a turn, so that no flood holds up news of the kernel.
 const BUDGET: usize = 64;
 /// A full table of a neighbour comes in one burst.
@@ -55,8 +57,9 @@ pub struct Speaker {
     /// As last told by [`Speaker::counts`].
     counted: u64,
     is_unfinished: bool,
-    /// As last told by [`Speaker::news`].
-    told: u64,
+    /// As last told by [`Speaker::news`]; `None`: there is news in any case.
+    told: Option<u64>,
+    inherited: Inherited,
     buffer: Box<[u8]>,
     /// Could not be opened; told once.
     refused: Vec<(NicId, Family)>,
@@ -70,15 +73,21 @@ impl std::fmt::Debug for Speaker {
 }
 
 impl Speaker {
-    /// Speaks what `[rip]` says; `None` where there is none. Its sockets have tokens from `first_token` on.
-    pub fn new(config: &Config, first_token: usize, now: Instant) -> Option<Speaker> {
-        let settings = config.rip.as_ref()?;
+    /// Speaks as `settings` say, by NICs of these names, and tells of `vipas`. `inherited` is what an earlier run learned. Its sockets
+    /// have tokens from `first_token` on.
+    pub fn new(
+        settings: &Settings,
+        names: Vec<String>,
+        vipas: &[IpAddr],
+        inherited: Vec<Learned>,
+        first_token: usize,
+        now: Instant,
+    ) -> Speaker {
         let spoken = [(Family::V4, settings.is_v1 || settings.is_v2), (Family::V6, settings.is_ng)];
         let seed = wall_nanoseconds();
-        let daemon =
-            |family| Daemon::new(family, settings.clone(), &config.adapter.addresses, seed, now);
-        Some(Speaker {
-            names: config.nics.iter().map(|nic| nic.name.clone()).collect(),
+        let daemon = |family| Daemon::new(family, settings.clone(), vipas, seed, now);
+        Speaker {
+            names,
             daemons: spoken
                 .into_iter()
                 .filter(|(_, is_spoken)| *is_spoken)
@@ -89,11 +98,12 @@ impl Speaker {
             counts: Counts::default(),
             counted: 0,
             is_unfinished: false,
-            told: 0,
+            told: Some(0),
+            inherited: Inherited::new(inherited, now + TOLD_ANEW * settings.update),
             buffer: vec![0; LARGEST].into_boxed_slice(),
             refused: Vec::new(),
             first_token,
-        })
+        }
     }
 
     /// FIG. 3A, as the interfaces are now: those that came get sockets, those that went lose them, and what the neighbours should
@@ -185,6 +195,9 @@ impl Speaker {
                 }
             }
         }
+        if self.inherited.is_over(now) {
+            self.told = None;
+        }
         for (_, daemon) in &mut self.daemons {
             if daemon.next_deadline() <= now {
                 daemon.tick(now, wall);
@@ -219,27 +232,29 @@ impl Speaker {
         if self.is_unfinished {
             return Some(Instant::now());
         }
-        self.daemons.iter().map(|(_, daemon)| daemon.next_deadline()).min()
+        let daemons = self.daemons.iter().map(|(_, daemon)| daemon.next_deadline());
+        daemons.chain(self.inherited.next_deadline()).min()
     }
 
     /// The learned routes, if they are other than the last time.
     pub fn news(&mut self) -> Option<Vec<Learned>> {
         let version = self.daemons.iter().map(|(_, daemon)| daemon.version()).sum();
-        if version == self.told {
+        if self.told == Some(version) {
             return None;
         }
-        self.told = version;
-        let learned: Vec<Learned> =
+        self.told = Some(version);
+        let mut learned: Vec<Learned> =
             self.daemons.iter().flat_map(|(_, daemon)| daemon.learned()).collect();
         self.counts.learned = learned.len() as u64;
+        self.inherited.add_to(&mut learned);
         Some(learned)
     }
 
-    /// Tells the neighbours that the VIPAs are no longer here.
-    pub fn withdraw(&mut self, now: Instant) {
+    /// Tells the neighbours that nothing is to be reached by us any more.
+    pub fn withdraw(&mut self) {
         let wall = wall_seconds();
         for (_, daemon) in &mut self.daemons {
-            daemon.withdraw(now, wall);
+            daemon.withdraw(wall);
         }
         self.flush();
     }

@@ -291,15 +291,6 @@ impl Table {
         };
         self.routes.values().filter_map(of).min()
     }
-
-    /// Removes every virtual route that `keep` does not name.
-    pub fn drop_virtual(&mut self, keep: impl Fn(&Prefix) -> bool, garbage: Instant) {
-        for (prefix, route) in &mut self.routes {
-            if route.origin == Origin::Virtual && !keep(prefix) {
-                expire(route, garbage);
-            }
-        }
-    }
 }
 
 fn learned(way: Way, heard: Heard) -> Route {

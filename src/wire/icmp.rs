@@ -16,6 +16,8 @@ pub enum Complaint {
     },
     /// Its time to live, or hop limit, ran out on the way.
     TimeExceeded,
+    /// Nobody listens there.
+    PortUnreachable,
 }
 
 /// Bytes in front of the quote: IP and ICMP headers.
@@ -66,6 +68,7 @@ pub fn complain(
                     [3, 4, 0, 0, 0, 0, a, b]
                 }
                 Complaint::TimeExceeded => [11, 0, 0, 0, 0, 0, 0, 0],
+                Complaint::PortUnreachable => [3, 3, 0, 0, 0, 0, 0, 0],
             });
             let sum = Sum::default().bytes(rest).complement();
             rest[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -84,6 +87,7 @@ pub fn complain(
                     [2, 0, 0, 0, a, b, c, d]
                 }
                 Complaint::TimeExceeded => [3, 0, 0, 0, 0, 0, 0, 0],
+                Complaint::PortUnreachable => [1, 4, 0, 0, 0, 0, 0, 0],
             });
             let pseudo = Sum::pseudo_header(from.into(), to.into(), ip::ICMPV6, rest.len() as u32);
             let sum = pseudo.bytes(rest).complement();

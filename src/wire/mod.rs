@@ -11,3 +11,4 @@ pub mod offload;
 pub mod packet;
 pub mod rip;
 pub mod segment;
+pub mod tcp;

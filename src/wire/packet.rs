@@ -90,6 +90,11 @@ impl TcpFlags {
     pub fn is_rst(self) -> bool {
         self.0 & Self::RST != 0
     }
+
+    /// ACK.
+    pub fn is_ack(self) -> bool {
+        self.0 & Self::ACK != 0
+    }
 }
 
 /// The headers of one packet.

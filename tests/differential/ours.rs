@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 
-use vipa::forward::flow::{FlowTable, Millis, WORDS};
+use vipa::forward::flow::{FlowTable, Millis, Shape};
 use vipa::forward::frame::{Frame, Ingress};
-use vipa::forward::pipeline::{State, process_batch};
+use vipa::forward::pipeline::{Sight, State, process_batch};
+use vipa::forward::preferred::PreferredTable;
 use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::source::{Rule, SourcePolicy, Target};
 use vipa::forward::verdict::{Verdict, Wait};
@@ -27,8 +28,9 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) fn new(flows: usize) -> Ours {
-        let words: Vec<AtomicU64> = (0..flows * WORDS).map(|_| AtomicU64::new(0)).collect();
-        let (flows, torn) = FlowTable::adopt(words.leak(), 7);
+        let shape = Shape::both(flows as u32);
+        let words: Vec<AtomicU64> = (0..shape.words()).map(|_| AtomicU64::new(0)).collect();
+        let (flows, torn) = FlowTable::adopt(words.leak(), shape, 7);
         assert_eq!(torn, 0);
         Ours { state: State::new(flows, WorkerId(0), 1), view: view() }
     }
@@ -51,7 +53,9 @@ impl Ours {
             // As the engine does: what waits for a first fragment is run again when one came.
             let mut is_over = false;
             while !is_over {
-                process_batch(&mut waiting, &mut self.state, &self.view, NOW);
+                let preferred = PreferredTable::default();
+                let sight = Sight { net: &self.view, preferred: &preferred, now: NOW };
+                process_batch(&mut waiting, &mut self.state, sight);
                 is_over = !self.state.fragments.take_news();
                 waiting.retain(|frame| match frame.verdict {
                     Verdict::Wait(Wait::Hold(id)) => {
@@ -138,6 +142,7 @@ fn view() -> NetView {
         }]),
         routes: RouteTable::new(vec![route("0.0.0.0/0", gateways[0]), route("::/0", gateways[1])]),
         neighbours: gateways.map(|a| ((nic, a), MacAddr([2, 0, 0, 0, 0, 2]))).into_iter().collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy {
             sourcevipa: true,
             vipas: [false, true].map(|v6| [default_vipa(v6), second_vipa(v6)]).concat(),

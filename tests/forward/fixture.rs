@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 
 use etherparse::PacketBuilder;
-use vipa::forward::flow::{FlowTable, Millis, WORDS};
+use vipa::forward::flow::{FlowTable, Millis, Shape};
 use vipa::forward::frame::{Frame, Ingress};
-use vipa::forward::pipeline::{State, process_batch};
+use vipa::forward::pipeline::{Sight, State, process_batch};
+use vipa::forward::preferred::PreferredTable;
 use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::source::{Rule, SourcePolicy, Target};
 use vipa::forward::verdict::{Verdict, Wait};
@@ -22,13 +23,31 @@ pub(crate) const OTHER: [u8; 4] = [192, 0, 2, 1];
 pub(crate) const TUN: Ingress = Ingress::Tun;
 pub(crate) const NOW: Millis = Millis(1_000);
 
+/// 64-bit words of one flow of each family.
+pub(crate) const WORDS: usize = Shape::both(1).words();
+
+/// The shape of a table over so many words.
+pub(crate) fn shape(words: usize) -> Shape {
+    Shape::both((words / WORDS) as u32)
+}
+
+/// No services.
+pub(crate) fn nothing() -> PreferredTable {
+    PreferredTable::default()
+}
+
+/// What a worker sees at [`NOW`].
+pub(crate) fn sight<'a>(net: &'a NetView, preferred: &'a PreferredTable) -> Sight<'a> {
+    Sight { net, preferred, now: NOW }
+}
+
 pub(crate) fn state(flows: usize) -> State {
     let words: Vec<AtomicU64> = (0..flows * WORDS).map(|_| AtomicU64::new(0)).collect();
     state_over(words.leak())
 }
 
 pub(crate) fn state_over(words: &'static [AtomicU64]) -> State {
-    let (flows, torn) = FlowTable::adopt(words, 7);
+    let (flows, torn) = FlowTable::adopt(words, shape(words.len()), 7);
     assert_eq!(torn, 0);
     State::new(flows, WorkerId(0), 1)
 }
@@ -87,6 +106,7 @@ pub(crate) fn view(live: [bool; 3]) -> NetView {
                 [((NicId(n), gateway(n)), mac), ((NicId(n), v6_gateway(n)), mac)]
             })
             .collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy {
             sourcevipa: true,
             vipas: vec![VIPA.into(), SECOND.into()],
@@ -116,7 +136,7 @@ pub(crate) fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), syn: bool) -> Vec<u8
 
 pub(crate) fn run(packet: &[u8], ingress: Ingress, state: &mut State, view: &NetView) -> Frame {
     let mut frames = [Frame::holding(packet, Offload::default(), ingress)];
-    process_batch(&mut frames, state, view, NOW);
+    process_batch(&mut frames, state, sight(view, &nothing()));
     let [frame] = frames;
     frame
 }

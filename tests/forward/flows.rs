@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
-use vipa::forward::flow::{FlowTable, Millis, WORDS};
+use vipa::forward::flow::{FlowTable, Millis};
 use vipa::forward::frame::Ingress;
 use vipa::forward::pipeline::State;
 use vipa::forward::route::NextHop;
@@ -75,7 +75,7 @@ fn a_torn_entry_is_dropped_at_adoption() {
         run_held(&tcp((VIPA, port), (RULED, 443), true), &mut state_over(words), &view);
     }
     words[0].store(0xdead, std::sync::atomic::Ordering::Relaxed);
-    let (flows, torn) = FlowTable::adopt(words, 7);
+    let (flows, torn) = FlowTable::adopt(words, shape(words.len()), 7);
     assert_eq!((flows.rewritten(), torn), (1, 1));
 }
 
@@ -346,17 +346,17 @@ proptest! {
     /// The table against the obvious model of it, through insertions, deletions and look-ups that collide.
     #[test]
     fn the_flow_table_agrees_with_a_map(steps in proptest::collection::vec((any::<bool>(), 0u16..40), 1..400)) {
-        use vipa::forward::flow::{Direction, Flow, Key};
+        use vipa::forward::flow::{Direction, Flow, Key, Side};
         use vipa::forward::rewrite::Endpoint;
         let mut flows = state(64).flows;
         let mut model = std::collections::HashMap::new();
         let key = |n: u16| {
             let local = Endpoint { address: VIPA.into(), port: n };
-            Key::new(local, Endpoint { address: OTHER.into(), port: 80 }, 6, Direction::Original)
+            Key::new(local, Endpoint { address: OTHER.into(), port: 80 }, 6, Side::Tun)
         };
         let reply = |n: u16| {
             let wire = Endpoint { address: SECOND.into(), port: 61000 + n };
-            Key::new(Endpoint { address: OTHER.into(), port: 80 }, wire, 6, Direction::Reply)
+            Key::new(Endpoint { address: OTHER.into(), port: 80 }, wire, 6, Side::Nic)
         };
         for (insert, n) in steps {
             if insert && !model.contains_key(&n) {
@@ -367,8 +367,9 @@ proptest! {
                 flows.remove(id);
             }
             for n in 0..40 {
-                prop_assert_eq!(flows.find(&key(n)), model.get(&n).copied());
-                prop_assert_eq!(flows.find(&reply(n)), model.get(&n).copied());
+                let found = |direction| model.get(&n).map(|id| (*id, direction));
+                prop_assert_eq!(flows.find(&key(n)), found(Direction::Original));
+                prop_assert_eq!(flows.find(&reply(n)), found(Direction::Reply));
             }
             prop_assert_eq!(flows.len() as usize, model.len());
         }

@@ -499,7 +499,7 @@ fn a_super_packet_is_too_big_if_its_segments_would_be() {
     for (size, fits) in [(1360, true), (1361, false)] {
         let gso = Some(Gso { kind: GsoKind::Tcp4, size });
         let mut frames = [gso_frame(&big, gso)];
-        process_batch(&mut frames, &mut state, &view, NOW);
+        process_batch(&mut frames, &mut state, sight(&view, &nothing()));
         let is_sent = matches!(frames[0].verdict, Verdict::Transmit { .. });
         assert_eq!((is_sent, frames[0].verdict == Verdict::Answer), (fits, !fits), "{size}");
     }

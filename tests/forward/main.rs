@@ -5,6 +5,7 @@ mod explain;
 mod fixture;
 mod flows;
 mod kinds;
+mod services;
 
 #[path = "../common/packets.rs"]
 mod packets;

@@ -6,9 +6,11 @@ mod gap;
 mod ping;
 mod wire;
 
+mod announce;
 mod flows;
 mod host;
 mod nics;
 mod paths;
 mod rip;
 mod run;
+mod services;

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use vipa::config::{Adapter, Config, Forwarder, Nic, Source};
 use vipa::device::tun::TunQueue;
+use vipa::engine::leave::Leave;
 use vipa::engine::message::{Command as Told, Plane, Request};
 use vipa::engine::statistics::RouterStatistics;
 use vipa::forward::view::{NetCell, NetView, NicId, NicState, WorkerId};
@@ -138,8 +139,10 @@ impl Fixture {
             hold_down: Duration::from_millis(300),
         };
         Config {
+            services: Vec::new(),
             file: PathBuf::from("test.toml"),
             path: Default::default(),
+            announce: Default::default(),
             adapter: Adapter {
                 name: "vipa0".into(),
                 addresses: ["203.0.113.10", "203.0.113.11", "2001:db8::10"].map(address).to_vec(),
@@ -185,7 +188,7 @@ impl Fixture {
         let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
         let (sender, receiver) = crossbeam_channel::bounded(64);
         let waker = prepared.waker();
-        let stop = Arc::new(AtomicBool::new(false));
+        let leave = Leave::new(Arc::clone(&waker));
         let attachments = Arc::new(AtomicU32::new(0));
         let told = Arc::new(Mutex::new(Vec::new()));
         let plane = TestPlane {
@@ -195,14 +198,14 @@ impl Fixture {
         };
         let router = prepared.start(Arc::clone(&cell), receiver, Box::new(plane));
         let thread = {
-            let stop = Arc::clone(&stop);
-            thread::spawn(move || router.run(&stop).expect("it runs"))
+            let leave = leave.clone();
+            thread::spawn(move || router.run(&leave).expect("it runs"))
         };
         let running = Running {
             cell,
             sender,
             waker,
-            stop,
+            leave,
             attachments,
             told,
             statistics,
@@ -244,7 +247,7 @@ pub(crate) struct Running {
     pub(crate) cell: NetCell,
     sender: crossbeam_channel::Sender<Request>,
     waker: Arc<mio::Waker>,
-    stop: Arc<AtomicBool>,
+    leave: Leave,
     pub(crate) attachments: Arc<AtomicU32>,
     pub(crate) told: Arc<Mutex<Vec<(WorkerId, Told)>>>,
     pub(crate) statistics: Arc<RouterStatistics>,
@@ -285,8 +288,7 @@ pub(crate) fn everything_or_repaired(before: &str, running: &Running, repaired: 
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let _ = self.waker.wake();
+        self.leave.at_once();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
             && !thread::panicking()

@@ -216,7 +216,8 @@ fn workers_get_what_they_ask_for() {
         let running = fixture.run(fixture.config());
         let address: IpAddr = "10.1.1.77".parse().expect("an address");
         let hop = (NicId(0), address);
-        let known = || running.cell.load().neighbours.get(&hop).copied();
+        let known =
+            || running.cell.load().neighbours.find(hop.0, hop.1).map(|(_, way)| way.destination);
         running.ask(Request::Resolve { nic: NicId(0), address });
         eventually("the kernel is asked", PROMPT, || {
             ip("neigh show dev eth1").contains("10.1.1.77")

@@ -154,15 +154,26 @@ pub enum Role {
 
 impl Role {
     /// Each with its word in a configuration.
-    pub const NAMES: [(&str, Role); 7] = [
+    pub const NAMES: [(&str, Role); 8] = [
         ("clients", Role::Clients),
         ("pending", Role::Pending),
         ("response-time", Role::ResponseTime),
         ("throughput", Role::Throughput),
         ("processed", Role::Processed),
         ("distance", Role::Distance),
+        ("hops", Role::Distance),
         ("capacity", Role::Capacity),
     ];
+
+    /// Its word in a configuration.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, role)| *role == self).map_or("", |(name, _)| name)
+    }
+
+    /// Does it count connections, so that one given since it was read makes it one more?
+    pub fn is_load(self) -> bool {
+        matches!(self, Role::Clients | Role::Pending)
+    }
 }
 
 /// What was read.
@@ -197,6 +208,30 @@ pub enum Administrative {
     Drain,
     /// Down for maintenance.
     Maintenance,
+}
+
+impl Administrative {
+    /// HAProxy's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Administrative::Ready => "ready",
+            Administrative::Drain => "drain",
+            Administrative::Maintenance => "maint",
+        }
+    }
+}
+
+impl std::fmt::Display for Words {
+    /// As HAProxy's grammar has them, in its order.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = [
+            self.weight.map(|share| format!("{}%", share * 100.0)),
+            self.most_connections.map(|most| format!("maxconn:{most}")),
+            self.administrative.map(|wanted| wanted.word().to_owned()),
+            self.is_up.map(|is_up| if is_up { "up" } else { "down" }.to_owned()),
+        ];
+        f.write_str(&all.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    }
 }
 
 /// Why nothing was read: the instance is down, or what it said is of no use (L3).

@@ -9,7 +9,7 @@ use super::dns::{Dns, Question};
 use super::exec::Exec;
 use super::file::File;
 use super::fixed::Fixed;
-use super::flows::{FlowFacts, Flows, Measure};
+use super::flows::{Flows, Measure};
 use super::hops::Hops;
 use super::host::{Host, Resource};
 use super::http::Request;
@@ -25,6 +25,7 @@ use super::sql::{self, Sql};
 use super::tcp::Tcp;
 use super::template::Template;
 use super::{Role, StatusObject};
+use crate::forward::preferred::ServerCounters;
 
 /// One `[[service.status]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,8 +140,8 @@ pub enum Kind {
 /// What some kinds read from inside this process.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// For `flows`.
-    pub flows: Arc<FlowFacts>,
+    /// For `flows`: what the data plane counts of the server.
+    pub counters: Arc<ServerCounters>,
     /// For `push`.
     pub pushed: Arc<Pushed>,
 }
@@ -173,7 +174,7 @@ pub fn build(settings: &Settings, sources: &Sources) -> Box<dyn StatusObject> {
         }),
         Kind::Flows(measure) => Box::new(Flows {
             measure: *measure,
-            facts: sources.flows.clone(),
+            counters: sources.counters.clone(),
             rate: Rate::default(),
         }),
         Kind::Host(resource) => Box::new(Host { resource: *resource, before: None }),

@@ -51,8 +51,10 @@ impl Display {
     pub(super) fn judged(self, event: &Event) {
         let away =
             event.away_ms.map(|ms| format!(", forwarder away {ms:.0} ms")).unwrap_or_default();
+        let ways =
+            if event.ways().is_empty() { String::new() } else { format!("; {}", event.ways()) };
         self.line(format_args!(
-            "         << {}: gap {:.1} ms, rewritten {:.1} ms, {} UDP lost{away}",
+            "         << {}: gap {:.1} ms, rewritten {:.1} ms, {} UDP lost{away}{ways}",
             event.title(),
             event.gap_ms,
             event.gap_ms_rewritten,

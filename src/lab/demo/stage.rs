@@ -3,13 +3,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::comeback::Comeback;
 use super::display::{Display, Throughput};
 use super::report::{Bulk, Happened, Report, judge};
-use super::script::{Act, SCRIPT};
+use super::script::{Act, BUSIEST, SCRIPT};
 use crate::lab::process::Forwarder;
-use crate::lab::topology::Network;
+use crate::lab::topology::{Network, nic_name};
 use crate::lab::traffic::{Micros, Outcome, Traffic};
-use crate::lab::{Error, FrameMeter};
+use crate::lab::{Counters, Error, FrameMeter};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How long the traffic runs freely to see what the machine can do: with offload, and without.
@@ -17,6 +18,10 @@ const CALIBRATION: [(bool, Duration); 2] =
     [(true, Duration::from_millis(500)), (false, Duration::from_millis(400))];
 /// A new pace takes this long to settle before it is measured.
 const SETTLING: Duration = Duration::from_millis(100);
+/// How long it is looked for the busiest NIC.
+const LOOK: Duration = Duration::from_millis(100);
+/// While it waits it looks this often whether a healed path is used again.
+const SLICE: Duration = Duration::from_millis(20);
 /// How long the last killed forwarder may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(2);
 
@@ -139,12 +144,23 @@ impl<'a> Stage<'a> {
     }
 
     fn perform(&mut self, act: Act) -> Result<(), Error> {
-        let event = Happened { at: self.traffic.now(), act, ready: None };
+        let act = match act {
+            Act::BreakPath(BUSIEST) => Act::BreakPath(self.busiest()?),
+            Act::MendPath(BUSIEST) => Act::MendPath(self.broken()),
+            act => act,
+        };
+        let mut event = Happened { at: self.traffic.now(), act, ready: None, comeback: None };
         match act {
             Act::LoseCarrier(nic) => self.network.pull_cable(nic)?,
             Act::ReturnCarrier(nic) => self.network.plug_cable(nic)?,
             Act::DeleteNic(nic) => self.network.delete_nic(nic)?,
             Act::CreateNic(nic) => self.network.create_nic(nic)?,
+            Act::BreakPath(nic) => self.network.break_path(nic)?,
+            Act::MendPath(nic) => {
+                self.network.mend_path(nic)?;
+                let carried = self.network.host.counters(&nic_name(nic))?;
+                event.comeback = Some(Comeback::new(event.at, carried));
+            }
             Act::KillForwarder => {
                 self.forwarder.kill();
                 self.forwarder.start()?;
@@ -165,8 +181,50 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Waits, and notes when a killed forwarder says that it is ready.
+    /// The NIC that carries the most both ways.
+    fn busiest(&mut self) -> Result<u8, Error> {
+        let network = self.network;
+        let carried = || -> Result<Vec<Counters>, Error> {
+            network.nics().map(|nic| network.host.counters(&nic_name(nic))).collect()
+        };
+        let before = carried()?;
+        self.wait_until(Instant::now() + LOOK);
+        let after = carried()?;
+        let both_ways = |nic: &u8| {
+            let (before, after) = (before[usize::from(nic - 1)], after[usize::from(nic - 1)]);
+            (after.rx_bytes - before.rx_bytes).min(after.tx_bytes - before.tx_bytes)
+        };
+        Ok(network.nics().max_by_key(both_ways).unwrap_or(1))
+    }
+
+    /// The NIC whose path broke.
+    fn broken(&self) -> u8 {
+        let is_broken = |event: &Happened| matches!(event.act, Act::BreakPath(_));
+        self.happened.iter().rfind(|event| is_broken(event)).and_then(|e| e.act.nic()).unwrap_or(1)
+    }
+
+    /// Waits, and looks after what comes back meanwhile.
     fn wait_until(&mut self, deadline: Instant) {
+        loop {
+            let slice = deadline.min(Instant::now() + SLICE);
+            self.wait_for_forwarder(slice);
+            let now = self.traffic.now();
+            for event in &mut self.happened {
+                let Some((comeback, nic)) = event.comeback.as_mut().zip(event.act.nic()) else {
+                    continue;
+                };
+                if let Ok(counters) = self.network.host.counters(&nic_name(nic)) {
+                    comeback.look(now, counters);
+                }
+            }
+            if slice == deadline {
+                return;
+            }
+        }
+    }
+
+    /// Waits, and notes when a killed forwarder says that it is ready.
+    fn wait_for_forwarder(&mut self, deadline: Instant) {
         if let Some(ready) = self.forwarder.ready_before(deadline) {
             let ready = ready.duration_since(self.traffic.instant(0)).as_micros() as Micros;
             for event in &mut self.happened {
@@ -186,7 +244,7 @@ impl<'a> Stage<'a> {
     fn judge_closed(&mut self) {
         while let Some(event) = self.happened.get(self.judged) {
             let is_last = self.judged + 1 == self.happened.len();
-            if is_last && self.traffic.now() < event.at + 2_000_000 {
+            if is_last && self.traffic.now() < event.at + event.act.window() {
                 return;
             }
             self.display.judged(&judge(self.traffic, &self.happened, self.judged));

@@ -1,10 +1,9 @@
-//! Which stretch of time an event is judged by. A *gap* is the longest silence in the 2 s after an event,
+//! Which stretch of time an event is judged by. A *gap* is the longest silence in the window after an event,
 //! less the longest in the second before (before the first of events less than 3 s apart); a window ends
 //! at the next event.
 
 use crate::lab::traffic::{Micros, Progress};
 
-const WINDOW: Micros = 2_000_000;
 const BASELINE: Micros = 1_000_000;
 const APART: Micros = 3_000_000;
 
@@ -21,6 +20,12 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// Did nothing new arrive in all of it?
+    pub(super) fn is_silent(&self, progress: &Progress) -> bool {
+        let (from, to) = self.after;
+        progress.longest_silence(from, to) >= to - from
+    }
+
     /// The gap of a stream.
     pub(super) fn gap(&self, progress: &Progress) -> Micros {
         let longest = |(from, to)| progress.longest_silence(from, to);
@@ -28,17 +33,17 @@ impl Window {
     }
 }
 
-/// The windows of events at these times, in order.
-pub(super) fn windows(events: &[Micros]) -> Vec<Window> {
+/// The windows of events at these times, with how long each is watched, in order.
+pub(super) fn windows(events: &[(Micros, Micros)]) -> Vec<Window> {
     let mut first = 0; // of the events less than 3 s apart
     let mut windows = Vec::with_capacity(events.len());
-    for (number, &event) in events.iter().enumerate() {
-        if number == 0 || event - events[number - 1] >= APART {
+    for (number, &(event, length)) in events.iter().enumerate() {
+        if number == 0 || event - events[number - 1].0 >= APART {
             first = event;
         }
-        let next = events.get(number + 1).copied().unwrap_or(Micros::MAX);
+        let next = events.get(number + 1).map_or(Micros::MAX, |(next, _)| *next);
         windows.push(Window {
-            after: (event, next.min(event + WINDOW)),
+            after: (event, next.min(event + length)),
             baseline: (first.saturating_sub(BASELINE), first),
         });
     }
@@ -51,16 +56,21 @@ mod tests {
 
     const S: Micros = 1_000_000;
 
+    fn of_two_seconds(events: &[Micros]) -> Vec<Window> {
+        let events: Vec<_> = events.iter().map(|event| (*event, 2 * S)).collect();
+        windows(&events)
+    }
+
     #[test]
-    fn a_window_ends_after_two_seconds_or_at_the_next_event() {
-        let windows = windows(&[5 * S, 6 * S, 9 * S]);
+    fn a_window_ends_after_its_time_or_at_the_next_event() {
+        let windows = of_two_seconds(&[5 * S, 6 * S, 9 * S]);
         let after: Vec<Span> = windows.iter().map(|w| w.after).collect();
         assert_eq!(after, [(5 * S, 6 * S), (6 * S, 8 * S), (9 * S, 11 * S)]);
     }
 
     #[test]
     fn events_close_together_share_the_calm_before_the_first() {
-        let windows = windows(&[5 * S, 7 * S, 9 * S, 12 * S]);
+        let windows = of_two_seconds(&[5 * S, 7 * S, 9 * S, 12 * S]);
         let before: Vec<Span> = windows.iter().map(|w| w.baseline).collect();
         assert_eq!(before, [(4 * S, 5 * S), (4 * S, 5 * S), (4 * S, 5 * S), (11 * S, 12 * S)]);
     }

@@ -47,6 +47,15 @@ pub enum Role {
     Rewritten,
 }
 
+/// Which way, as the host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To the host.
+    In,
+    /// From it.
+    Out,
+}
+
 /// A connection as who watches sees it.
 #[derive(Debug)]
 struct Connection {
@@ -154,10 +163,10 @@ impl Traffic {
     }
 
     /// Calls `look` with the progress of each direction of each connection.
-    pub fn each_direction(&self, mut look: impl FnMut(Role, &Progress)) {
+    pub fn each_direction(&self, mut look: impl FnMut(Role, Direction, &Progress)) {
         for connection in &self.connections {
-            look(connection.role, &connection.to_host.lock().progress);
-            look(connection.role, &connection.to_client.lock().progress);
+            look(connection.role, Direction::In, &connection.to_host.lock().progress);
+            look(connection.role, Direction::Out, &connection.to_client.lock().progress);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::link::plan::tests::{config, mirror};
 
 fn ours() -> Ours {
     Ours {
+        adapter: "vipa0".into(),
         tables: vec![923],
         preferences: tens(9230).collect(),
         addresses: vec!["203.0.113.10".parse().expect("an address")],
@@ -153,4 +154,100 @@ fn an_earlier_versions_short_jump_goes_before_rules_that_it_would_land_on_come()
         assert!(old < at("-6 rule 9240: "));
     }
     assert!(at("-6 rule 9320: ") < at("delete -6 rule 9234: "), "the rest is led in all the time");
+}
+
+mod nics {
+    use super::*;
+    use crate::link::plan::NicAddress;
+
+    fn address(text: &str, ifindex: u32, prefix_length: u8) -> Address {
+        let address: IpAddr = text.parse().expect("an address");
+        Address {
+            ifindex,
+            address,
+            prefix_length,
+            is_narrow: false,
+            is_deprecated: address.is_ipv6(),
+            is_secondary: false,
+            is_unusable: false,
+            is_ours: true,
+        }
+    }
+
+    /// Steps about addresses of NICs, for a host whose eth2 is to have two VIPAs.
+    fn steps(held: &[Address]) -> Vec<String> {
+        let planned = |text: &str| NicAddress {
+            nic: "eth2".into(),
+            ifindex: 2,
+            address: text.parse().expect("an address"),
+        };
+        let mut mirror = mirror();
+        let mut plan = plan(&config(), &mirror, &Health::of([Live, Live]));
+        plan.nic_addresses = vec![planned("203.0.113.10"), planned("2001:db8::10")];
+        mirror.addresses = held.to_vec();
+        let mut ours = ours();
+        ours.addresses.push("2001:db8::10".parse().expect("an address"));
+        ours.addresses.push("203.0.113.99".parse().expect("an address"));
+        let steps = text(&difference(&plan, &mirror, &ours)).into_iter();
+        steps.filter(|step| step.contains("address") && step.contains(" dev ")).collect()
+    }
+
+    #[test]
+    fn a_vipa_moves_from_nic_to_nic_and_a_former_one_goes() {
+        let held = [
+            address("203.0.113.10", 9, 32),
+            address("203.0.113.10", 1, 32),
+            address("203.0.113.99", 2, 32),
+            address("2001:db8::10", 1, 128),
+        ];
+        assert_eq!(
+            steps(&held),
+            [
+                "address 203.0.113.10 dev eth2",
+                "address 2001:db8::10 dev eth2",
+                "delete address 203.0.113.10 dev eth1",
+                "delete address 203.0.113.99 dev eth2",
+                "delete address 2001:db8::10 dev eth1",
+            ]
+        );
+        assert!(
+            steps(&[address("203.0.113.10", 2, 32), address("2001:db8::10", 2, 128)]).is_empty()
+        );
+    }
+
+    #[test]
+    fn an_operators_own_address_stays_as_it_is() {
+        let theirs = |text, ifindex, length| Address {
+            is_ours: false,
+            is_deprecated: false,
+            ..address(text, ifindex, length)
+        };
+        let held = [
+            theirs("203.0.113.10", 2, 24),
+            theirs("2001:db8::10", 2, 64),
+            theirs("203.0.113.10", 1, 32),
+        ];
+        assert_eq!(steps(&held), [""; 0]);
+    }
+
+    /// RFC 6724 would choose it for what does not go our way.
+    #[test]
+    fn one_that_is_preferred_is_put_right() {
+        let preferred = Address { is_deprecated: false, ..address("2001:db8::10", 2, 128) };
+        assert_eq!(
+            steps(&[address("203.0.113.10", 2, 32), preferred]),
+            ["address 2001:db8::10 dev eth2"]
+        );
+    }
+
+    #[test]
+    fn takedown_takes_them_from_the_nics_and_leaves_the_adapters_to_its_end() {
+        let mut mirror = mirror();
+        mirror.addresses = vec![
+            address("203.0.113.10", 9, 32),
+            address("203.0.113.10", 1, 32),
+            Address { is_ours: false, ..address("203.0.113.10", 2, 32) },
+        ];
+        assert_eq!(text(&takedown(&mirror, &ours())), ["delete address 203.0.113.10 dev eth1"]);
+    }
 }

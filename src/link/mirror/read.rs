@@ -30,12 +30,13 @@ fn family(family: AddressFamily) -> Option<Family> {
 pub(super) fn address(message: &AddressMessage) -> Option<Address> {
     family(message.header.family)?;
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
-    let (mut local, mut peer) = (None, None);
+    let (mut local, mut peer, mut protocol) = (None, None, 0);
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(address) => local = Some(*address),
             AddressAttribute::Address(address) => peer = Some(*address),
             AddressAttribute::Flags(all) => flags = *all,
+            AddressAttribute::Protocol(number) => protocol = u8::from(*number),
             _ => {}
         }
     }
@@ -49,6 +50,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
         is_secondary: flags.contains(AddressFlags::Secondary),
         is_unusable: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
             && !flags.contains(AddressFlags::Optimistic),
+        is_ours: protocol == PROTOCOL,
     })
 }
 

@@ -73,6 +73,7 @@ fn addresses_on_the_wire_come_without_vipas_the_preferred_first() {
             is_deprecated,
             is_secondary: false,
             is_unusable: false,
+            is_ours: false,
         });
     };
     add("2001:db8:1::dead", true, false);

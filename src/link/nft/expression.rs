@@ -204,6 +204,15 @@ impl Expressions {
         self
     }
 
+    /// protocol . address . port is in the set, as these fields have them.
+    pub(super) fn end_in(mut self, address: Field, port: Field, set: &str) -> Self {
+        self.load_meta(Meta::Layer4, KEY);
+        self.load(address, KEY + 1);
+        self.load(port, KEY + 1 + address.2 / 4);
+        self.lookup(set, KEY, true);
+        self
+    }
+
     /// The word `value` is in the set, or is not: asks whether a set has its one element.
     pub(super) fn constant_in(mut self, value: &[u8], set: &str, is_in: bool) -> Self {
         self.set(REGISTER, value);

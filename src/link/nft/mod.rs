@@ -29,10 +29,11 @@ use self::message::Writer;
 use self::present::Present;
 use self::rules::{LEASE, LEASE_KEY, NETDEV, Place, flow_key, keys_of};
 use self::socket::{Batch, Events, Refused, Requests, Step};
-use super::plan::can_rewrite;
+use super::plan::owns_anything;
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
 use crate::forward::applies::Applies;
+use crate::forward::claims::Claims;
 use crate::forward::rewrite::Endpoint;
 use crate::forward::rule::Rule;
 
@@ -56,10 +57,8 @@ const ORPHANED: Duration = Duration::from_secs(10);
 pub struct NftRules {
     /// Names of all `[[nic]]`, whether they exist now or not.
     pub nics: Vec<String>,
-    /// Addresses that rewritten flows carry on the wire; none: no table is needed.
-    pub owned: Vec<IpAddr>,
-    /// `[source] ports`.
-    pub ports: RangeInclusive<u16>,
+    /// What the forwarder owns of what arrives; nothing: no table is needed.
+    pub claims: Claims,
     /// `ip_local_port_range`: UDP from other ports is an answer.
     pub ephemeral: RangeInclusive<u16>,
     /// Source addresses that the stack chooses by itself: what carries another is never held.
@@ -76,7 +75,7 @@ pub struct NftRules {
 
 /// What would be set up for `config`, in words; empty where nothing is ever rewritten.
 pub fn outline(config: &Config) -> String {
-    if can_rewrite(config) { rules::outline(config) } else { String::new() }
+    if owns_anything(config) { rules::outline(config) } else { String::new() }
 }
 
 /// Our two tables of nf_tables, `inet vipa-<adapter>` and `netdev vipa-<adapter>`.
@@ -273,7 +272,7 @@ impl Nft {
     /// Duration of the lease; `None` while nothing is held.
     fn hold_time(&self) -> Option<Duration> {
         let rules = &self.applied.as_ref()?.rules;
-        (!rules.owned.is_empty()).then_some(rules.hold)
+        (!rules.claims.owned.is_empty()).then_some(rules.hold)
     }
 
     /// A set was not there: others removed our tables, and the news of it has not been read.
@@ -286,7 +285,7 @@ impl Nft {
 
     /// `has_flows`: what the sets of flows hold may differ from what it should be.
     fn apply(&mut self, rules: &NftRules, has_flows: bool) -> io::Result<bool> {
-        if rules.owned.is_empty() {
+        if rules.claims.is_empty() {
             return delete_tables(&mut self.requests, &self.table);
         }
         let mut is_anew = false;

@@ -1,8 +1,8 @@
 //! What stands in nftables for the rewritten flows: pure, from [`NftRules`] to tables.
 //!
 //! `inet vipa-<adapter>` keeps the kernel from answering, with a reset or a port-unreachable, what comes
-//! for a reserved port of an address that rewritten flows carry: the forwarder's packet sockets have seen
-//! it by then.
+//! for a reserved port of an address that rewritten flows carry, or has to do with a virtual service: the
+//! forwarder's packet sockets have seen it by then.
 //!
 //! `netdev vipa-<adapter>` holds back, silently, what the forwarder would have rewritten and what leaves
 //! un-rewritten by the kernel's fallback while no forwarder runs. It holds for as long as the lease lives
@@ -19,6 +19,7 @@ use super::expression::{
 use crate::config::Config;
 use crate::device::MARK;
 use crate::engine::message::HeldFlow;
+use crate::forward::claims::{Claim, Claims};
 use crate::forward::rule::{Rule, Target};
 use crate::wire::ip::{DCCP, Family, ICMP, ICMPV6, SCTP, TCP, UDP, UDP_LITE};
 
@@ -248,8 +249,13 @@ pub(super) fn outline(config: &Config) -> String {
     let table = table_name(&config.adapter.name);
     let (ports, hold) = (&config.source.ports, config.source.hold);
     let nics: Vec<&str> = config.nics.iter().map(|nic| nic.name.as_str()).collect();
+    let services = match config.services.len() {
+        0 => String::new(),
+        1 => " and what one virtual service is asked".to_owned(),
+        count => format!(" and what {count} virtual services are asked"),
+    };
     format!(
-        "table inet {table}: replies to rewritten flows, ports {}-{}, go to the forwarder alone\n\
+        "table inet {table}: replies to rewritten flows, ports {}-{},{services} go to the forwarder alone\n\
          table netdev {table}: on {}, what would leave un-rewritten without a forwarder is dropped, for {hold:?}\n",
         ports.start(),
         ports.end(),
@@ -257,11 +263,26 @@ pub(super) fn outline(config: &Config) -> String {
     )
 }
 
-/// `inet`: drops what comes for reserved ports, `spared` ones left out.
+/// A range of so many ports is a rule of its own.
+const FEW_PORTS: u16 = 64;
+
+/// protocol . address . port, for each port.
+fn claim_keys(claim: &Claim) -> impl Iterator<Item = Vec<u8>> {
+    let Claim { address, protocol, ports: (first, last) } = *claim;
+    (first..=last).map(move |port| {
+        let mut key = vec![protocol, 0, 0, 0];
+        key.extend(octets(address));
+        key.extend(port.to_be_bytes());
+        key.extend([0; 2]);
+        key
+    })
+}
+
+/// `inet`: drops what is asked of services, and what comes for reserved ports, `spared` ones left out.
 pub(super) fn reserved_ports(rules: &NftRules, spared: &BTreeSet<u16>) -> Table {
     let mut table = Table::new(INET);
     table.set("nics", TYPE_DEVICE, rules.nics.iter().map(|name| device_key(name)));
-    table.addresses("owned4", "owned6", &rules.owned);
+    table.addresses("owned4", "owned6", &rules.claims.owned);
     table.set("spared", TYPE_PORT, spared.iter().map(|port| port.to_be_bytes().to_vec()));
     table.base("prerouting", Hook { number: 0, priority: -300, device: None, policy: ACCEPT });
     table.chain("reserved");
@@ -269,6 +290,7 @@ pub(super) fn reserved_ports(rules: &NftRules, spared: &BTreeSet<u16>) -> Table 
     let new = Expressions::default;
     let others = new().meta_in(Meta::InputName, "nics", false);
     table.rule("prerouting", "no NIC of vipa", others.then(Verdict::Accept));
+    table.services(&rules.claims);
     for (protocol, family, set) in [(2, Family::V4, "owned4"), (10, Family::V6, "owned6")] {
         let ours = new()
             .meta(Meta::NetfilterProtocol, &[protocol])
@@ -279,7 +301,7 @@ pub(super) fn reserved_ports(rules: &NftRules, spared: &BTreeSet<u16>) -> Table 
     for protocol in [TCP, UDP] {
         let spared = new().protocol(protocol).field_in(DESTINATION_PORT, "spared", true);
         table.rule("reserved", "a socket has this port", spared.then(Verdict::Return));
-        let reserved = new().protocol(protocol).within(DESTINATION_PORT, &rules.ports);
+        let reserved = new().protocol(protocol).within(DESTINATION_PORT, &rules.claims.reserved);
         table.rule("reserved", "the forwarder's", reserved.counter().then(Verdict::Drop));
     }
     for family in Family::BOTH {
@@ -449,10 +471,65 @@ impl Table {
         }
     }
 
+    /// What is asked of virtual services, and what their servers answer: the forwarder's. A few ports each stand in
+    /// a set, so that many services cost no packet more; a wide range is a rule.
+    fn services(&mut self, claims: &Claims) {
+        let new = Expressions::default;
+        for family in Family::BOTH {
+            let number = if family == Family::V4 { 2 } else { 10 };
+            let of_family = || new().meta(Meta::NetfilterProtocol, &[number]);
+            let (asked, answered) = match family {
+                Family::V4 => ("services4", "servers4"),
+                Family::V6 => ("services6", "servers6"),
+            };
+            let address = if family == Family::V4 { TYPE_IPV4 } else { TYPE_IPV6 };
+            let key_type =
+                [TYPE_PROTOCOL, address, TYPE_PORT].iter().fold(0, |all, one| all << 6 | one);
+            for (set, all, comment) in [
+                (asked, &claims.services, "asked of a virtual service"),
+                (answered, &claims.servers, "a server's answer"),
+            ] {
+                let is_asked = set == asked;
+                let (field, port) = if is_asked {
+                    (destination(family), DESTINATION_PORT)
+                } else {
+                    (source(family), SOURCE_PORT)
+                };
+                let of_family_alone =
+                    all.iter().filter(|claim| Family::of(claim.address) == family);
+                let (wide, few): (Vec<&Claim>, Vec<&Claim>) =
+                    of_family_alone.partition(|claim| claim.ports.1 - claim.ports.0 >= FEW_PORTS);
+                self.set(set, key_type, few.into_iter().flat_map(claim_keys));
+                let known = of_family().end_in(field, port, set).counter();
+                self.rule("prerouting", comment, known.then(Verdict::Drop));
+                for claim in wide {
+                    let ports = claim.ports.0..=claim.ports.1;
+                    let known =
+                        of_family().protocol(claim.protocol).field(field, &octets(claim.address));
+                    let known = known.within(port, &ports).counter();
+                    self.rule("prerouting", comment, known.then(Verdict::Drop));
+                }
+            }
+            let sources = claims.sources.iter().filter(|(a, _)| Family::of(*a) == family);
+            for (address, ports) in sources {
+                for protocol in [TCP, UDP] {
+                    let answer = of_family().protocol(protocol);
+                    let answer = answer.field(destination(family), &octets(*address));
+                    let answer = answer.within(DESTINATION_PORT, ports).counter();
+                    self.rule("prerouting", "a server's answer", answer.then(Verdict::Drop));
+                }
+            }
+        }
+    }
+
     fn set(&mut self, name: &'static str, key_type: u32, keys: impl Iterator<Item = Vec<u8>>) {
+        const SERVICE_V4: u32 = (TYPE_PROTOCOL << 6 | TYPE_IPV4) << 6 | TYPE_PORT;
+        const SERVICE_V6: u32 = (TYPE_PROTOCOL << 6 | TYPE_IPV6) << 6 | TYPE_PORT;
         let key_length = match key_type {
             TYPE_IPV4 => 4,
             TYPE_PORT => 2,
+            SERVICE_V4 => 4 + 4 + 4,
+            SERVICE_V6 => 4 + 16 + 4,
             _ => 16,
         };
         let content = Content::Exactly(keys.collect());
@@ -619,8 +696,11 @@ mod tests {
     fn a_changed_rule_has_another_comment() {
         let rules = |port: u16| NftRules {
             nics: vec!["eth1".into()],
-            owned: vec![address("203.0.113.11")],
-            ports: 61_000..=65_535,
+            claims: Claims {
+                owned: vec![address("203.0.113.11")],
+                reserved: 61_000..=65_535,
+                ..Claims::default()
+            },
             ephemeral: 32_768..=60_999,
             sources: vec![address("203.0.113.10")],
             rules: vec![Rule { ports: Some(port..=port), ..rule(Target::Physical) }],
@@ -644,8 +724,7 @@ mod tests {
     fn first_v4(rules: Vec<Rule>, is_bound_forwarded: bool) -> Vec<String> {
         let nft = NftRules {
             nics: vec!["eth1".into()],
-            owned: Vec::new(),
-            ports: 61_000..=65_535,
+            claims: Claims::default(),
             ephemeral: 32_768..=60_999,
             sources: vec![address("203.0.113.10"), address("10.1.1.2")],
             applies: applies(&rules, is_bound_forwarded),

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use super::rules::{default_vipa, never_ours, tables};
 use crate::config::Config;
 use crate::forward::view::NicId;
-use crate::link::MAIN_TABLE;
 use crate::link::health::Health;
 use crate::link::mirror::{KernelRoute, Mirror, RouteKind};
+use crate::link::{MAIN_TABLE, PROTOCOL};
+use crate::rip::Learned;
 use crate::wire::ip::{Family, Prefix};
 
 /// Metric of the routes through the adapter, and of throws.
@@ -77,6 +78,22 @@ fn learn(config: &Config, mirror: &Mirror, reaches: &mut BTreeMap<Prefix, Reach>
             reaches.entry(learned.prefix).or_insert(Reach::Nics(ways));
         }
     }
+}
+
+/// What an earlier run had learned by RIP: fallback routes of ours that neither the configuration nor the kernel's routes explain.
+pub fn inherited(config: &Config, mirror: &Mirror) -> Vec<Learned> {
+    let explained = reaches(config, mirror);
+    let is_inherited = |route: &&KernelRoute| {
+        route.protocol == PROTOCOL
+            && route.metric == FALLBACK_METRIC
+            && !explained.contains_key(&route.prefix)
+    };
+    let learned = |route: &KernelRoute| {
+        let ways = ways_of(config, mirror, route).into_iter();
+        let ways = ways.filter_map(|way| Some((way.nic, way.gateway?))).collect();
+        Learned { prefix: route.prefix, ways }
+    };
+    mirror.routes(config.adapter.table).filter(is_inherited).map(learned).collect()
 }
 
 fn is_never_ours(prefix: Prefix) -> bool {

@@ -4,7 +4,9 @@ use std::time::Duration;
 use super::*;
 use crate::config::{Adapter, Forwarder, Nic, Source};
 use crate::forward::rule::{Mark, Rule as SourceRule, Target};
-use crate::link::mirror::{Link, fixture};
+use crate::link::PROTOCOL;
+use crate::link::mirror::{KernelHop, KernelRoute, Link, RouteKind, fixture};
+use crate::rip::Learned;
 use crate::wire::ip::Prefix;
 
 use NicState::{HeldDown, Live, NoCarrier};
@@ -29,6 +31,7 @@ pub(crate) fn config() -> Config {
     Config {
         file: PathBuf::from("vipa.toml"),
         path: Default::default(),
+        announce: Default::default(),
         adapter: Adapter {
             name: "vipa0".into(),
             addresses: vec![address("203.0.113.10"), address("2001:db8::10")],
@@ -46,6 +49,7 @@ pub(crate) fn config() -> Config {
             rules: Vec::new(),
         },
         rip: None,
+        services: Vec::new(),
         replay: crate::config::Replay::default(),
     }
 }
@@ -417,4 +421,40 @@ fn the_plan_can_be_read() {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
     assert!(!text.contains("reserved"), "no rule can rewrite");
+}
+
+/// What RIP had told an earlier run is in its fallback routes, and nowhere else.
+#[test]
+fn b1_what_nobody_else_explains_was_learned_by_an_earlier_run() {
+    let (config, mut mirror) = (config(), mirror());
+    let route = |prefix: &str, metric, protocol, hops: &[(u32, &str)]| KernelRoute {
+        table: 923,
+        prefix: self::prefix(prefix),
+        metric,
+        kind: RouteKind::Unicast,
+        protocol,
+        source: None,
+        next_hops: hops
+            .iter()
+            .map(|(ifindex, gateway)| KernelHop {
+                ifindex: *ifindex,
+                gateway: Some(address(gateway)),
+                weight: 1,
+            })
+            .collect(),
+    };
+    let both: &[(u32, &str)] = &[(1, "10.1.1.1"), (2, "10.1.2.1")];
+    for route in [
+        route("10.9.0.0/24", 10, PROTOCOL, &[]),
+        route("10.9.0.0/24", 100, PROTOCOL, both),
+        // The default is the configuration's, the network the kernel's, the last one somebody else's.
+        route("0.0.0.0/0", 100, PROTOCOL, both),
+        route("10.1.2.0/24", 100, PROTOCOL, &[(1, "10.1.1.1")]),
+        route("10.8.0.0/24", 100, 3, both),
+    ] {
+        fixture::insert(&mut mirror, route);
+    }
+    let ways = vec![(NicId(0), address("10.1.1.1")), (NicId(1), address("10.1.2.1"))];
+    let learned = Learned { prefix: prefix("10.9.0.0/24"), ways };
+    assert_eq!(routes::inherited(&config, &mirror), [learned]);
 }

@@ -1,7 +1,6 @@
 //! One behaviour a test, by section of RFC 2453 (and RFC 2080), and the boxes of FIG. 3A and 3B.
 
 use super::*;
-use crate::rip::auth::Key;
 
 const A: NicId = NicId(0);
 const B: NicId = NicId(1);
@@ -13,20 +12,7 @@ struct World {
 }
 
 fn settings() -> Settings {
-    Settings {
-        is_v1: false,
-        is_v2: true,
-        is_ng: true,
-        update: Duration::from_secs(30),
-        timeout: Duration::from_secs(180),
-        garbage: Duration::from_secs(120),
-        advertise: Advertise::Virtual,
-        metric: 1,
-        accept: Vec::new(),
-        most_routes: 100,
-        nics: vec![NicSettings::default(); 2],
-        keys: Vec::<Key>::new(),
-    }
+    Settings { most_routes: 100, nics: vec![NicSettings::default(); 2], ..Settings::default() }
 }
 
 fn interface(nic: NicId) -> Interface {
@@ -459,16 +445,55 @@ fn a_nic_s_cost_is_added_to_what_is_heard_by_it() {
     assert_eq!(world.learned(), [("10.9.0.0/24".to_owned(), vec![1])]);
 }
 
+/// Who has several ways takes one after the other for longer, and needs to hear of all of them again.
+#[test]
+fn what_is_told_at_a_start_and_after_the_reserve_is_told_again() {
+    let mut world = World::v4();
+    for nic in [A, B] {
+        world.hear(nic, &[("10.9.0.0/24", 2)]);
+    }
+    world.daemon.take_sends();
+    world.wait(3);
+    assert_eq!(world.told(B), told(&[("203.0.113.10/32", 2)]), "again, though it was answered");
+    world.interfaces[0].is_live = false;
+    world.look();
+    let end = world.daemon.reserve_until.expect("the shorter metric is told");
+    world.wait((end - world.now).as_secs() - 1);
+    world.daemon.take_sends();
+    world.wait(5);
+    let longer = ("203.0.113.10/32".to_owned(), 2);
+    assert!(world.told(B).iter().filter(|told| **told == longer).count() >= 2);
+}
+
 #[test]
 fn a_withdrawal_tells_all_that_the_vipa_is_unreachable() {
     let mut world = World::v4();
     world.wait(6);
     world.daemon.take_sends();
-    world.daemon.withdraw(world.now, 0);
+    world.daemon.withdraw(0);
     let sends = world.daemon.sends.clone();
     assert_eq!(world.told(A), told(&[("203.0.113.10/32", 16)]));
     world.daemon.sends = sends;
     assert_eq!(world.told(B), told(&[("203.0.113.10/32", 16)]));
+}
+
+#[test]
+fn who_takes_leave_says_so_of_all_that_was_told_and_to_the_end() {
+    let garbage = Duration::from_secs(1);
+    let mut world = World::new(
+        Family::V4,
+        Settings { advertise: Advertise::All, garbage, update: garbage, ..settings() },
+    );
+    world.hear(A, &[("10.9.0.0/24", 2)]);
+    world.wait(6);
+    world.daemon.take_sends();
+    world.daemon.withdraw(0);
+    world.wait(10);
+    let told = world.told(B);
+    assert!(told.iter().all(|(_, metric)| *metric == 16), "{told:?}");
+    for prefix in ["203.0.113.10/32", "10.9.0.0/24"] {
+        assert!(told.iter().filter(|(told, _)| told == prefix).count() > 3, "{told:?}");
+    }
 }
 
 #[test]

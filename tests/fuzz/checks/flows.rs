@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vipa::forward::flow::{Direction, Flow, FlowTable, Key, Millis};
+use vipa::forward::flow::{Direction, Flow, FlowTable, Key, Millis, Shape, Side};
 use vipa::forward::rewrite::Endpoint;
 
 use super::input::Input;
@@ -16,7 +16,10 @@ const STEPS: usize = 256;
 pub(crate) fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let words = network::words(0, usize::from(input.pick(&[0u8, 1, 2, 5, 16, 33])));
-    let (mut table, mut now) = (FlowTable::adopt(words, SEED).0, Millis(1));
+    let (mut table, mut now) = (
+        FlowTable::adopt(words, Shape::both((words.len() / Shape::both(1).words()) as u32), SEED).0,
+        Millis(1),
+    );
     for _ in 0..STEPS {
         if input.is_empty() {
             break;
@@ -24,7 +27,7 @@ pub(crate) fn check(data: &[u8]) {
         match input.byte() & 7 {
             0..=2 => begin(&mut input, &mut table, now),
             3 => {
-                if let Some(id) = table.find(&key(&mut input)) {
+                if let Some((id, _)) = table.find(&key(&mut input)) {
                     let _ = table.remove(id);
                 }
             }
@@ -33,7 +36,7 @@ pub(crate) fn check(data: &[u8]) {
                 table.sweep(u32::from(input.byte()), now, |_| {});
             }
             5 => {
-                if let Some(id) = table.find(&key(&mut input)) {
+                if let Some((id, _)) = table.find(&key(&mut input)) {
                     table.set_held(id);
                 }
             }
@@ -60,14 +63,17 @@ fn end(input: &mut Input<'_>) -> Endpoint {
 }
 
 fn key(input: &mut Input<'_>) -> Key {
-    Key::new(end(input), end(input), input.pick(&[1, 6, 17, 58]), Direction::Original)
+    Key::new(end(input), end(input), input.pick(&[1, 6, 17, 58]), Side::Tun)
 }
 
 /// As the pipeline does: what is known already is not begun again.
 fn begin(input: &mut Input<'_>, table: &mut FlowTable, now: Millis) {
     let (key, wire, choice) = (key(input), end(input), input.byte());
-    let reply = Key::new(key.destination(), wire, key.protocol(), Direction::Reply);
-    if table.find(&key).is_some() || table.find(&reply).is_some() {
+    let reply = Key::new(key.destination(), wire, key.protocol(), Side::Nic);
+    let is_of_one_family = [key.destination(), wire]
+        .iter()
+        .all(|end| end.address.is_ipv4() == key.source().address.is_ipv4());
+    if !is_of_one_family || table.find(&key).is_some() || table.find(&reply).is_some() {
         return;
     }
     let is_rewritten = choice & 1 != 0;
@@ -77,10 +83,10 @@ fn begin(input: &mut Input<'_>, table: &mut FlowTable, now: Millis) {
         is_forwarded: choice & 4 != 0,
     };
     if let Ok((id, _)) = table.insert(&key, flow, now) {
-        assert_eq!(table.find(&key), Some(id));
+        assert_eq!(table.find(&key), Some((id, Direction::Original)));
         assert_eq!(table.original(id), key);
         assert_eq!(table.rewritten_source(id), flow.rewritten);
-        assert_eq!(table.find(&reply), flow.has_reply_key.then_some(id));
+        assert_eq!(table.find(&reply), flow.has_reply_key.then_some((id, Direction::Reply)));
     }
 }
 
@@ -101,7 +107,8 @@ fn spoil(input: &mut Input<'_>, words: &[AtomicU64]) {
 }
 
 fn adopted(words: &'static [AtomicU64]) -> FlowTable {
-    let (table, torn) = FlowTable::adopt(words, SEED);
+    let (table, torn) =
+        FlowTable::adopt(words, Shape::both((words.len() / Shape::both(1).words()) as u32), SEED);
     assert!(torn <= table.capacity() as usize);
     assert_eq!(table.rewritten(), table.len());
     table
@@ -112,11 +119,11 @@ fn whole(table: &mut FlowTable) {
     assert!(table.len() <= table.capacity() && table.rewritten() <= table.len());
     let mut held = 0;
     for flow in table.held_flows() {
-        let id = table.find(&flow.original).expect("a flow is found by its key");
+        let (id, _) = table.find(&flow.original).expect("a flow is found by its key");
         assert_eq!(table.rewritten_flow(id), flow);
         let (remote, protocol) = (flow.original.destination(), flow.original.protocol());
-        let reply = Key::new(remote, flow.wire, protocol, Direction::Reply);
-        assert_eq!(table.find(&reply), Some(id));
+        let reply = Key::new(remote, flow.wire, protocol, Side::Nic);
+        assert_eq!(table.find(&reply), Some((id, Direction::Reply)));
         held += 1;
     }
     assert!(held <= table.rewritten());

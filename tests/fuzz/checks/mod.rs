@@ -2,6 +2,7 @@
 //! (../targets) and the normal tests (../main.rs) call the same.
 #![allow(dead_code)] // Each target uses its own part alone.
 
+pub(crate) mod announce;
 pub(crate) mod answers;
 pub(crate) mod bfd;
 pub(crate) mod capture;
@@ -27,6 +28,7 @@ pub(crate) type Check = fn(&[u8]);
 
 /// Name, as in ../Cargo.toml, and check of each target.
 pub(crate) const TARGETS: &[(&str, Check)] = &[
+    ("announce", announce::check),
     ("answers", answers::check),
     ("bfd", bfd::check),
     ("capture", capture::check),

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vipa::forward::applies::applies;
-use vipa::forward::flow::{FlowTable, WORDS};
+use vipa::forward::flow::{FlowTable, Shape};
 use vipa::forward::pipeline::State;
 use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::rule::{Rule, Target};
@@ -25,7 +25,8 @@ pub(crate) fn states(input: &mut Input<'_>) -> Vec<State> {
     let (workers, flows) = (input.pick(&[1, 1, 2, 3]), input.pick(&[16, 4, 1, 64]));
     (0..workers)
         .map(|number| {
-            let (flows, torn) = FlowTable::adopt(words(number, flows), 7);
+            let (flows, torn) =
+                FlowTable::adopt(words(number, flows), Shape::both(flows as u32), 7);
             assert_eq!(torn, 0);
             State::new(flows, WorkerId(number), workers)
         })
@@ -39,7 +40,7 @@ pub(crate) fn words(number: u8, flows: usize) -> &'static [AtomicU64] {
     static MADE: Mutex<Made> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().expect("no check goes on after a panic");
     let words = *made.entry((number, flows)).or_insert_with(|| {
-        (0..flows * WORDS).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
+        (0..Shape::both(flows as u32).words()).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
     });
     words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     words
@@ -55,6 +56,7 @@ pub(crate) fn view(input: &mut Input<'_>) -> NetView {
         nics: nics(input.byte()),
         routes: routes(),
         neighbours: neighbours().collect(),
+        claims: vipa::forward::claims::Claims::default(),
         source: SourcePolicy {
             sourcevipa: policy & 1 == 0,
             vipas: vipas[..if has_v6 { 4 } else { 2 }].to_vec(),

@@ -9,7 +9,8 @@ use vipa::device::fault::Refusing;
 use vipa::device::memory::Memory;
 use vipa::forward::flow::Millis;
 use vipa::forward::frame::{Frame, Ingress};
-use vipa::forward::pipeline::{State, process_batch};
+use vipa::forward::pipeline::{Sight, State, process_batch};
+use vipa::forward::preferred::PreferredTable;
 use vipa::forward::rewrite::Endpoint;
 use vipa::forward::verdict::{Verdict, Wait};
 use vipa::forward::view::{NetView, NicId, WorkerId};
@@ -193,7 +194,9 @@ impl Host {
             headers: Headers::parse(packet).ok(),
         };
         let mut frames = [Frame::holding(packet, offload, ingress)];
-        process_batch(&mut frames, &mut self.states[worker], &self.view, self.now);
+        let preferred = PreferredTable::default();
+        let sight = Sight { net: &self.view, preferred: &preferred, now: self.now };
+        process_batch(&mut frames, &mut self.states[worker], sight);
         let [mut frame] = frames;
         self.tell(worker);
         examine(&before, &frame, &self.view);

@@ -35,14 +35,10 @@ pub(crate) fn check(data: &[u8]) {
             same_but(&headers, &after, new, is_source);
             sums_stay((&packet, &headers), (&edited, &after), csum);
             let (was_source, was_destination) = headers.ports();
-            let back = match edit {
-                Edit::Source(_) => {
-                    Edit::Source(Endpoint { address: headers.source, port: was_source })
-                }
-                Edit::Destination(_) => Edit::Destination(Endpoint {
-                    address: headers.destination,
-                    port: was_destination,
-                }),
+            let back = if is_source {
+                Edit::Source(Endpoint { address: headers.source, port: was_source })
+            } else {
+                Edit::Destination(Endpoint { address: headers.destination, port: was_destination })
             };
             rewrite::apply(&mut edited, &after, csum, back);
             assert_eq!(Headers::parse(&edited), Ok(headers));

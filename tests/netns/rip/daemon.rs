@@ -4,9 +4,8 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
 
-use vipa::lab::topology::{Network, vipas};
+use vipa::lab::topology::Network;
 use vipa::lab::{Process, Scratch};
-use vipa::wire::ip::Family;
 
 use crate::fixture::wait_until;
 
@@ -36,12 +35,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// On the router, by each of its links to the host; it tells of its own networks, and takes several ways at once.
     pub(crate) fn start(kind: Kind, network: &Network, signed: Signed) -> Daemon {
-        for family in Family::BOTH {
-            for vipa in vipas(family) {
-                let prefix = format!("{vipa}/{}", family.bits());
-                network.router.delete_route(&prefix).expect("the lab's static route");
-            }
-        }
+        network.forget_vipas().expect("the lab's static routes");
         let files = Scratch::new().expect("a scratch directory");
         let mut daemon = Daemon { processes: Vec::new(), _files: files };
         let directory = daemon._files.path().to_owned();
@@ -67,7 +61,7 @@ impl Daemon {
     }
 
     fn frr(&mut self, network: &Network, directory: &Path, signed: &str) {
-        let links: Vec<String> = network.nics().map(|nic| format!("r{nic}")).collect();
+        let links = network.ports();
         let on_each =
             |line: &str| -> String { links.iter().map(|link| line.replace('@', link)).collect() };
         let zebra = "hostname router\n".to_owned();

@@ -1,14 +1,16 @@
 //! The neighbours know (V6–V8): FRR and BIRD on the router, both families, signed and not.
 
 pub(crate) mod daemon;
+mod leave;
+mod ours;
+mod told;
 
 use vipa::lab::topology::{nic_name, vipas};
 use vipa::wire::ip::Family;
 
 use self::daemon::{Daemon, Kind, Signed};
-use vipa::lab::Process;
 
-use crate::fixture::{Bench, Conversation, PROGRAM, Peer, Setup, number, wait_until};
+use crate::fixture::{Bench, Conversation, Peer, Setup, number, wait_until};
 
 pub(crate) const RIP: &str = "versions = [2, \"ng\"]\nupdate = \"5s\"\ntimeout = \"30s\"\n";
 
@@ -162,31 +164,4 @@ fn a_router_that_dies_is_forgotten_after_the_timeout() {
     wait_until("the client's network is learned", || knows(&bench));
     daemon.kill();
     wait_until("the client's network is forgotten", || !knows(&bench));
-}
-
-#[test]
-fn a_polite_stop_tells_the_neighbours_and_an_impolite_one_does_not() {
-    let setup = Setup::new(2).without_gateways().rip(RIP);
-    let bench = Bench::prepare(&setup);
-    let _daemon = Daemon::start(Kind::Bird, &bench.network, Signed::default());
-    let config = bench.scratch.path().join("vipa.toml");
-    for is_polite in [false, true] {
-        let mut command = bench.network.host.command(PROGRAM);
-        command.arg("run").arg(&config).env("RUNTIME_DIRECTORY", bench.scratch.path());
-        if is_polite {
-            command.arg("--withdraw");
-        }
-        let mut vipa =
-            Process::start(&mut command, &bench.scratch.path().join("polite")).expect("vipa");
-        waits_for_ways(&bench, &[1, 2]);
-        bench.run(&bench.network.host, "kill", &["-TERM", &vipa.pid().to_string()]);
-        if is_polite {
-            waits_for_ways(&bench, &[]);
-            assert!(vipa.ended().is_none(), "it still forwards when the neighbours know");
-        }
-        wait_until("it has ended", || vipa.ended().is_some());
-        if !is_polite {
-            assert_eq!(ways(&bench, Family::V4), [1, 2]);
-        }
-    }
 }

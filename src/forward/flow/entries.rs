@@ -1,0 +1,383 @@
+//! Flows of one family: entries of a fixed number of words in memory that outlives the process, and an index from
+//! keys to entries in ordinary memory.
+//!
+//! The last thing an insertion writes, and the first a deletion clears, is the control word, whose upper half is a
+//! checksum over all that does not change: whatever moment a SIGKILL picks, adoption finds whole entries or none.
+//! Updates of a live entry are single words. An IPv4 entry is one cache line, an IPv6 entry two.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
+
+use super::key::{Key, Side};
+use super::{Direction, Millis};
+use crate::wire::ip::Family;
+
+/// 64-bit words of an IPv4 flow.
+pub(super) const WORDS_V4: usize = 8;
+/// 64-bit words of an IPv6 flow.
+pub(super) const WORDS_V6: usize = 16;
+
+// Behind the addresses of both keys:
+const PORTS: usize = 0;
+const CONTROL: usize = 1;
+pub(super) const WAYS: usize = 2;
+pub(super) const SERVED_BY: usize = 3;
+pub(super) const SEQUENCES: usize = 4;
+pub(super) const SEEN: usize = 5;
+
+pub(super) const LIVE: u32 = 1;
+/// Its packets are rewritten.
+pub(super) const REWRITTEN: u32 = 1 << 1;
+/// Its reply key is in the index.
+pub(super) const REPLY_KEY: u32 = 1 << 2;
+pub(super) const HELD: u32 = 1 << 3;
+pub(super) const FORWARDED: u32 = 1 << 4;
+/// Of a virtual service.
+pub(super) const SERVED: u32 = 1 << 5;
+/// Its original direction comes in by a NIC.
+const FROM_NIC: u32 = 1 << 6;
+/// Its replies come in by the TUN.
+const REPLY_FROM_TUN: u32 = 1 << 7;
+pub(super) const PHASE_AT: u32 = 8;
+/// The other end has answered.
+pub(super) const ANSWERED: u32 = 1 << 10;
+const PROTOCOL_AT: u32 = 16;
+/// What does not change while the entry lives.
+const FIXED: u32 = LIVE
+    | REWRITTEN
+    | REPLY_KEY
+    | FORWARDED
+    | SERVED
+    | FROM_NIC
+    | REPLY_FROM_TUN
+    | 0xff << PROTOCOL_AT;
+
+const EMPTY: u64 = 0;
+
+/// Flows of one family.
+#[derive(Debug)]
+pub(super) struct Entries {
+    family: Family,
+    words: &'static [AtomicU64],
+    capacity: u32,
+    /// Slot: upper half of the key's hash, direction, entry; open addressing with linear probing.
+    index: Box<[u64]>,
+    free: Vec<u32>,
+    hasher: foldhash::fast::FixedState,
+    /// Where sweep and eviction go on.
+    hand: u32,
+}
+
+impl Entries {
+    /// Entries over `words`; those that an earlier process left there and that `is_kept` says are kept, all others
+    /// are cleared. Returns the number of torn ones as well.
+    pub(super) fn adopt(
+        family: Family,
+        words: &'static [AtomicU64],
+        seed: u64,
+        is_kept: impl Fn(u32) -> bool,
+    ) -> (Entries, usize) {
+        let stride = stride(family);
+        let capacity = (words.len() / stride) as u32;
+        let slots = (capacity as usize * 8 / 3).next_power_of_two().max(8);
+        let mut entries = Entries {
+            family,
+            words,
+            capacity,
+            index: vec![EMPTY; slots].into_boxed_slice(),
+            free: Vec::with_capacity(capacity as usize),
+            hasher: foldhash::fast::FixedState::with_seed(seed),
+            hand: 0,
+        };
+        let mut torn = 0;
+        for at in (0..capacity).rev() {
+            let control = entries.behind(at, CONTROL).load(Relaxed);
+            let flags = control as u32;
+            let is_whole = (control >> 32) as u32 == entries.checksum(at, flags);
+            if flags & LIVE != 0 && is_whole && is_kept(flags) && entries.is_new(at) {
+                entries.behind(at, WAYS).store(0, Relaxed);
+                entries.link(at);
+            } else {
+                torn += usize::from(flags & LIVE != 0 && !is_whole);
+                entries.behind(at, CONTROL).store(0, Relaxed);
+                entries.free.push(at);
+            }
+        }
+        (entries, torn)
+    }
+
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.capacity - self.free.len() as u32
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// The entry of `key`, and which of its two directions that is.
+    #[inline]
+    pub(super) fn find(&self, key: &Key) -> Option<(u32, Direction)> {
+        let hash = self.hash(key);
+        let mask = self.index.len() - 1;
+        let mut slot = home(hash) & mask;
+        loop {
+            let value = self.index[slot];
+            if value == EMPTY {
+                return None;
+            }
+            if value >> 32 == hash >> 32 {
+                let (at, direction) = entry_of(value);
+                if self.has_key(at, direction, key) {
+                    return Some((at, direction));
+                }
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    /// A new entry, if there is room. `reply` is what comes back, in the index if `flags` say so.
+    pub(super) fn insert(
+        &mut self,
+        key: &Key,
+        reply: &Key,
+        flags: u32,
+        now: Millis,
+    ) -> Option<u32> {
+        let at = self.free.pop()?;
+        let length = address_words(self.family);
+        for (offset, word) in key.addresses[..length].iter().enumerate() {
+            self.word(at, offset).store(*word, Relaxed);
+        }
+        for (offset, word) in reply.addresses[..length].iter().enumerate() {
+            self.word(at, length + offset).store(*word, Relaxed);
+        }
+        let ports = u64::from(key.ports()) << 32 | u64::from(reply.ports());
+        self.behind(at, PORTS).store(ports, Relaxed);
+        self.behind(at, WAYS).store(0, Relaxed);
+        self.behind(at, SERVED_BY).store(0, Relaxed);
+        self.behind(at, SEQUENCES).store(0, Relaxed);
+        self.behind(at, SEEN).store(now.0, Relaxed);
+        let mut flags = flags | LIVE | u32::from(key.protocol()) << PROTOCOL_AT;
+        if key.side() == Side::Nic {
+            flags |= FROM_NIC;
+        }
+        if reply.side() == Side::Tun {
+            flags |= REPLY_FROM_TUN;
+        }
+        let control = u64::from(self.checksum(at, flags)) << 32 | u64::from(flags);
+        self.behind(at, CONTROL).store(control, Release);
+        self.link(at);
+        Some(at)
+    }
+
+    /// Takes a live entry away; its words stay as they are until another uses them.
+    pub(super) fn remove(&mut self, at: u32) {
+        self.unlink(at);
+        self.behind(at, CONTROL).store(0, Release);
+        self.free.push(at);
+    }
+
+    /// The key of one direction of an entry.
+    pub(super) fn key(&self, at: u32, direction: Direction) -> Key {
+        self.key_under(at, direction, self.flags(at))
+    }
+
+    /// The same of an entry whose control word is gone already.
+    pub(super) fn key_under(&self, at: u32, direction: Direction, flags: u32) -> Key {
+        let length = address_words(self.family);
+        let start = if direction == Direction::Original { 0 } else { length };
+        let mut addresses = [0; 4];
+        for (offset, word) in addresses[..length].iter_mut().enumerate() {
+            *word = self.word(at, start + offset).load(Relaxed);
+        }
+        let ports = self.ports(at, direction);
+        let protocol = (flags >> PROTOCOL_AT) as u8;
+        Key::from_parts(addresses, ports, protocol, self.family, side(flags, direction))
+    }
+
+    /// The side that packets of one direction come in by.
+    #[inline]
+    pub(super) fn side(&self, at: u32, direction: Direction) -> Side {
+        side(self.flags(at), direction)
+    }
+
+    #[inline]
+    pub(super) fn flags(&self, at: u32) -> u32 {
+        self.behind(at, CONTROL).load(Relaxed) as u32
+    }
+
+    /// Sets those of `mask`, none of which is fixed.
+    pub(super) fn set_flags(&mut self, at: u32, mask: u32, flags: u32) {
+        debug_assert_eq!(mask & FIXED, 0);
+        let control = self.behind(at, CONTROL);
+        let value = control.load(Relaxed) & !u64::from(mask) | u64::from(flags);
+        control.store(value, Relaxed);
+    }
+
+    pub(super) fn protocol(&self, at: u32) -> u8 {
+        (self.flags(at) >> PROTOCOL_AT) as u8
+    }
+
+    /// A word behind the addresses.
+    #[inline]
+    pub(super) fn behind(&self, at: u32, offset: usize) -> &AtomicU64 {
+        self.word(at, 2 * address_words(self.family) + offset)
+    }
+
+    /// The next entry in turn, live or not.
+    pub(super) fn advance(&mut self) -> u32 {
+        self.hand = if self.hand + 1 >= self.capacity { 0 } else { self.hand + 1 };
+        self.hand
+    }
+
+    /// All live entries.
+    pub(super) fn live(&self) -> impl Iterator<Item = u32> {
+        (0..self.capacity).filter(|at| self.flags(*at) & LIVE != 0)
+    }
+
+    fn ports(&self, at: u32, direction: Direction) -> u32 {
+        let ports = self.behind(at, PORTS).load(Relaxed);
+        if direction == Direction::Original { (ports >> 32) as u32 } else { ports as u32 }
+    }
+
+    #[inline]
+    fn has_key(&self, at: u32, direction: Direction, key: &Key) -> bool {
+        let length = address_words(self.family);
+        let start = if direction == Direction::Original { 0 } else { length };
+        let flags = self.flags(at);
+        (0..length)
+            .all(|offset| self.word(at, start + offset).load(Relaxed) == key.addresses[offset])
+            && self.ports(at, direction) == key.ports()
+            && (flags >> PROTOCOL_AT) as u8 == key.protocol()
+            && side(flags, direction) == key.side()
+    }
+
+    #[inline]
+    fn word(&self, at: u32, offset: usize) -> &AtomicU64 {
+        &self.words[at as usize * stride(self.family) + offset]
+    }
+
+    /// Over keys and what is fixed, with the seed in it: torn and foreign entries do not have it.
+    fn checksum(&self, at: u32, flags: u32) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        for offset in 0..=2 * address_words(self.family) {
+            hasher.write_u64(self.word(at, offset).load(Relaxed));
+        }
+        hasher.write_u32(flags & FIXED);
+        (hasher.finish() >> 32) as u32
+    }
+
+    #[inline]
+    fn hash(&self, key: &Key) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        for word in &key.addresses[..address_words(self.family)] {
+            hasher.write_u64(*word);
+        }
+        hasher.write_u64(key.ends);
+        hasher.finish()
+    }
+
+    /// An adopted entry whose keys no other entry has.
+    fn is_new(&self, at: u32) -> bool {
+        let is_free = |direction| self.find(&self.key(at, direction)).is_none();
+        let has_reply = self.flags(at) & REPLY_KEY != 0;
+        let (original, reply) = (Direction::Original, Direction::Reply);
+        is_free(original)
+            && (!has_reply || is_free(reply) && self.key(at, original) != self.key(at, reply))
+    }
+
+    fn link(&mut self, at: u32) {
+        self.link_key(at, Direction::Original);
+        if self.flags(at) & REPLY_KEY != 0 {
+            self.link_key(at, Direction::Reply);
+        }
+    }
+
+    fn link_key(&mut self, at: u32, direction: Direction) {
+        let hash = self.hash(&self.key(at, direction));
+        let mask = self.index.len() - 1;
+        let mut slot = home(hash) & mask;
+        while self.index[slot] != EMPTY {
+            slot = (slot + 1) & mask;
+        }
+        self.index[slot] = slot_value(hash, at, direction);
+    }
+
+    fn unlink(&mut self, at: u32) {
+        if self.flags(at) & REPLY_KEY != 0 {
+            self.unlink_key(at, Direction::Reply);
+        }
+        self.unlink_key(at, Direction::Original);
+    }
+
+    /// Takes a slot out and moves back those behind it that probing would no longer reach.
+    fn unlink_key(&mut self, at: u32, direction: Direction) {
+        let hash = self.hash(&self.key(at, direction));
+        let mask = self.index.len() - 1;
+        let wanted = slot_value(hash, at, direction);
+        let mut hole = home(hash) & mask;
+        while self.index[hole] != wanted {
+            if self.index[hole] == EMPTY {
+                return;
+            }
+            hole = (hole + 1) & mask;
+        }
+        self.index[hole] = EMPTY;
+        let mut slot = (hole + 1) & mask;
+        while self.index[slot] != EMPTY {
+            let value = self.index[slot];
+            let home = home(value) & mask;
+            if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
+                self.index[hole] = value;
+                self.index[slot] = EMPTY;
+                hole = slot;
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+}
+
+/// 64-bit words of one flow of a family.
+pub(super) const fn stride(family: Family) -> usize {
+    match family {
+        Family::V4 => WORDS_V4,
+        Family::V6 => WORDS_V6,
+    }
+}
+
+/// 64-bit words of the two addresses of a key.
+#[inline]
+const fn address_words(family: Family) -> usize {
+    match family {
+        Family::V4 => 1,
+        Family::V6 => 4,
+    }
+}
+
+fn side(flags: u32, direction: Direction) -> Side {
+    let is_nic = match direction {
+        Direction::Original => flags & FROM_NIC != 0,
+        Direction::Reply => flags & REPLY_FROM_TUN == 0,
+    };
+    if is_nic { Side::Nic } else { Side::Tun }
+}
+
+/// Where probing begins: by the half of the hash that a slot holds, so that moving a slot asks no entry.
+fn home(hash_or_slot: u64) -> usize {
+    (hash_or_slot >> 32) as usize
+}
+
+/// Tables have fewer than 2^31 - 1 entries, so a slot in use is never [`EMPTY`].
+fn slot_value(hash: u64, at: u32, direction: Direction) -> u64 {
+    let direction = if direction == Direction::Original { 0 } else { 1 << 31 };
+    hash & !0xffff_ffff | direction | u64::from(at + 1)
+}
+
+fn entry_of(value: u64) -> (u32, Direction) {
+    let direction = if value & 1 << 31 == 0 { Direction::Original } else { Direction::Reply };
+    ((value as u32 & 0x7fff_ffff) - 1, direction)
+}

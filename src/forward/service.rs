@@ -1,0 +1,487 @@
+//! Virtual services (L13, L15, C4): a client's first packet goes to the server that the preferred-server table names
+//! at that moment, and the flow stays with it, whatever the table says later.
+//!
+//! In mode *nat* the server's address and port come in place of the VIPA's, and a VIPA of ours in place of the
+//! client's, so that the answers pass here whatever the server's routes; in mode *direct* only the MAC address
+//! changes, and the server answers the client itself. A server on this host is reached through the TUN.
+
+use std::net::IpAddr;
+
+use super::begin;
+use super::flow::{Direction, Expected, FlowId, Key, Phase, Served, Side};
+use super::fragments::Fate;
+use super::frame::{Frame, Ingress};
+use super::pipeline::{Sight, State, apply, complaint, hop_to, remember, way_by};
+use super::preferred::{
+    self, Choice, Mode, PreferredTable, Server, ServerId, Service, ServiceId, WorkerCounters,
+};
+use super::rewrite::{self, Edit, Endpoint};
+use super::spread;
+use super::verdict::{DropReason, Verdict, Wait};
+use super::view::{Way, WorkerId};
+use crate::wire::icmp::{self, Complaint};
+use crate::wire::ip;
+use crate::wire::packet::{Fragment, Headers, Layer4};
+use crate::wire::tcp::{Numbers, Reset};
+
+/// What comes back from a server has the client's address and another port than the client's where two of the
+/// client's connections would look alike to the server: ports tried for that.
+const PORT_TRIES: u16 = 64;
+
+/// The service that a packet asks for.
+#[inline]
+pub(super) fn asked(headers: &Headers, preferred: &PreferredTable) -> Option<ServiceId> {
+    match headers.layer4 {
+        Layer4::Tcp { destination, .. } | Layer4::Udp { destination, .. } => {
+            preferred.find(headers.destination, headers.protocol, destination)
+        }
+        _ => None,
+    }
+}
+
+/// What came for an address of services and is neither asked of one nor of any flow: late answers of servers are
+/// dropped, the rest is the kernel's.
+pub(super) fn stranger(
+    headers: &Headers,
+    port: u16,
+    state: &State,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
+    let reserved = &sight.net.source.ports;
+    if !matches!(headers.layer4, Layer4::Tcp { .. } | Layer4::Udp { .. })
+        || !sight.preferred.is_source(headers.destination, port, reserved)
+    {
+        return Ok(Verdict::Kernel);
+    }
+    let owner = WorkerId((port % u16::from(state.workers)) as u8);
+    if owner == state.worker { Err(DropReason::NoFlow) } else { Ok(Verdict::Punt(owner)) }
+}
+
+/// The worker that a client's flows belong to: as the packet sockets' fan-out has it.
+pub(crate) fn owner(client: IpAddr, port: u16, workers: u8) -> WorkerId {
+    let low = match client {
+        IpAddr::V4(a) => u32::from(a),
+        IpAddr::V6(a) => u128::from(a) as u32,
+    };
+    WorkerId(((low ^ u32::from(port)) % u32::from(workers)) as u8)
+}
+
+/// The worker whose flow an ICMP error is about, if it quotes what a service or its client sent.
+pub(super) fn owner_of_error(quoted: &Headers, sight: Sight<'_>, workers: u8) -> Option<WorkerId> {
+    let preferred = sight.preferred;
+    let (source_port, destination_port) = quoted.ports();
+    if preferred.find(quoted.source, quoted.protocol, source_port).is_some() {
+        return Some(owner(quoted.destination, destination_port, workers));
+    }
+    let is_source = preferred.is_source(quoted.source, source_port, &sight.net.source.ports);
+    is_source.then(|| WorkerId((source_port % u16::from(workers)) as u8))
+}
+
+/// The first packet of a flow.
+pub(super) fn begin(
+    frame: &mut Frame,
+    headers: &Headers,
+    id: ServiceId,
+    state: &mut State,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
+    let side = Side::from(frame.ingress);
+    let (port, asked_port) = headers.ports();
+    let owner = owner(headers.source, port, state.workers);
+    if owner != state.worker {
+        return Ok(Verdict::Punt(owner));
+    }
+    if side == Side::Nic && begin::is_martian(headers, sight.net) {
+        return Err(DropReason::Martian);
+    }
+    let service = sight.preferred.service(id).ok_or(DropReason::NoServer)?;
+    let is_middle = matches!(headers.layer4, Layer4::Tcp { flags, .. } if !flags.is_bare_syn());
+    if service.choice == Choice::Wait && !is_middle {
+        return Err(DropReason::ServersUnread);
+    }
+    let chosen = choose(service, headers, sight.preferred).filter(|_| !is_middle);
+    let Some((server_id, server)) = chosen else {
+        return refuse(frame, headers, sight);
+    };
+    let key = Key::of(headers, side);
+    let client = key.source();
+    let instance = Endpoint { address: server.address, port: server.port.unwrap_or(asked_port) };
+    let is_direct = service.mode == Mode::Direct && !server.is_local;
+    let back = if server.is_local { Side::Tun } else { Side::Nic };
+    let towards = match &service.mode {
+        _ if is_direct => client,
+        Mode::Nat { sources } if !server.is_local && !sources.is_empty() => {
+            translated(sources, instance, headers, state, sight)
+                .ok_or(DropReason::PortsExhausted)?
+        }
+        _ => distinct(client, instance, headers.protocol, back, state)
+            .ok_or(DropReason::PortsExhausted)?,
+    };
+    let reply = Key::new(instance, towards, headers.protocol, back);
+    let served = Served { service: id, server: server_id, reply, is_direct };
+    let (flow, evicted) = state
+        .flows
+        .insert_served(&key, &served, sight.now)
+        .map_err(|_| DropReason::FlowTableFull)?;
+    state.released.extend(evicted);
+    count(server, state, WorkerCounters::began);
+    carry(frame, headers, (flow, Direction::Original), state, sight)
+}
+
+/// A packet of a flow goes on.
+pub(super) fn carry(
+    frame: &mut Frame,
+    headers: &Headers,
+    (id, direction): (FlowId, Direction),
+    state: &mut State,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
+    let server = identify(id, state, sight.preferred).and_then(|id| sight.preferred.server(id));
+    let is_dead = server.is_some_and(|server| server.fate != preferred::Fate::Kept);
+    if is_dead || direction == Direction::Original && is_another(headers, state.flows.phase(id)) {
+        state.flows.remove(id);
+        settle(state, sight.preferred);
+        return match asked(headers, sight.preferred) {
+            Some(service) => begin(frame, headers, service, state, sight),
+            // From the server: there is nobody any more to tell.
+            None => Err(DropReason::NoFlow),
+        };
+    }
+    let way = match way(id, direction, headers, state, sight)? {
+        Ok(way) => way,
+        Err(wait) => return Ok(Verdict::Wait(wait)),
+    };
+    let edit = state.flows.edit(id, direction);
+    let is_forwarded = edit.is_some() && frame.ingress != Ingress::Tun && way.is_some();
+    if let Some(way) = way {
+        let mtu = sight.net.nic(way.nic).mtu;
+        if let Some(complaint) = complaint(frame, headers, is_forwarded, mtu) {
+            return tell(frame, headers, complaint, sight);
+        }
+    }
+    if is_forwarded {
+        rewrite::lower_ttl(frame.packet_mut(), headers);
+    }
+    state.flows.touch_served(id, headers, direction, sight.now);
+    expect(frame.packet(), headers, (id, direction), state);
+    if let Some(server) = server {
+        count(server, state, |counters| counters.carried(headers.length));
+    }
+    apply(frame, headers, edit);
+    if headers.fragment == Fragment::First {
+        let side = Side::from(frame.ingress);
+        remember(headers, side, Fate::Carried { way, edit, is_forwarded }, state, sight.now);
+    }
+    Ok(onwards(way))
+}
+
+/// An ICMP error about a packet of a flow, which went the other way than `direction`.
+pub(super) fn carry_error(
+    frame: &mut Frame,
+    headers: &Headers,
+    quoted: &Headers,
+    (id, direction): (FlowId, Direction),
+    state: &mut State,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
+    let way = match way(id, direction, headers, state, sight)? {
+        Ok(way) => way,
+        Err(wait) => return Ok(Verdict::Wait(wait)),
+    };
+    let Some(Edit::Both { source, destination }) = state.flows.edit(id, direction) else {
+        // A direct service's: to the server as it is.
+        return Ok(onwards(way));
+    };
+    // From the end itself, or from a router on the way to it.
+    let is_end = headers.source == state.flows.key(id, direction).source().address;
+    let from = if is_end { source.address } else { headers.source };
+    let no_port = |address| Endpoint { address, port: 0 };
+    let outer = Edit::Both { source: no_port(from), destination: no_port(destination.address) };
+    let inner = Edit::Both { source: destination, destination: source };
+    let csum = frame.offload.csum;
+    rewrite::apply_to_error(frame.packet_mut(), (headers, csum), quoted, (outer, inner));
+    if headers.fragment == Fragment::First {
+        let side = Side::from(frame.ingress);
+        let fate = Fate::Carried { way, edit: Some(outer), is_forwarded: false };
+        remember(headers, side, fate, state, sight.now);
+    }
+    Ok(onwards(way))
+}
+
+/// Resets connections whose server died, `on-death = "reset"`: looks at flows from the `from`th on, fills `frames`
+/// with what is to be sent, each with its verdict, and says how many that are and where to go on. The
+/// others of a dead server are forgotten.
+pub fn bury(
+    frames: &mut [Frame],
+    from: u32,
+    state: &mut State,
+    sight: Sight<'_>,
+) -> (usize, Option<u32>) {
+    /// Entries looked at in one go.
+    const LOOK: u32 = 4096;
+    let mut filled = 0;
+    let end = from.saturating_add(LOOK).min(state.flows.capacity());
+    for at in from..end {
+        if filled + 2 > frames.len() {
+            return (filled, Some(at));
+        }
+        let Some(id) = state.flows.at(at).filter(|id| state.flows.is_served(*id)) else { continue };
+        let server = identify(id, state, sight.preferred).and_then(|id| sight.preferred.server(id));
+        let Some(server) = server.filter(|server| server.fate != preferred::Fate::Kept) else {
+            continue;
+        };
+        if server.fate == preferred::Fate::Reset {
+            for direction in [Direction::Reply, Direction::Original] {
+                let frame = &mut frames[filled];
+                if let Some(verdict) = reset(frame, id, direction, state, sight) {
+                    frame.verdict = verdict;
+                    filled += 1;
+                }
+            }
+        }
+        state.flows.remove(id);
+    }
+    settle(state, sight.preferred);
+    (filled, (end < state.flows.capacity()).then_some(end))
+}
+
+/// Takes flows that ended out of their servers' counts. The engine calls it after what may end flows.
+pub fn settle(state: &mut State, preferred: &PreferredTable) {
+    let worker = state.worker;
+    for ended in state.flows.take_ended() {
+        let server = preferred.server(ended.server);
+        if let Some(counters) = server.and_then(|server| server.counters.of(worker)) {
+            counters.ended(ended.has_failed);
+        }
+    }
+}
+
+/// Says of adopted flows whose they are, so far as the table knows.
+pub fn recognise(state: &mut State, preferred: &PreferredTable) {
+    for id in state.flows.served_flows() {
+        if let Some(server) = identify(id, state, preferred).and_then(|id| preferred.server(id)) {
+            count(server, state, WorkerCounters::began);
+        }
+    }
+}
+
+/// A reset for the end that packets of `direction` go to, as from the other end.
+fn reset(
+    frame: &mut Frame,
+    id: FlowId,
+    direction: Direction,
+    state: &State,
+    sight: Sight<'_>,
+) -> Option<Verdict> {
+    let key = state.flows.key(id, direction);
+    let is_there = direction == Direction::Reply || state.flows.edit(id, direction).is_some();
+    if key.protocol() != ip::TCP || !is_there {
+        return None;
+    }
+    let other = state.flows.key(id, direction.other());
+    let (source, destination) = (other.destination(), other.source());
+    let Expected { client, server } = state.flows.expected(id);
+    let (sequence, acknowledgement) =
+        if direction == Direction::Reply { (client, server) } else { (server, client) };
+    let reset = Reset {
+        source: (source.address, source.port),
+        destination: (destination.address, destination.port),
+        sequence,
+        acknowledgement: Some(acknowledgement),
+    };
+    let length = reset.write(frame.space(0))?;
+    frame.received(length);
+    frame.offload = Default::default();
+    frame.ingress = Ingress::Tun;
+    let headers = Headers::parse(frame.packet()).ok()?;
+    if state.flows.leaves_by(id, direction) == Side::Tun {
+        return Some(Verdict::Deliver);
+    }
+    let hop =
+        hop_to(headers.destination, spread::symmetric_hash(&headers), None, sight.net).ok()?;
+    // One whose neighbour is not known is not worth the waiting.
+    way_by(hop, headers.destination, sight.net).ok().map(|(_, way)| onwards(Some(way)))
+}
+
+/// The server for a new flow.
+fn choose<'a>(
+    service: &Service,
+    headers: &Headers,
+    preferred: &'a PreferredTable,
+) -> Option<(ServerId, &'a Server)> {
+    let id = match &service.choice {
+        Choice::Preferred(id) => *id,
+        Choice::Weighted(table) => {
+            let hash = spread::symmetric_hash(headers);
+            *table.get((hash % table.len().max(1) as u64) as usize)?
+        }
+        Choice::Refuse | Choice::Wait => return None,
+    };
+    let server = preferred.server(id)?;
+    (server.fate == preferred::Fate::Kept).then_some((id, server))
+}
+
+/// An address and port of ours that no flow to the server has.
+fn translated(
+    sources: &[preferred::Source],
+    instance: Endpoint,
+    headers: &Headers,
+    state: &mut State,
+    sight: Sight<'_>,
+) -> Option<Endpoint> {
+    let first = spread::symmetric_hash(headers) as usize % sources.len();
+    let share = (state.worker.0, state.workers);
+    (0..sources.len()).map(|step| &sources[(first + step) % sources.len()]).find_map(|source| {
+        let (address, ports) = (source.address, source.ports(&sight.net.source.ports));
+        let port = state.flows.free_port(address, instance, headers.protocol, ports, share)?;
+        Some(Endpoint { address, port })
+    })
+}
+
+/// The client's own address and port, or another port where a flow to the server has that.
+fn distinct(
+    client: Endpoint,
+    instance: Endpoint,
+    protocol: u8,
+    back: Side,
+    state: &State,
+) -> Option<Endpoint> {
+    // Steps that leave the port with its worker.
+    let step = u16::from(state.workers);
+    (0..PORT_TRIES).map(|n| client.port.wrapping_add(n * step)).find_map(|port| {
+        let towards = Endpoint { port, ..client };
+        let reply = Key::new(instance, towards, protocol, back);
+        (port != 0 && state.flows.find(&reply).is_none()).then_some(towards)
+    })
+}
+
+/// Whose flow it is. One that was adopted from an earlier process is known by its ends.
+fn identify(id: FlowId, state: &mut State, preferred: &PreferredTable) -> Option<ServerId> {
+    if let Some((_, server)) = state.flows.served_by(id) {
+        return Some(server);
+    }
+    let original = state.flows.original(id);
+    let (vipa, protocol) = (original.destination(), original.protocol());
+    let service = preferred.find(vipa.address, protocol, vipa.port)?;
+    let instance = state.flows.key(id, Direction::Reply).source();
+    let server = preferred.server_at(service, instance.address, instance.port)?;
+    state.flows.set_served_by(id, service, server);
+    Some(server)
+}
+
+/// A SYN on a flow that has ended: another connection with the same ends.
+fn is_another(headers: &Headers, phase: Phase) -> bool {
+    phase == Phase::Closing
+        && matches!(headers.layer4, Layer4::Tcp { flags, .. } if flags.is_bare_syn())
+}
+
+/// The way of a flow's direction: to the server, or to the client; `None`: into the TUN.
+fn way(
+    id: FlowId,
+    direction: Direction,
+    headers: &Headers,
+    state: &mut State,
+    sight: Sight<'_>,
+) -> Result<Result<Option<Way>, Wait>, DropReason> {
+    if state.flows.leaves_by(id, direction) == Side::Tun {
+        return Ok(Ok(None));
+    }
+    let view = sight.net;
+    let known = state.flows.way(id, direction, view.generation);
+    if let Some(way) = known.and_then(|known| view.neighbours.way(known)) {
+        return Ok(Ok(Some(way)));
+    }
+    let destination = state.flows.key(id, direction.other()).source().address;
+    let hop = hop_to(destination, spread::symmetric_hash(headers), None, view)?;
+    let is_direct = state.flows.edit(id, direction).is_none();
+    if is_direct && hop.gateway.is_some() {
+        return Err(DropReason::ServerOffLink);
+    }
+    Ok(way_by(hop, destination, view).map(|(place, way)| {
+        state.flows.set_way(id, direction, place, view.generation);
+        Some(way)
+    }))
+}
+
+fn count(server: &Server, state: &State, one: impl FnOnce(&WorkerCounters)) {
+    if let Some(counters) = server.counters.of(state.worker) {
+        one(counters);
+    }
+}
+
+fn onwards(way: Option<Way>) -> Verdict {
+    match way {
+        Some(Way { nic, destination }) => Verdict::Transmit { nic, destination },
+        None => Verdict::Deliver,
+    }
+}
+
+/// What the ends will expect of each other next.
+#[inline]
+fn expect(
+    packet: &[u8],
+    headers: &Headers,
+    (id, direction): (FlowId, Direction),
+    state: &mut State,
+) {
+    let Some(numbers) = Numbers::of(packet, headers) else { return };
+    let mut expected = state.flows.expected(id);
+    match (direction, numbers.acknowledgement) {
+        (Direction::Original, Some(next)) => expected.client = next,
+        // The SYN counts.
+        (Direction::Original, None) => expected.server = numbers.sequence.wrapping_add(1),
+        (Direction::Reply, Some(next)) => expected.server = next,
+        (Direction::Reply, None) => return,
+    }
+    state.flows.set_expected(id, expected);
+}
+
+/// No server: TCP is answered with a reset, UDP with an ICMP error.
+fn refuse(frame: &mut Frame, headers: &Headers, sight: Sight<'_>) -> Result<Verdict, DropReason> {
+    if headers.protocol != ip::TCP {
+        return tell(frame, headers, Complaint::PortUnreachable, sight);
+    }
+    let reset = Reset::answering(frame.packet(), headers).ok_or(DropReason::NoFlow)?;
+    answer(frame, headers, sight, |buffer| reset.write(buffer))?.ok_or(DropReason::NoServer)
+}
+
+/// Tells the sender of a packet what is wrong with it.
+fn tell(
+    frame: &mut Frame,
+    headers: &Headers,
+    complaint: Complaint,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
+    let reason = match complaint {
+        Complaint::TooBig { .. } => DropReason::TooBig,
+        Complaint::TimeExceeded => DropReason::TtlExceeded,
+        Complaint::PortUnreachable => DropReason::NoServer,
+    };
+    let from = headers.destination;
+    let error = |buffer: &mut [u8]| icmp::complain(buffer, headers, complaint, from);
+    answer(frame, headers, sight, error)?.ok_or(reason)
+}
+
+/// Makes of the frame an answer to its sender, by `write`; `None`: there is no room for it.
+fn answer(
+    frame: &mut Frame,
+    headers: &Headers,
+    sight: Sight<'_>,
+    write: impl FnOnce(&mut [u8]) -> Option<usize>,
+) -> Result<Option<Verdict>, DropReason> {
+    let verdict = match frame.ingress {
+        Ingress::Tun => Verdict::Answer,
+        Ingress::Nic(_) => {
+            let flow = spread::symmetric_hash(headers);
+            let hop = hop_to(headers.source, flow, None, sight.net)?;
+            match way_by(hop, headers.source, sight.net) {
+                Ok((_, way)) => onwards(Some(way)),
+                Err(wait) => return Ok(Some(Verdict::Wait(wait))),
+            }
+        }
+    };
+    let Some(length) = write(frame.space(0)) else { return Ok(None) };
+    frame.received(length);
+    frame.offload = Default::default();
+    Ok(Some(verdict))
+}
