@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vipa::admin::{self, Admin};
+use vipa::balance::schedule::Balance;
 use vipa::config::Config;
 use vipa::engine::leave::Leave;
 use vipa::engine::lock::Lock;
@@ -228,6 +229,22 @@ fn view() -> NetView {
     }
 }
 
+/// What a forwarder without workers would answer with.
+fn admin_of(config: &str, adapter: &str, place: &Place) -> Admin {
+    let config = Config::parse(config, Path::new("vipa.toml")).unwrap().0;
+    let (publisher, _) = vipa::forward::publish::channel(0, Arc::default());
+    Admin {
+        balance: Balance::of(&config, publisher).unwrap(),
+        config: Arc::new(config),
+        cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
+        workers: Vec::new(),
+        router: Arc::default(),
+        started: Instant::now(),
+        leave: leave(),
+        socket: place.state().path(adapter, Kept::Socket),
+    }
+}
+
 #[test]
 fn status_prints_a_page_or_one_json_object() {
     let place = Place::new("status");
@@ -236,16 +253,8 @@ fn status_prints_a_page_or_one_json_object() {
     worker.from_tun.add(64_000);
     worker.nic(NicId(0)).sent.add(1_234_567);
     worker.count_drop(DropReason::NoLiveNic);
-    let _running = admin::start(Admin {
-        config: Arc::new(Config::parse(&config(&adapter), Path::new("vipa.toml")).unwrap().0),
-        cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
-        workers: vec![worker],
-        router: Arc::default(),
-        started: Instant::now(),
-        leave: leave(),
-        socket: place.state().path(&adapter, Kept::Socket),
-    })
-    .unwrap();
+    let admin = admin_of(&config(&adapter), &adapter, &place);
+    let _running = admin::start(Admin { workers: vec![worker], ..admin }).unwrap();
 
     let output = vipa(&["status", "--json", "--state", text(&place.0)]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -286,17 +295,9 @@ fn drain_fails_where_none_runs_and_where_one_does_not_stop() {
 
     // It answers, and that is all that it does.
     let _lock = Lock::take(&adapter).unwrap();
-    let leave = leave();
-    let _running = admin::start(Admin {
-        config: Arc::new(Config::parse(&config(&adapter), Path::new("vipa.toml")).unwrap().0),
-        cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
-        workers: Vec::new(),
-        router: Arc::default(),
-        started: Instant::now(),
-        leave: leave.clone(),
-        socket: place.state().path(&adapter, Kept::Socket),
-    })
-    .unwrap();
+    let admin = admin_of(&config(&adapter), &adapter, &place);
+    let leave = admin.leave.clone();
+    let _running = admin::start(admin).unwrap();
     let output = drain(&["--wait", "0s", "--json"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -340,4 +341,78 @@ fn explain_names_rule_source_nic_and_next_hop() {
         let output = explain(wrong);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{wrong:?}");
     }
+}
+
+#[test]
+fn servers_and_policies_are_changed_and_shown() {
+    let place = Place::new("server");
+    let adapter = adapter('u');
+    let text_of = format!(
+        r#"{}
+[[service]]
+name = "web"
+address = "203.0.113.10:80"
+[[service.status]]
+name = "clients"
+role = "clients"
+kind = "push"
+[[service.server]]
+name = "a"
+address = "10.2.0.1:80"
+[[service.server]]
+name = "b"
+address = "10.2.0.2:80"
+"#,
+        config(&adapter)
+    );
+    let _running = admin::start(admin_of(&text_of, &adapter, &place)).unwrap();
+    let done = |arguments: &[&str]| {
+        let output = vipa(&[arguments, &["--state", text(&place.0)]].concat());
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+    let refused = |arguments: &[&str], wanted: &str| {
+        let output = vipa(&[arguments, &["--state", text(&place.0)]].concat());
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(stderr(&output).trim_end(), wanted, "{arguments:?}");
+    };
+    done(&["server", "push", "a", "clients", "3"]);
+    done(&["server", "push", "web/b", "clients", "50 75% ready"]);
+    done(&["server", "add", "web", "c", "10.2.0.3:80", "--weight", "2"]);
+    done(&["server", "push", "c", "clients", "9"]);
+    done(&["server", "drain", "a"]);
+    let checked = done(&["server", "check", "b"]);
+    assert_eq!(checked, "status   value  \nclients     50  75% ready\n");
+    let page = done(&["status"]);
+    let head = "service web  203.0.113.10:80 tcp, nat: least-loaded, preferred → c\n";
+    assert!(page.contains(head), "{page}");
+    assert!(page.contains("a is drain: the operator\n"), "{page}");
+    assert!(page.contains("clients 50 75% ready"), "{page}");
+    done(&["policy", "web", "-clients"]);
+    done(&["server", "weight", "c", "1"]);
+    done(&["server", "up", "a"]);
+    let page = done(&["status"]);
+    let head = "nat: -clients (configured: least-loaded), preferred → b\n";
+    assert!(page.contains(head), "{page}");
+    done(&["server", "down", "b"]);
+    assert!(done(&["status"]).contains("preferred → c\n"));
+    done(&["server", "remove", "c"]);
+    let told: serde_json::Value = serde_json::from_str(&done(&["status", "--json"])).unwrap();
+    let web = &told["balance"]["services"][0];
+    assert_eq!(
+        (web["choice"].as_str(), web["servers"][1]["state"].as_str()),
+        (Some("a"), Some("maint"))
+    );
+    refused(&["server", "drain", "c"], "vipa: there is no server \"c\"");
+    refused(
+        &["server", "push", "a", "clients", "many"],
+        "vipa: answered \"many\", wanted a number, or words such as \"up\", \"75%\", \"drain\"",
+    );
+    let known = "least-loaded, fastest-response, greatest-throughput, fewest-processed, closest, greatest-capacity";
+    let wanted = format!(
+        "vipa: \"best\" is no policy ({known}), and no expression: at byte 0, no status object is called \"best\": wanted one of clients"
+    );
+    refused(&["policy", "web", "best"], &wanted);
+    let output = vipa(&["server", "weight", "a", "1001", "--state", text(&place.0)]);
+    assert_eq!(output.status.code(), Some(2));
 }

@@ -17,7 +17,7 @@ use tokio::sync::{RwLock, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::drain::drain;
-use super::{Admin, Status};
+use super::{Admin, Status, services};
 use crate::explain::{Question, explain};
 use crate::log::limited;
 
@@ -38,6 +38,8 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 struct Request {
     command: String,
     question: Option<Question>,
+    #[serde(flatten)]
+    of_services: services::Asked,
     wait_ms: Option<u64>,
 }
 
@@ -110,6 +112,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// Until the handle is dropped; the tasks go with the runtime. Who was asked answers: that it drains may be its last word.
 async fn serve(listener: UnixListener, admin: Arc<Admin>, stopped: oneshot::Receiver<()>) {
+    admin.balance.start();
     let answering = Arc::new(RwLock::new(()));
     tokio::spawn(accept(listener, admin, Arc::clone(&answering)));
     let _ = stopped.await;
@@ -147,7 +150,7 @@ async fn talk(stream: UnixStream, admin: &Admin, answering: &RwLock<()>) -> io::
         let asked = timeout(PATIENCE, next_line(&mut reader, &mut line)).await??;
         let _answering = answering.read().await;
         let (answer, is_last) = match asked {
-            Asked::Line => (answer(&line, admin), false),
+            Asked::Line => (answer(&line, admin).await, false),
             Asked::TooLong => (refusal("a request has at most 4096 bytes"), true),
             Asked::Nothing => return Ok(()),
         };
@@ -176,7 +179,7 @@ async fn next_line(reader: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) ->
 }
 
 /// One line of JSON.
-fn answer(line: &[u8], admin: &Admin) -> String {
+async fn answer(line: &[u8], admin: &Admin) -> String {
     match serde_json::from_slice::<Request>(line) {
         Err(_) => refusal("a request is a JSON object such as {\"command\":\"status\"}"),
         Ok(request) => match (request.command.as_str(), request.question) {
@@ -184,7 +187,13 @@ fn answer(line: &[u8], admin: &Admin) -> String {
             ("explain", Some(question)) => explained(&question, admin),
             ("drain", _) => json_line(&drain(admin, request.wait_ms.map(Duration::from_millis))),
             ("explain", None) => refusal("explain needs a question"),
-            _ => refusal("unknown command; known: drain, explain, status"),
+            (command, _) => match services::answer(command, request.of_services, admin).await {
+                Some(Ok(line)) => line,
+                Some(Err(error)) => refusal(&error),
+                None => {
+                    refusal("unknown command; known: change, check, drain, explain, push, status")
+                }
+            },
         },
     }
 }
@@ -201,7 +210,7 @@ fn refusal(error: &str) -> String {
     json_line(&Refusal { error })
 }
 
-fn json_line(answer: &impl Serialize) -> String {
+pub(super) fn json_line(answer: &impl Serialize) -> String {
     let mut line = serde_json::to_string(answer)
         .unwrap_or_else(|_| String::from("{\"error\":\"the answer is no JSON\"}"));
     line.push('\n');

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Admin;
 use crate::announce::announcer::Conflict;
 use crate::announce::speaker::PlaceCounts;
+use crate::balance::monitor::BalanceStatus;
 use crate::config::Config;
 use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics};
 use crate::forward::applies::{Applies, applies};
@@ -63,6 +64,8 @@ pub struct Status {
     pub announcements: AnnouncementsStatus,
     /// The next hops that are watched.
     pub paths: PathsStatus,
+    /// Services and their servers.
+    pub balance: BalanceStatus,
     /// Frames dropped, all workers together: every reason, also those that never occurred.
     pub drops: BTreeMap<String, u64>,
 }
@@ -426,6 +429,7 @@ impl Status {
             rip: rip(admin),
             announcements: announcements(admin, &view),
             paths: paths(admin, &view),
+            balance: admin.balance.report(),
             drops: drops(&admin.workers),
         }
     }

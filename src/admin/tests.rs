@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::{Admin, Draining, Running, Status, ask, start};
+use crate::balance::schedule::Balance;
 use crate::config::Config;
 use crate::engine::leave::Leave;
 use crate::engine::statistics::{RouterStatistics, WorkerStatistics};
+use crate::forward::publish::channel;
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
 use crate::forward::verdict::DropReason;
@@ -41,6 +43,23 @@ apply = "forwarder"
 [[source.rule]]
 user = 26
 use = "2001:db8::10"
+"#;
+/// Behind [`CONFIG`].
+const SERVICE: &str = r#"
+[[service]]
+name = "web"
+address = "203.0.113.10:80"
+hysteresis = "0%"
+[[service.status]]
+name = "clients"
+role = "clients"
+kind = "push"
+[[service.server]]
+name = "a"
+address = "10.2.0.1:80"
+[[service.server]]
+name = "b"
+address = "10.2.0.2:80"
 "#;
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -92,8 +111,15 @@ fn leave() -> Leave {
 }
 
 fn admin(socket: &Path) -> Admin {
+    admin_of(CONFIG, socket)
+}
+
+fn admin_of(config: &str, socket: &Path) -> Admin {
+    let config = Config::parse(config, Path::new("vipa.toml")).unwrap().0;
+    let (publisher, _) = channel(0, Arc::default());
     Admin {
-        config: Arc::new(Config::parse(CONFIG, Path::new("vipa.toml")).unwrap().0),
+        balance: Balance::of(&config, publisher).unwrap(),
+        config: Arc::new(config),
         cell: Arc::new(ArcSwap::from_pointee(view())),
         workers: vec![Arc::default(), Arc::default()],
         router: Arc::new(RouterStatistics::default()),
@@ -302,6 +328,59 @@ fn it_sleeps_while_nobody_asks() {
     status(&socket);
     // Counted as it falls asleep again.
     until(|| sleep(task).1 > after, "it is not the thread that answers");
+}
+
+/// Asks until the answer is so; a request is no decision of an instant.
+fn until_choice(socket: &Path, wanted: &str) {
+    until(|| status(socket).balance.services[0].choice == wanted, wanted);
+}
+
+#[test]
+fn servers_are_changed_checked_and_handed_values() {
+    let _together = together();
+    let socket = socket("services");
+    let _running = start(admin_of(&format!("{CONFIG}{SERVICE}"), &socket)).unwrap();
+    let told = status(&socket);
+    let web = &told.balance.services[0];
+    assert_eq!((&*web.name, &*web.address, &*web.choice), ("web", "203.0.113.10:80", "none"));
+    let done = |request: &str| {
+        let answer = ask(&socket, request, PATIENCE).unwrap();
+        assert_eq!(answer, r#"{"done":true}"#, "{request}");
+    };
+    done(r#"{"command":"push","server":"a","status":"clients","line":"3"}"#);
+    done(r#"{"command":"push","server":"web/b","status":"clients","line":"5"}"#);
+    until_choice(&socket, "a");
+    done(r#"{"command":"change","change":{"drain":"a"}}"#);
+    until_choice(&socket, "b");
+    done(r#"{"command":"change","change":{"up":"web/a"}}"#);
+    until_choice(&socket, "a");
+    done(r#"{"command":"change","change":{"policy":{"service":"web","policy":"-clients"}}}"#);
+    until_choice(&socket, "b");
+    let add = r#"{"service":"web","name":"c","address":"10.2.0.3:80","weight":1,"capacity":null}"#;
+    done(&format!(r#"{{"command":"change","change":{{"add":{add}}}}}"#));
+    done(r#"{"command":"push","server":"c","status":"clients","line":"9"}"#);
+    until_choice(&socket, "c");
+    let answer = ask(&socket, r#"{"command":"check","server":"c"}"#, PATIENCE).unwrap();
+    let checked: super::Checked = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&*checked.readings[0].name, checked.readings[0].value), ("clients", Some(9.0)));
+    done(r#"{"command":"change","change":{"remove":"c"}}"#);
+    until_choice(&socket, "b");
+    for (request, error) in [
+        (r#"{"command":"change","change":{"remove":"c"}}"#, "there is no server \"c\""),
+        (r#"{"command":"check","server":"c"}"#, "there is no server \"c\""),
+        (r#"{"command":"check"}"#, "check needs a server"),
+        (r#"{"command":"change"}"#, "change needs a change"),
+        (r#"{"command":"push","server":"a"}"#, "push needs a server, a status and a line"),
+    ] {
+        let answer = ask(&socket, request, PATIENCE).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["error"], error, "{request}");
+    }
+    // A NIC's address is no server's.
+    let add = add.replace("10.2.0.3", "10.1.1.2");
+    let request = format!(r#"{{"command":"change","change":{{"add":{add}}}}}"#);
+    let answer = ask(&socket, &request, PATIENCE).unwrap();
+    assert!(answer.contains("10.1.1.2 is a NIC's address of this host"), "{answer}");
 }
 
 #[test]

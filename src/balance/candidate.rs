@@ -2,8 +2,8 @@
 //! wants what of it, kept apart: its status objects (L3), the words of agents among them, and the operator.
 //!
 //! A status object is *good* until a reading fails; then it is *failing*, and its server gets no new connections as long as another
-//! can have them; after `fall` failures in a row it is *bad*, and its server down. `rise` good readings in a row make it good again. The first
-//! reading of all decides by itself. A server is up if every status object is good, whatever an agent says; an
+//! can have them; after `fall` failures in a row it is *bad*, and its server down. `rise` good readings in a row make it good again. Of a new
+//! one the first good reading decides by itself. A server is up if every status object is good, whatever an agent says; an
 //! agent's "down" makes it down until an agent says "up".
 
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ pub struct Counts {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
-    /// Not read yet.
-    Unread,
+    /// Never read with success; so many failures in a row.
+    Unread(u32),
     Good,
     /// So many failures in a row.
     Failing(u32),
@@ -46,7 +46,7 @@ pub struct Check {
 impl Default for Check {
     fn default() -> Check {
         Check {
-            health: Health::Unread,
+            health: Health::Unread(0),
             value: None,
             read: None,
             failure: None,
@@ -72,6 +72,9 @@ impl Check {
             (Err(_), Health::Good) if counts.fall > 1 => Health::Failing(1),
             (Err(_), Health::Failing(failed)) if failed + 1 < counts.fall => {
                 Health::Failing(failed + 1)
+            }
+            (Err(_), Health::Unread(failed)) if failed + 1 < counts.fall => {
+                Health::Unread(failed + 1)
             }
             (Err(_), _) => Health::Bad(0),
         };
@@ -120,7 +123,7 @@ impl Check {
 
     /// Is a count under way, so that the next reading should come soon?
     pub fn is_undecided(&self) -> bool {
-        matches!(self.health, Health::Failing(_) | Health::Bad(1..))
+        matches!(self.health, Health::Unread(1..) | Health::Failing(_) | Health::Bad(1..))
     }
 }
 
@@ -242,9 +245,9 @@ impl Candidate {
         let says_down = |check: &Check| check.words.is_up == Some(false);
         if any(|health| matches!(health, Health::Bad(_))) || self.checks.iter().any(says_down) {
             State::Down
-        } else if any(|health| *health == Health::Unread) && !self.is_proven {
+        } else if any(|health| matches!(health, Health::Unread(_))) && !self.is_proven {
             State::Starting
-        } else if any(|health| matches!(health, Health::Failing(_))) {
+        } else if any(|health| matches!(health, Health::Failing(_) | Health::Unread(1..))) {
             State::Failing
         } else {
             State::Up
@@ -307,10 +310,15 @@ impl Candidate {
         let of_agent = |wanted, word| agent(&|words| words.administrative == Some(wanted), word);
         let why = match self.state {
             State::Up => None,
-            State::Failing => failed(|health| matches!(health, Health::Failing(_))),
+            State::Failing => {
+                failed(|health| matches!(health, Health::Failing(_) | Health::Unread(1..)))
+            }
             State::Starting => {
-                let unread = named().filter(|(check, _)| !check.is_read()).map(|(_, name)| *name);
-                Some(format!("not read yet: {}", unread.collect::<Vec<_>>().join(", ")))
+                failed(|health| matches!(health, Health::Unread(1..))).or_else(|| {
+                    let unread =
+                        named().filter(|(check, _)| !check.is_read()).map(|(_, name)| *name);
+                    Some(format!("not read yet: {}", unread.collect::<Vec<_>>().join(", ")))
+                })
             }
             State::Full => Some(format!("it has {} connections", self.connections)),
             State::Drain => of_operator(Administrative::Drain)
@@ -389,9 +397,16 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reading_decides_by_itself() {
+    fn the_first_good_reading_decides_by_itself_and_failures_count_from_the_first() {
         let mut server = Server::new();
-        assert_eq!(server.take(0, Err(Failure::Timeout)), State::Down);
+        server.take(1, good(1.0));
+        assert_eq!(server.take(0, Err(Failure::Timeout)), State::Starting);
+        assert_eq!(server.why(), "clients: no answer in time");
+        assert_eq!(server.take(0, good(1.0)), State::Up);
+        let mut server = Server::new();
+        for state in [State::Starting, State::Starting, State::Down] {
+            assert_eq!(server.take(0, Err(Failure::Timeout)), state);
+        }
         assert_eq!(server.why(), "clients: no answer in time");
     }
 
@@ -417,7 +432,9 @@ mod tests {
     fn as_many_good_ones_as_rise_says_make_it_up() {
         let mut server = Server::new();
         server.take(1, good(1.0));
-        server.take(0, Err(Failure::Timeout));
+        for _ in 0..3 {
+            server.take(0, Err(Failure::Timeout));
+        }
         assert_eq!(server.take(0, good(1.0)), State::Down);
         assert_eq!(server.why(), "clients: 1 good in a row");
         assert!(server.candidate.checks[0].is_undecided());
@@ -516,6 +533,8 @@ mod tests {
         server.candidate.checks[0] = Check::default();
         assert_eq!(server.settle(), State::Up);
         assert!(server.candidate.checks[0].value().is_none());
+        assert_eq!(server.take(0, Err(Failure::Timeout)), State::Failing);
+        server.take(0, Err(Failure::Timeout));
         assert_eq!(server.take(0, Err(Failure::Timeout)), State::Down);
     }
 
@@ -555,7 +574,7 @@ mod tests {
                 match state {
                     State::Up => prop_assert_eq!(last, [Some(true); 2]),
                     State::Failing => prop_assert!(last.contains(&Some(false))),
-                    State::Starting => prop_assert!(last.contains(&None)),
+                    State::Starting => prop_assert_ne!(last, [Some(true); 2]),
                     State::Down => {}
                     other => prop_assert!(false, "{:?}", other),
                 }

@@ -3,9 +3,11 @@
 //! it decides the forwarder reads as a [`crate::forward::preferred::PreferredTable`].
 
 pub mod candidate;
+pub mod host;
 pub mod maglev;
 pub mod monitor;
 pub mod policy;
+pub mod schedule;
 pub mod score;
 pub mod service;
 pub mod status;

@@ -24,9 +24,8 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 
 use super::candidate::{Candidate, Counts, State};
-use super::policy::Role;
 use super::service::{self, Settings};
-use super::status::{self, Failure, Reading};
+use super::status::{self, Every, Failure, Reading, Role};
 use crate::forward::preferred::{Choice, PreferredTable, ServerCounters, ServerId, ServiceId};
 use crate::forward::publish::Publisher;
 
@@ -38,9 +37,11 @@ const REMEMBERED: usize = 64;
 /// How long the monitor waits for a tick while connections are given …
 const BUSY: Duration = Duration::from_millis(20);
 /// … and while none are.
-const IDLE: Duration = Duration::from_millis(200);
+const IDLE: Duration = Duration::from_millis(50);
 /// A status object that is read on demand and failed is read again after so long.
 const AGAIN: Duration = Duration::from_secs(10);
+/// … and so soon while it is undecided whether its server is up.
+const SOON: Duration = Duration::from_secs(1);
 /// While it is undecided whether a server is up, it is asked this many times as often, …
 const HASTE: u32 = 10;
 /// … but not more often than this.
@@ -73,8 +74,8 @@ pub struct Watch {
     pub settings: Arc<status::Settings>,
     /// Of whom.
     pub instance: status::Instance,
-    /// What is stated of it.
-    pub server: service::Server,
+    /// What the data plane counts of it.
+    pub counters: Arc<ServerCounters>,
 }
 
 /// When to read next.
@@ -184,14 +185,18 @@ impl Monitor {
         server.given_when_read[status] = server.counters.created();
         server.candidate.connections = server.counters.active();
         let check = &mut server.candidate.checks[status];
+        // Nobody is asked again for what an application hands over.
+        let is_hurried = !matches!(result, Err(Failure::Stale));
         check.take(result, counts, now);
+        let is_undecided = check.is_undecided() && is_hurried;
         let next = match every {
-            Some(every) if check.is_undecided() => {
+            Every::Period(every) if is_undecided => {
                 Next::After((every / HASTE).max(HASTIEST).min(every))
             }
-            Some(every) => Next::After(every),
-            None if check.failure().is_some() || check.is_undecided() => Next::After(AGAIN),
-            None => Next::Asked,
+            Every::Period(every) => Next::After(every),
+            Every::Demand if is_undecided => Next::After(SOON),
+            Every::Demand if check.failure().is_some() => Next::After(AGAIN),
+            Every::Demand => Next::Asked,
         };
         self.settle(at, place, now);
         self.decide(at, now);
@@ -245,16 +250,22 @@ impl Monitor {
                     service: service.settings.name.clone(),
                     server: server.settings.name.clone(),
                     address: server.address(&service.settings),
+                    capacity: server.settings.capacity,
                 };
                 watches.extend(service.statuses.iter().map(|(id, settings)| Watch {
                     key: Key { server: server.id, status: *id },
                     settings: settings.clone(),
                     instance: instance.clone(),
-                    server: server.settings.clone(),
+                    counters: server.counters.clone(),
                 }));
             }
         }
         watches
+    }
+
+    /// Are there no services?
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
     }
 
     /// Has every status object of every server been read?

@@ -5,60 +5,9 @@
 //! its name and kind. No policy knows of weights: [`weigh`] sees to them.
 
 use std::fmt;
-use std::str::FromStr;
 
 use super::score::Score;
-
-/// What a value means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Clients that are connected.
-    Clients,
-    /// Requests that wait.
-    Pending,
-    /// How long an answer takes.
-    ResponseTime,
-    /// What it gets done in a time.
-    Throughput,
-    /// What it got done so far.
-    Processed,
-    /// How far it is.
-    Hops,
-    /// What it can bear.
-    Capacity,
-}
-
-impl Role {
-    /// All of them, with the names that `role` takes.
-    pub const NAMES: [(&'static str, Role); 8] = [
-        ("clients", Role::Clients),
-        ("pending", Role::Pending),
-        ("response-time", Role::ResponseTime),
-        ("throughput", Role::Throughput),
-        ("processed", Role::Processed),
-        ("hops", Role::Hops),
-        ("distance", Role::Hops),
-        ("capacity", Role::Capacity),
-    ];
-
-    /// Its name in the configuration.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, role)| *role == self).map_or("", |(name, _)| name)
-    }
-
-    /// Does it count connections, so that one given since it was read makes it one more?
-    pub fn is_load(self) -> bool {
-        matches!(self, Role::Clients | Role::Pending)
-    }
-}
-
-impl FromStr for Role {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Role, ()> {
-        Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, role)| *role).ok_or(())
-    }
-}
+use super::status::Role;
 
 /// What is preferred.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,7 +157,7 @@ fn fewest_processed(facts: &Facts<'_>) -> Result<f64, NoScore> {
 }
 
 fn closest(facts: &Facts<'_>) -> Result<f64, NoScore> {
-    facts.required(Role::Hops)
+    facts.required(Role::Distance)
 }
 
 /// What is read, or else what is stated.
@@ -293,7 +242,7 @@ mod tests {
             ("fastest-response", Role::ResponseTime, 0.2, 0.3),
             ("greatest-throughput", Role::Throughput, 500.0, 400.0),
             ("fewest-processed", Role::Processed, 1e6, 2e6),
-            ("closest", Role::Hops, 1.0, 2.0),
+            ("closest", Role::Distance, 1.0, 2.0),
             ("greatest-capacity", Role::Capacity, 64.0, 8.0),
         ] {
             let of = |value| score(policy, &[(role, Some(value))]).unwrap();

@@ -25,6 +25,11 @@ impl Failure {
         Failure { status: 2, message: format!("vipa: {}", message.into()) }
     }
 
+    /// Exit status 2: the configuration cannot be on this host. `mistakes` has a line for each.
+    pub fn wrong_here(mistakes: String) -> Failure {
+        Failure { status: 2, message: mistakes }
+    }
+
     /// The status that the process ends with.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.status)

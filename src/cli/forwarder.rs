@@ -29,15 +29,34 @@ pub(super) fn ask(
     named: Option<String>,
     request: &str,
 ) -> Result<String, Failure> {
+    ask_within(PATIENCE, state, named, request)
+}
+
+/// The same, where the answer may take so long.
+pub(super) fn ask_within(
+    patience: Duration,
+    state: Option<&Path>,
+    named: Option<String>,
+    request: &str,
+) -> Result<String, Failure> {
     let state = State::locate(state)?;
     let adapter = adapter(named, &state)?;
-    ask_of(&adapter, &state, request)
+    send(patience, &adapter, &state, request)
 }
 
 /// Sends a request to the forwarder of `adapter`.
 pub(super) fn ask_of(adapter: &str, state: &State, request: &str) -> Result<String, Failure> {
+    send(PATIENCE, adapter, state, request)
+}
+
+fn send(
+    patience: Duration,
+    adapter: &str,
+    state: &State,
+    request: &str,
+) -> Result<String, Failure> {
     let socket = state.path(adapter, Kept::Socket);
-    admin::ask(&socket, request, PATIENCE).map_err(|error| match error.kind() {
+    admin::ask(&socket, request, patience).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => none(adapter),
         _ => Failure::failed(format!("{} does not answer: {error}", socket.display())),
     })

@@ -11,12 +11,14 @@ mod output;
 mod plan;
 mod replay;
 mod run;
+mod server;
 mod status;
 mod table;
 mod target;
 
 pub use explain::End;
 pub use failure::Failure;
+pub use server::{Policy, Server};
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +46,10 @@ enum Command {
     Check(Check),
     /// Show what a running forwarder does.
     Status(StatusOf),
+    /// Add, remove, drain or check the servers of a running forwarder's services.
+    Server(Server),
+    /// Give a service of a running forwarder another policy.
+    Policy(Policy),
     /// Run a capture through the real forwarder, without privilege.
     Replay(Replay),
     /// Explain which source address, NIC and next hop the first packet of a flow gets, and why.
@@ -206,6 +212,8 @@ pub fn call(arguments: &Arguments) -> ExitCode {
         Command::Down(down) => down::run(down),
         Command::Check(check) => check::run(check),
         Command::Status(status) => status::run(status),
+        Command::Server(server) => server::run(server),
+        Command::Policy(policy) => server::policy(policy),
         Command::Replay(replay) => replay::run(replay),
         Command::Explain(explain) => explain::run(explain),
         Command::Demo(demo) => demo::run(demo),

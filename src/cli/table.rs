@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::admin::Status;
+use crate::admin::{Checked, Status};
+use crate::balance::monitor::{ServiceStatus, ValueStatus};
 use crate::forward::verdict::DropReason;
 
 /// Routes and neighbours shown; `--json` has more.
@@ -13,6 +14,7 @@ pub(super) fn render(status: &Status) -> String {
     let mut page = String::new();
     head(&mut page, status);
     nics(&mut page, status);
+    services(&mut page, status);
     routes(&mut page, status);
     neighbours(&mut page, status);
     announcements(&mut page, status);
@@ -70,6 +72,94 @@ fn nics(page: &mut String, status: &Status) {
     for nic in status.nics.iter().filter(|nic| nic.offload_refused > 0) {
         let _ = writeln!(page, "{} refused offload {} times", nic.name, count(nic.offload_refused));
     }
+}
+
+/// Switches shown of each service; `--json` has more.
+const SWITCHES: usize = 3;
+
+fn services(page: &mut String, status: &Status) {
+    for service in &status.balance.services {
+        head_of_service(page, service);
+        let titles =
+            ["server", "address", "state", "since", "share", "score", "has", "was given", "values"];
+        let rows = service.servers.iter().map(|server| {
+            let values: Vec<String> = server.values.iter().map(value).collect();
+            vec![
+                server.name.clone(),
+                server.address.clone(),
+                server.state.clone(),
+                uptime(server.since_seconds),
+                format!("{:.0}%", server.share * 100.0),
+                server.score.map_or("-".to_owned(), number),
+                count(server.connections),
+                count(server.given),
+                values.join("  "),
+            ]
+        });
+        columns(page, &titles, rows);
+        for server in &service.servers {
+            let why = server.no_score.iter().chain(Some(&server.why).filter(|why| !why.is_empty()));
+            for why in why {
+                let _ = writeln!(page, "{} is {}: {why}", server.name, server.state);
+            }
+        }
+        let skipped = service.switches.len().saturating_sub(SWITCHES);
+        for switch in service.switches.iter().skip(skipped) {
+            let ago = uptime(switch.ago_seconds);
+            let _ =
+                writeln!(page, "{ago} ago from {} to {}: {}", switch.from, switch.to, switch.why);
+        }
+    }
+}
+
+fn head_of_service(page: &mut String, service: &ServiceStatus) {
+    let configured = match &service.configured_policy {
+        Some(configured) => format!(" (configured: {configured})"),
+        None => String::new(),
+    };
+    let _ = writeln!(
+        page,
+        "\nservice {}  {} {}, {}: {}{configured}, {} → {}",
+        service.name,
+        service.address,
+        service.protocol,
+        service.mode,
+        service.policy,
+        service.choose,
+        service.choice,
+    );
+    if let Some(when_none) = &service.when_none {
+        let _ = writeln!(page, "no server is left: {when_none}");
+    }
+}
+
+/// What a status object tells, in a word.
+fn value(value: &ValueStatus) -> String {
+    let told = match (&value.error, value.value) {
+        (Some(_), _) => "failed".to_owned(),
+        (None, Some(value)) => number(value),
+        (None, None) => "-".to_owned(),
+    };
+    let words = if value.words.is_empty() { "" } else { " " };
+    format!("{} {told}{words}{}", value.name, value.words)
+}
+
+/// To four digits.
+fn number(number: f64) -> String {
+    let rounded: f64 = format!("{number:.3e}").parse().unwrap_or(number);
+    rounded.to_string()
+}
+
+/// What was read of a server just now.
+pub(super) fn readings(checked: &Checked) -> String {
+    let mut page = String::new();
+    let rows = checked.readings.iter().map(|reading| {
+        let value = reading.value.map_or("-".to_owned(), number);
+        let said = reading.error.clone().unwrap_or_else(|| reading.words.clone());
+        vec![reading.name.clone(), value, said]
+    });
+    columns(&mut page, &["status", "value", ""], rows);
+    page.trim_start().to_owned()
 }
 
 fn routes(page: &mut String, status: &Status) {

@@ -183,6 +183,11 @@ impl<'a> Mistakes<'a> {
         !self.errors.is_empty()
     }
 
+    /// How many were found so far.
+    pub(super) fn errors(&self) -> usize {
+        self.errors.len()
+    }
+
     /// The warnings, or every error.
     pub(super) fn finish(self, path: &Path) -> Result<Vec<Warning>, Errors> {
         let text: std::sync::Arc<str> = self.text.into();

@@ -11,9 +11,10 @@ use toml::de::DeValue;
 use super::mistake::Mistakes;
 use super::reader::{Span, Table, Value, is_a, string, strings};
 use super::{address, status};
-use crate::balance::policy::{NoScore, Policy, Role};
+use crate::balance::policy::{NoScore, Policy};
 use crate::balance::score::Score;
 use crate::balance::service::{Choose, Mode, OnDeath, Server, Settings, WhenNone, parse_endpoint};
+use crate::balance::status::Role;
 use crate::forward::rule::{Rule, Target};
 use crate::wire::ip::{Family, TCP, UDP};
 
@@ -119,18 +120,7 @@ fn read_statuses(
         let wanted = "at least one: kind = \"tcp\" asks whether a server lives";
         mistakes.error(table.span(), found, wanted);
     }
-    let mut names: HashMap<Arc<str>, usize, foldhash::fast::RandomState> = HashMap::default();
-    let mut statuses = Vec::new();
-    for table in Table::all_of(table.get("status"), "[[service.status]]", mistakes) {
-        let span = table.span();
-        let Some(status) = status::read(table, mistakes) else { continue };
-        if let Some(first) = names.insert(status.name.clone(), mistakes.line(span.start)) {
-            let wanted = format!("each status object once; it stands in line {first}");
-            mistakes.error(span, format!("{:?} is given twice", status.name), wanted);
-        }
-        statuses.push(status);
-    }
-    statuses
+    status::read(table.get("status"), mistakes)
 }
 
 /// What names services and servers on the command line.

@@ -27,7 +27,8 @@ use super::statistics::{RouterStatistics, WorkerStatistics};
 use super::watchdog::{self, Watchdog};
 use super::worker::RouterHandle;
 use crate::admin::{self, Admin};
-use crate::balance::table;
+use crate::balance::host;
+use crate::balance::schedule::Balance;
 use crate::config::Config;
 use crate::forward::flow::LAYOUT;
 use crate::forward::publish;
@@ -65,6 +66,9 @@ pub enum Error {
     /// The flow table has no room.
     #[error(transparent)]
     Flows(#[from] super::flow_file::Error),
+    /// There are more services than fit.
+    #[error("{0}")]
+    Services(String),
     /// The control socket cannot be opened.
     #[error("control socket: {0}")]
     Control(io::Error),
@@ -107,9 +111,15 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         state.directory().to_owned(),
         Arc::clone(&router_statistics),
     )?;
-    let cell: NetCell = Arc::new(ArcSwap::from_pointee(prepared.first_view()));
-    let (_publisher, readers) =
-        publish::channel(usize::from(config.forwarder.workers), Arc::new(table::assumed(&config)));
+    let view = prepared.first_view();
+    for wrong in host::look(&config, &view).mistakes {
+        tracing::error!("{}, {wrong}", config.file.display());
+    }
+    let cell: NetCell = Arc::new(ArcSwap::from_pointee(view));
+    let (publisher, readers) =
+        publish::channel(usize::from(config.forwarder.workers), Arc::default());
+    // The workers have its first table, in which no server is known yet, before they begin.
+    let balance = Balance::of(&config, publisher).map_err(Error::Services)?;
     let (requests, asked) = crossbeam_channel::bounded(REQUESTS);
     let router_waker = prepared.waker();
     let (workers, statistics) = Workers::start(
@@ -139,8 +149,15 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         None if is_withdrawing => drop(leave.politely(leave::WAIT)),
         _ => leave.at_once(),
     };
-    let monitor =
-        Monitor { config, cell, statistics, router_statistics, started, leave: leave.clone() };
+    let monitor = Monitor {
+        config,
+        cell,
+        statistics,
+        router_statistics,
+        balance,
+        started,
+        leave: leave.clone(),
+    };
     let ended = desk.wait(&is_over, end, || monitor.start(state.path(&adapter, Kept::Socket)));
     let _ = watchdog::stopping();
     leave.at_once();
@@ -204,6 +221,7 @@ struct Monitor {
     cell: NetCell,
     statistics: Vec<Arc<WorkerStatistics>>,
     router_statistics: Arc<RouterStatistics>,
+    balance: Balance,
     started: Instant,
     leave: Leave,
 }
@@ -223,6 +241,7 @@ impl Monitor {
             cell: Arc::clone(&self.cell),
             workers: self.statistics.clone(),
             router: Arc::clone(&self.router_statistics),
+            balance: self.balance.clone(),
             started: self.started,
             leave: self.leave.clone(),
             socket,

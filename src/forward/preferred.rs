@@ -108,7 +108,7 @@ pub struct Server {
 }
 
 /// What the flow table knows of a server, read by status objects (`kind = "flows"`) and status.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ServerCounters(Box<[WorkerCounters]>);
 
 /// What one worker counts of a server. Aligned so that no two workers write to one cache line.
@@ -175,7 +175,7 @@ impl WorkerCounters {
     }
 
     #[inline]
-    pub(super) fn carried(&self, bytes: usize) {
+    pub(crate) fn carried(&self, bytes: usize) {
         add(&self.bytes, bytes as u64);
         add(&self.packets, 1);
     }

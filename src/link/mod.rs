@@ -32,7 +32,7 @@ pub mod sysctl;
 mod tables;
 
 pub use cached::forget_cached_routes;
-pub use network::preview;
+pub use network::{preview, preview_view};
 
 /// `rtm_protocol`, `FRA_PROTOCOL` and `NDA_PROTOCOL` of all that vipa sets up ("v").
 pub const PROTOCOL: u8 = 0x76;

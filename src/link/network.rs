@@ -13,6 +13,7 @@ use super::health::Health;
 use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Address, Changed, Mirror};
+use super::net_view::{Surroundings, draft};
 use super::netlink::{Events, Mode, Netlink, errno};
 use super::plan::homes::homes;
 use super::plan::routes::{Reach, inherited, reaches};
@@ -25,7 +26,7 @@ use crate::announce::speaker::Scene;
 use crate::config::{Config, is_link_local};
 use crate::device;
 use crate::engine::statistics::RouterStatistics;
-use crate::forward::view::{NicId, NicState};
+use crate::forward::view::{NetView, NicId, NicState};
 use crate::path::paths::Paths;
 use crate::path::{Hop, State, Target};
 use crate::rip::Learned;
@@ -61,6 +62,19 @@ pub struct Network {
 
 /// What `vipa check --plan` shows. Reads only.
 pub fn preview(config: &Config) -> Result<Plan> {
+    let (mirror, health) = survey(config)?;
+    Ok(plan(config, &mirror, &health))
+}
+
+/// What the forwarder would know of the network. Reads only.
+pub fn preview_view(config: &Config) -> Result<NetView> {
+    let (mirror, health) = survey(config)?;
+    let around = Surroundings { health: &health, ephemeral: &(0..=0), listening: &[] };
+    Ok(draft(config, &mirror, around, |_| false).view(0))
+}
+
+/// The network namespace of the calling thread as it is.
+fn survey(config: &Config) -> Result<(Mirror, Health)> {
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
     let mut mirror = Mirror::new(tables(config).into_iter().map(|(table, _)| table));
     mirror.ephemeral = ports::ephemeral();
@@ -69,7 +83,7 @@ pub fn preview(config: &Config) -> Result<Plan> {
     let now = Instant::now();
     let mut health = HoldDown::new(config).observe(config, &mirror, &Paths::default(), now);
     health.homes = homes(config, &mirror, &health, &announced::left_homes(config, &mirror));
-    Ok(plan(config, &mirror, &health))
+    Ok((mirror, health))
 }
 
 impl Network {

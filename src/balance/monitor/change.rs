@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Monitor, Server, Service, Watch};
 use crate::balance::candidate::Check;
 use crate::balance::policy::{NoScore, Policy};
@@ -15,7 +17,8 @@ use crate::forward::preferred::{Choice, ServerId, ServiceId};
 
 /// What an operator asks for; names as on the command line: a server is `SERVICE/SERVER`, or `SERVER` where only one
 /// service has it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// Another server for a service.
     Add {
@@ -121,23 +124,19 @@ impl Monitor {
         Ok(self.watches().into_iter().filter(|watch| watch.key.server == id).collect())
     }
 
-    /// Full names of service, server and status object.
+    /// What is to be read by one status object of `server`, a name as in [`Change`].
     ///
     /// # Errors
     /// There is no such status object.
-    pub fn status(
-        &self,
-        server: &str,
-        status: &str,
-    ) -> Result<(Watch, Arc<status::Settings>), String> {
-        let watches = self.watches_of(server)?;
-        let names: Vec<_> = watches.iter().map(|watch| watch.settings.name.to_string()).collect();
-        let found = watches.into_iter().find(|watch| *watch.settings.name == *status);
-        let found = found.ok_or_else(|| {
-            format!("{server} has no status object {status:?}; it has {}", names.join(", "))
-        })?;
-        let settings = found.settings.clone();
-        Ok((found, settings))
+    pub fn watch(&self, server: &str, status: &str) -> Result<Watch, String> {
+        let mut watches = self.watches_of(server)?;
+        let at = watches.iter().position(|watch| *watch.settings.name == *status);
+        let Some(at) = at else {
+            let names: Vec<&str> = watches.iter().map(|watch| &*watch.settings.name).collect();
+            let names = names.join(", ");
+            return Err(format!("{server} has no status object {status:?}; it has {names}"));
+        };
+        Ok(watches.swap_remove(at))
     }
 
     /// Everything anew: the table, states, decisions.

@@ -69,7 +69,7 @@ impl crate::balance::service::Settings {
     /// A server's score with regard to its weight; `None`: not read yet.
     fn score(
         &self,
-        roles: &[Option<crate::balance::policy::Role>],
+        roles: &[Option<crate::balance::status::Role>],
         server: &super::Server,
         now: Instant,
     ) -> Option<Result<f64, String>> {
@@ -77,7 +77,7 @@ impl crate::balance::service::Settings {
         let given = server.counters.created();
         let value = |at: usize| {
             let (value, _) = candidate.checks[at].value()?;
-            let is_load = roles[at].is_some_and(crate::balance::policy::Role::is_load);
+            let is_load = roles[at].is_some_and(crate::balance::status::Role::is_load);
             let since = given.wrapping_sub(server.given_when_read[at]);
             // A counter that went back was counted anew.
             let since = if is_load && since < 1 << 32 { since as f64 } else { 0.0 };

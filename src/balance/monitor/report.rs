@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::{Monitor, Server, Service};
 use crate::balance::candidate::State;
 use crate::balance::service::{Choose, Mode, WhenNone};
-use crate::balance::status::Administrative;
 use crate::wire::ip::UDP;
 
 /// All services, as of one moment.
@@ -189,7 +188,7 @@ impl Monitor {
             state: candidate.state().name().to_owned(),
             why: candidate.why(&names),
             since_seconds: age(candidate.since()),
-            administrative: administrative(candidate.operator).to_owned(),
+            administrative: candidate.operator.word().to_owned(),
             weight: candidate.weight(service.settings.slow_start, now),
             score: server.score.as_ref().and_then(|score| score.as_ref().ok().copied()),
             // Where it is down, that says all.
@@ -216,7 +215,7 @@ impl Monitor {
                     value: check.value().map(|(value, _)| value),
                     age_seconds: check.read_at().map(age),
                     error: check.failure().map(ToString::to_string),
-                    words: words(check.words()),
+                    words: check.words().to_string(),
                 })
                 .collect(),
         }
@@ -226,22 +225,4 @@ impl Monitor {
 fn milliseconds(wall: SystemTime, ago: Duration) -> u64 {
     let since = wall.checked_sub(ago).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-fn administrative(wanted: Administrative) -> &'static str {
-    match wanted {
-        Administrative::Ready => "ready",
-        Administrative::Drain => "drain",
-        Administrative::Maintenance => "maint",
-    }
-}
-
-fn words(words: &crate::balance::status::Words) -> String {
-    let all = [
-        words.weight.map(|share| format!("{}%", share * 100.0)),
-        words.most_connections.map(|most| format!("maxconn:{most}")),
-        words.administrative.map(|wanted| administrative(wanted).to_owned()),
-        words.is_up.map(|is_up| if is_up { "up" } else { "down" }.to_owned()),
-    ];
-    all.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }

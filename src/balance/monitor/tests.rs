@@ -17,7 +17,13 @@ const VIPA: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 10));
 
 fn status(name: &str, role: Option<Role>) -> status::Settings {
     let second = Duration::from_secs(1);
-    status::Settings { name: name.into(), role, every: Some(second), timeout: second }
+    status::Settings {
+        name: name.into(),
+        role,
+        every: Every::Period(second),
+        timeout: second,
+        kind: status::Kind::Ping,
+    }
 }
 
 fn server(name: &str, last: u8) -> service::Server {
@@ -79,7 +85,7 @@ impl Lab {
     }
 
     fn key(&self, server: &str, status: &str) -> Key {
-        self.monitor.status(server, status).unwrap().0.key
+        self.monitor.watch(server, status).unwrap().key
     }
 
     fn read(&mut self, server: &str, status: &str, value: Option<f64>) -> Next {
@@ -215,7 +221,7 @@ fn the_table_says_all_that_a_worker_needs() {
     assert_eq!(sources(53), None);
     let wholly = sources(5).unwrap().remove(0);
     assert_eq!(wholly.address, IpAddr::from([203, 0, 113, 12]));
-    let ports = wholly.ports(&[]);
+    let ports = wholly.ports.unwrap();
     assert_eq!((ports.len(), ports[0]), (64_512, 1024));
     assert_eq!(sources(10), Some(Vec::new()));
     assert!(table.find(VIPA, TCP, 21).is_none());
@@ -225,7 +231,7 @@ fn the_table_says_all_that_a_worker_needs() {
     // Nobody waits for servers that are not there.
     let choice = |port| table.service(table.find(VIPA, TCP, port).unwrap()).unwrap().choice.clone();
     assert_eq!(choice(10), Choice::Refuse);
-    lab.read("e", "clients", None);
+    lab.fail("e");
     let table = lab.table();
     let id = table.find(VIPA, TCP, 5).unwrap();
     let Choice::Preferred(sorry) = table.service(id).unwrap().choice.clone() else {
@@ -348,7 +354,7 @@ fn no_server_is_flooded_between_two_readings() {
 fn policies_that_count_nothing_need_no_ticks() {
     let settings = Settings {
         policy: Policy::Closest,
-        statuses: vec![status("clients", Some(Role::Hops))],
+        statuses: vec![status("clients", Some(Role::Distance))],
         ..web()
     };
     let mut lab = Lab::with_clients(settings, [1.0, 2.0, 3.0]);
@@ -535,7 +541,7 @@ fn what_cannot_be_is_refused_and_nothing_changes() {
         assert!(why.starts_with(wanted), "{change:?}: {why}");
     }
     for (policy, wanted) in [
-        ("closest", "closest needs a status object of the role \"hops\", and web has none"),
+        ("closest", "closest needs a status object of the role \"distance\", and web has none"),
         ("greatest-capacity", "greatest-capacity: capacity has no value"),
         ("nope", "\"nope\" is no policy (least-loaded, fastest-response"),
         ("clients +", "\"clients +\" is no policy"),
@@ -585,7 +591,7 @@ fn other_status_objects_refuse_nobody_and_lose_no_health() {
     assert_eq!(lab.preferred(), "b");
     // Another period is another status object.
     let mut faster = with_time;
-    faster.statuses[1].every = Some(Duration::from_millis(100));
+    faster.statuses[1].every = Every::Period(Duration::from_millis(100));
     lab.monitor.configure(&[faster], lab.now).unwrap();
     assert_ne!(lab.key("a", "clients"), key);
     assert_eq!(lab.preferred(), "b");
@@ -655,19 +661,21 @@ fn an_operators_policy_that_no_longer_fits_gives_way() {
 #[test]
 fn on_demand_is_read_when_asked_and_again_after_a_failure() {
     let mut settings = web();
-    settings.statuses[0].every = None;
+    settings.statuses[0].every = Every::Demand;
     let mut lab = Lab::new(&[settings]);
     assert_eq!(lab.read("a", "clients", Some(1.0)), Next::Asked);
-    assert_eq!(lab.read("b", "clients", None), Next::After(AGAIN));
+    for next in [Next::After(SOON), Next::After(SOON), Next::After(AGAIN)] {
+        assert_eq!(lab.read("b", "clients", None), next);
+    }
 }
 
 #[test]
 fn a_short_period_is_not_hurried_and_a_long_one_is() {
     let mut settings = web();
-    settings.statuses[0].every = Some(Duration::from_millis(20));
+    settings.statuses[0].every = Every::Period(Duration::from_millis(20));
     let mut lab = Lab::with_clients(settings.clone(), [1.0, 1.0, 1.0]);
     assert_eq!(lab.read("a", "clients", None), Next::After(Duration::from_millis(20)));
-    settings.statuses[0].every = Some(Duration::from_millis(200));
+    settings.statuses[0].every = Every::Period(Duration::from_millis(200));
     let mut lab = Lab::with_clients(settings, [1.0, 1.0, 1.0]);
     assert_eq!(lab.read("a", "clients", None), Next::After(HASTIEST));
 }

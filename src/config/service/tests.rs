@@ -233,8 +233,9 @@ fn nothing_is_given_twice() {
     assert_eq!(found(&[&again]), "two servers of one address and port");
     let again = format!("{server}{}", server.replace(":80", ":81"));
     assert_eq!(found(&[&again]), "\"a\" is given twice");
-    let status = "[[service.status]]\nname = 'clients'\nrole = 'clients'\nkind = 'push'\n";
-    assert_eq!(found(&[&format!("{status}{status}")]), "\"clients\" is given twice");
+    let status = "[[service.status]]\nname = 'clients'\nkind = 'push'\n";
+    let text = format!("score = 'clients'\n{status}{status}");
+    assert_eq!(found(&[&text]), "two status objects have the name \"clients\"");
 }
 
 #[test]
@@ -250,7 +251,7 @@ fn names_can_be_typed() {
 
 #[test]
 fn a_policy_needs_its_role() {
-    let wanted = "policy \"closest\" without a status object of the role \"hops\"";
+    let wanted = "policy \"closest\" without a status object of the role \"distance\"";
     let (at, found_it, _) = mistake(&["policy = 'closest'"]);
     assert_eq!((&*at, &*found_it), ("'closest'", wanted));
     let status = "[[service.status]]\nname = 'x'\nkind = 'tcp'";

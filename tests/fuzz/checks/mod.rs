@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each target uses its own part alone.
 
 pub(crate) mod announce;
+pub(crate) mod answers;
 pub(crate) mod bfd;
 pub(crate) mod capture;
 pub(crate) mod config;
@@ -28,6 +29,7 @@ pub(crate) type Check = fn(&[u8]);
 /// Name, as in ../Cargo.toml, and check of each target.
 pub(crate) const TARGETS: &[(&str, Check)] = &[
     ("announce", announce::check),
+    ("answers", answers::check),
     ("bfd", bfd::check),
     ("capture", capture::check),
     ("config", config::check),
