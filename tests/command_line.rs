@@ -382,7 +382,7 @@ address = "10.2.0.2:80"
     done(&["server", "push", "c", "clients", "9"]);
     done(&["server", "drain", "a"]);
     let checked = done(&["server", "check", "b"]);
-    assert_eq!(checked, "status   value  \nclients     50  75% ready\n");
+    assert_eq!(checked, "status   value\nclients     50  75% ready\n");
     let page = done(&["status"]);
     let head = "service web  203.0.113.10:80 tcp, nat: least-loaded, preferred → c\n";
     assert!(page.contains(head), "{page}");
