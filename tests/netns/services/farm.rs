@@ -142,6 +142,17 @@ fn nginx(namespace: &Namespace, scratch: &Scratch, number: u8) -> Program {
     Program::start(namespace, "nginx", &["-p", &prefix, "-c", &config], &at)
 }
 
+/// Waits until every service has a server for new connections.
+pub(crate) fn wait_for_servers(bench: &Bench) {
+    let has_one =
+        |service: &serde_json::Value| service["when_none"].is_null() && service["choice"] != "none";
+    wait_until("every service has a server", || {
+        let status = bench.status();
+        let services = status["balance"]["services"].as_array().expect("services in the status");
+        !services.is_empty() && services.iter().all(has_one)
+    });
+}
+
 /// Who answers at `at`: the server's number, whom it saw, and where it was asked.
 pub(crate) fn who(bench: &Bench, from: &Namespace, at: SocketAddr) -> (u8, IpAddr, String) {
     let url = format!("http://{at}/who");

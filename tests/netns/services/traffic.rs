@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use vipa::lab::topology::{client_address, vipas};
 use vipa::wire::ip::Family;
 
-use super::farm::{BULK, Server, WEB, address, endpoint, who};
+use super::farm::{BULK, Server, WEB, address, endpoint, wait_for_servers, who};
 use crate::fixture::{Bench, Setup};
 
 const PORT: u16 = 80;
@@ -50,6 +50,7 @@ fn nat_needs_nothing_of_the_servers_and_every_checksum_is_right() {
     let setup = served(setup, "mode = \"nat\"", BULK, Some(BULK), &[1]);
     let bench = Bench::start(&setup);
     let server = Server::start(&bench, 1);
+    wait_for_servers(&bench);
     for is_offloaded in [true, false] {
         bench.network.tx_checksum(is_offloaded).expect("ethtool");
         server.tx_checksum(is_offloaded);
@@ -70,6 +71,7 @@ fn direct_servers_answer_the_client_themselves() {
     let setup = served(setup, "mode = \"direct\"", BULK, None, &[1]);
     let bench = Bench::start(&setup);
     let server = Server::start(&bench, 1);
+    wait_for_servers(&bench);
     server.owns_vipas();
     for is_offloaded in [true, false] {
         bench.network.tx_checksum(is_offloaded).expect("ethtool");
@@ -88,6 +90,7 @@ fn a_server_whose_route_leads_back_here_sees_the_client() {
     let setup = served(Setup::new(2), keys, PORT, Some(WEB), &[1]);
     let bench = Bench::start(&setup);
     let server = Server::start(&bench, 1);
+    wait_for_servers(&bench);
     let back = |family| match family {
         Family::V4 => ("10.9.0.0/24", "10.1.2.2"),
         Family::V6 => ("2001:db8:9::/64", "2001:db8:2::2"),
@@ -126,6 +129,7 @@ fn a_server_on_this_host_keeps_the_clients_address() {
     let listening: Vec<SocketAddr> = Family::BOTH.map(|f| SocketAddr::new(vipas(f)[0], WEB)).into();
     let arguments = ["-p", &directory, "-c", &config];
     let _nginx = super::farm::Program::start(&bench.network.host, "nginx", &arguments, &listening);
+    wait_for_servers(&bench);
     for family in Family::BOTH {
         let (number, seen, _) = who(&bench, &bench.network.client, at(family, PORT));
         assert_eq!((number, seen), (9, client_address(family)));
@@ -146,6 +150,7 @@ fn a_vipa_given_wholly_is_what_servers_see() {
     });
     let bench = Bench::start(&setup);
     let _server = Server::start(&bench, 1);
+    wait_for_servers(&bench);
     for family in Family::BOTH {
         let seen: IpAddr = who(&bench, &bench.network.client, at(family, PORT)).1;
         assert_eq!(seen, vipas(family)[1]);
@@ -157,6 +162,7 @@ fn connections_outlive_a_killed_forwarder() {
     let setup = served(Setup::new(2), "mode = \"nat\"", BULK, Some(BULK), &[1]);
     let mut bench = Bench::start(&setup);
     let _server = Server::start(&bench, 1);
+    wait_for_servers(&bench);
     let vipa = vipas(Family::V4)[0].to_string();
     let child = bench
         .network
