@@ -151,6 +151,7 @@ fn nftables_rules_that_compare_the_outgoing_device_are_named() {
             reserved: 61_000..=65_535,
             ..Default::default()
         },
+        local: Vec::new(),
         ephemeral: 32_768..=60_999,
         sources: Vec::new(),
         rules: Vec::new(),

@@ -159,6 +159,7 @@ fn by_forwarder(rules: Vec<Rule>) -> NftRules {
             reserved: 61_000..=65_535,
             ..Claims::default()
         },
+        local: vec![address("10.1.1.2")],
         ephemeral: 32_768..=60_999,
         sources: vec![address("203.0.113.10"), address("2001:db8::10")],
         applies: vec![Applies::Forwarder(Because::Told); rules.len()],
@@ -324,16 +325,20 @@ fn what_is_asked_of_services_and_what_servers_answer_is_kept_from_the_kernel() {
         let found = neighbour.run(move || connect(at).err());
         assert_eq!(found, Some(ErrorKind::ConnectionRefused), "{at} is the kernel's");
     }
-    let heard = UdpSocket::bind("10.1.1.2:0").expect("a port");
-    heard.set_read_timeout(Some(SILENCE)).expect("a timeout");
-    let to = heard.local_addr().expect("bound");
-    for (from, is_heard) in [(7000, false), (7001, true)] {
+    // To this host's own address a server's answer is the kernel's; to any other it is the forwarder's.
+    for (own, port, is_heard) in
+        [("203.0.113.10", 7000, false), ("203.0.113.10", 7001, true), ("10.1.1.2", 7000, true)]
+    {
+        let heard = UdpSocket::bind((own, 0)).expect("a port");
+        heard.set_read_timeout(Some(SILENCE)).expect("a timeout");
+        let to = heard.local_addr().expect("bound");
         neighbour.run(move || {
-            let server = UdpSocket::bind(("10.1.1.1", from)).expect("a port");
+            let server = UdpSocket::bind(("10.1.1.1", port)).expect("a port");
             server.send_to(b"answer", to).expect("it is sent");
         });
         let found = heard.recv(&mut [0; 8]).map_err(|error| error.kind());
-        assert_eq!(found, if is_heard { Ok(6) } else { Err(ErrorKind::WouldBlock) }, "{from}");
+        let wanted = if is_heard { Ok(6) } else { Err(ErrorKind::WouldBlock) };
+        assert_eq!(found, wanted, "{own} from {port}");
     }
 }
 

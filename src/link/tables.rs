@@ -192,7 +192,13 @@ impl Inner {
         if config.source.is_bound_forwarded {
             sources.extend(there().flat_map(|nic| nic.addresses.iter().map(|a| a.0)));
         }
+        let nic_addresses = there().flat_map(|nic| nic.addresses.iter().map(|a| a.0));
+        let mut local: Vec<_> =
+            config.adapter.addresses.iter().copied().chain(nic_addresses).collect();
+        local.sort_unstable();
+        local.dedup();
         let rules = NftRules {
+            local,
             nics: draft.nics().iter().map(|nic| nic.name.clone()).collect(),
             claims: view.claims,
             ephemeral: view.source.ephemeral.clone().unwrap_or(32768..=60999),

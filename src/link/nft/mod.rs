@@ -59,6 +59,8 @@ pub struct NftRules {
     pub nics: Vec<String>,
     /// What the forwarder owns of what arrives; nothing: no table is needed.
     pub claims: Claims,
+    /// This host's own addresses: what servers answer to these is the kernel's.
+    pub local: Vec<IpAddr>,
     /// `ip_local_port_range`: UDP from other ports is an answer.
     pub ephemeral: RangeInclusive<u16>,
     /// Source addresses that the stack chooses by itself: what carries another is never held.

@@ -290,7 +290,7 @@ pub(super) fn reserved_ports(rules: &NftRules, spared: &BTreeSet<u16>) -> Table 
     let new = Expressions::default;
     let others = new().meta_in(Meta::InputName, "nics", false);
     table.rule("prerouting", "no NIC of vipa", others.then(Verdict::Accept));
-    table.services(&rules.claims);
+    table.services(&rules.claims, &rules.local);
     for (protocol, family, set) in [(2, Family::V4, "owned4"), (10, Family::V6, "owned6")] {
         let ours = new()
             .meta(Meta::NetfilterProtocol, &[protocol])
@@ -473,8 +473,9 @@ impl Table {
 
     /// What is asked of virtual services, and what their servers answer: the forwarder's. A few ports each stand in
     /// a set, so that many services cost no packet more; a wide range is a rule.
-    fn services(&mut self, claims: &Claims) {
+    fn services(&mut self, claims: &Claims, local: &[IpAddr]) {
         let new = Expressions::default;
+        self.addresses("local4", "local6", local);
         for family in Family::BOTH {
             let number = if family == Family::V4 { 2 } else { 10 };
             let of_family = || new().meta(Meta::NetfilterProtocol, &[number]);
@@ -500,12 +501,19 @@ impl Table {
                 let (wide, few): (Vec<&Claim>, Vec<&Claim>) =
                     of_family_alone.partition(|claim| claim.ports.1 - claim.ports.0 >= FEW_PORTS);
                 self.set(set, key_type, few.into_iter().flat_map(claim_keys));
-                let known = of_family().end_in(field, port, set).counter();
+                // A server answers a client; what it answers this host, a status object's question, is the kernel's.
+                let own = if family == Family::V4 { "local4" } else { "local6" };
+                let asked_or_answered = || match is_asked {
+                    true => of_family(),
+                    false => of_family().field_in(destination(family), own, false),
+                };
+                let known = asked_or_answered().end_in(field, port, set).counter();
                 self.rule("prerouting", comment, known.then(Verdict::Drop));
                 for claim in wide {
                     let ports = claim.ports.0..=claim.ports.1;
-                    let known =
-                        of_family().protocol(claim.protocol).field(field, &octets(claim.address));
+                    let known = asked_or_answered()
+                        .protocol(claim.protocol)
+                        .field(field, &octets(claim.address));
                     let known = known.within(port, &ports).counter();
                     self.rule("prerouting", comment, known.then(Verdict::Drop));
                 }
@@ -701,6 +709,7 @@ mod tests {
                 reserved: 61_000..=65_535,
                 ..Claims::default()
             },
+            local: Vec::new(),
             ephemeral: 32_768..=60_999,
             sources: vec![address("203.0.113.10")],
             rules: vec![Rule { ports: Some(port..=port), ..rule(Target::Physical) }],
@@ -725,6 +734,7 @@ mod tests {
         let nft = NftRules {
             nics: vec!["eth1".into()],
             claims: Claims::default(),
+            local: Vec::new(),
             ephemeral: 32_768..=60_999,
             sources: vec![address("203.0.113.10"), address("10.1.1.2")],
             applies: applies(&rules, is_bound_forwarded),
