@@ -1,5 +1,6 @@
 //! `[rip]`: the routing daemon.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -9,7 +10,7 @@ use super::Nic;
 use super::mistake::Mistakes;
 use super::reader::{Table, integer, is_a, string, strings};
 use crate::rip::auth::{Algorithm, Key};
-use crate::rip::{Advertise, NicSettings, Settings};
+use crate::rip::{Advertise, Horizon, NicSettings, Settings};
 use crate::wire::ip::Prefix;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -46,6 +47,7 @@ pub(super) fn read(
             as usize,
         nics: read_nics(&mut table, nics, mistakes),
         keys: read_keys(&mut table, mistakes),
+        record: read_record(&mut table, mistakes),
     };
     if settings.timeout <= settings.update {
         let span = table.key_span("timeout");
@@ -83,6 +85,16 @@ fn read_versions(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> (bool, b
     spoken
 }
 
+fn read_record(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<PathBuf> {
+    let wanted = "an absolute path of a file, which is overwritten";
+    let value = table.get("record")?;
+    let path = string(value, "record", wanted, mistakes)?;
+    if !path.starts_with('/') {
+        mistakes.error(value.span(), format!("`record` is {path:?}"), wanted);
+    }
+    Some(path.into())
+}
+
 fn read_accept(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Vec<Prefix> {
     let Some(value) = table.get("accept") else { return Vec::new() };
     let wanted = "a list of prefixes, such as [\"10.0.0.0/8\", \"2001:db8::/32\"]";
@@ -106,6 +118,11 @@ fn read_nics(table: &mut Table<'_>, nics: &[Nic], mistakes: &mut Mistakes<'_>) -
         let one = NicSettings {
             cost: table.integer("cost", 1..=15, 1, mistakes) as u8,
             is_passive: table.boolean("passive", false, mistakes),
+            horizon: match table.one_of("horizon", &["poisoned", "split", "none"], mistakes) {
+                "split" => Horizon::Split,
+                "none" => Horizon::None,
+                _ => Horizon::Poisoned,
+            },
         };
         if let (Some(value), Some(name)) = (value, name) {
             match nics.iter().position(|nic| nic.name == name) {

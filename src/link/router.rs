@@ -181,7 +181,7 @@ impl Router {
             if at > now {
                 return at.min(asked.end);
             }
-            speaker.withdraw();
+            speaker.withdraw(now);
             self.farewells += 1;
             self.prepared.statistics.farewells.add(1);
             tracing::info!(
