@@ -74,6 +74,8 @@ enum What {
         reason: String,
         times: u64,
     },
+    /// That was all that came out so far.
+    Turn {},
     /// The file is full.
     End {},
 }
@@ -208,17 +210,8 @@ impl Recorder {
         self.write(family, now, what);
     }
 
-    /// All of `sends` has come out of `daemon`, and whatever else is new of it. Ends a turn: what it held goes to the file.
-    ///
-    /// # Errors
-    /// The file takes no more, for whatever reason.
-    pub fn output(
-        &mut self,
-        family: Family,
-        daemon: &Daemon,
-        sends: &[Send],
-        now: Instant,
-    ) -> io::Result<()> {
+    /// All of `sends` has come out of `daemon`, and whatever else is new of it.
+    pub fn output(&mut self, family: Family, daemon: &Daemon, sends: &[Send], now: Instant) {
         for send in sends {
             let Send { nic, from, to, ref message } = *send;
             self.write(family, now, What::Sent { nic, from, to, message: hex(message) });
@@ -242,11 +235,21 @@ impl Recorder {
             }
         }
         self.known.insert(family, known);
-        let lines = std::mem::take(&mut self.lines);
-        self.file.write_all(&lines)?;
-        self.left = self.left.saturating_sub(lines.len() as u64);
+        if !self.lines.is_empty() {
+            self.write(family, now, What::Turn {});
+        }
+    }
+
+    /// What was written since the last time goes to the file: an input never without its outputs.
+    ///
+    /// # Errors
+    /// The file takes no more, for whatever reason.
+    pub fn end_turn(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.lines)?;
+        self.left = self.left.saturating_sub(self.lines.len() as u64);
+        self.lines.clear();
         if self.left == 0 {
-            self.write(family, now, What::End {});
+            self.write(Family::V4, self.began, What::End {});
             self.file.write_all(&self.lines)?;
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is full"));
         }

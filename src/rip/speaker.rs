@@ -235,11 +235,8 @@ impl Speaker {
         let wall = wall_seconds();
         for (family, daemon) in &mut self.daemons {
             let sends = daemon.take_sends();
-            let written =
-                self.recorder.as_mut().map(|r| r.output(*family, daemon, &sends, now));
-            if let Some(Err(error)) = written {
-                tracing::warn!(%error, "the recording of RIP ends");
-                self.recorder = None;
+            if let Some(recorder) = &mut self.recorder {
+                recorder.output(*family, daemon, &sends, now);
             }
             for Send { nic, from, to, message } in sends {
                 let is_it = |ear: &&Ear| ear.nic == nic && ear.socket.family() == *family;
@@ -254,6 +251,10 @@ impl Speaker {
                     Some(Err(_)) | None => self.counts.unsent += 1,
                 }
             }
+        }
+        if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::end_turn) {
+            tracing::warn!(%error, "the recording of RIP ends");
+            self.recorder = None;
         }
     }
 

@@ -86,8 +86,8 @@ pub fn replay(mut recording: impl BufRead) -> Result<Replayed, Difference> {
         }
         step(&text, number, began, &mut daemons, &mut done)?;
     }
-    for again in daemons.values() {
-        again.is_at_its_end(number)?;
+    for again in daemons.values_mut() {
+        again.has_no_more(number)?;
     }
     Ok(done)
 }
@@ -101,6 +101,9 @@ fn step(
 ) -> Result<(), Difference> {
     let wrong = |why: String| Difference::NoLine { line: number, why };
     let line: Line = serde_json::from_slice(text).map_err(|error| wrong(error.to_string()))?;
+    if let What::End {} = line.what {
+        return Ok(());
+    }
     let now = began + Duration::from_nanos(line.at);
     if let What::Start(start) = &line.what {
         let settings = start.settings().ok_or_else(|| wrong("`accept` has no prefixes".into()))?;
@@ -175,6 +178,8 @@ fn step(
                 now => Err(other(&(neighbour, reason, times), &now)),
             };
         }
+        What::Turn {} => return again.has_no_more(number),
+        // Looked at above.
         What::Start(_) | What::End {} => return Ok(()),
     };
     again.take(input, now);
@@ -193,20 +198,24 @@ impl Again {
     }
 
     /// Nothing has come out but what was recorded.
-    fn is_at_its_end(&self, line: usize) -> Result<(), Difference> {
+    fn has_no_more(&mut self, line: usize) -> Result<(), Difference> {
         let other = |recorded: String, now: String| Difference::Other { line, recorded, now };
         if let Some(send) = self.sends.front() {
-            return Err(other("the end".into(), format!("{:?}", shown(send))));
+            return Err(other("nothing more".into(), format!("{:?}", shown(send))));
         }
-        let recorded = self.recorded.ways.iter().filter(|(_, ways)| !ways.is_empty());
-        let recorded: Vec<_> = recorded.map(|(prefix, ways)| (*prefix, ways.clone())).collect();
-        let learned: Vec<_> = self.daemon.learned().map(|l| (l.prefix, l.ways)).collect();
-        if recorded != learned {
-            return Err(other(format!("{recorded:?}"), format!("{learned:?}")));
+        let recorded = &mut self.recorded;
+        if recorded.version != self.daemon.version() {
+            recorded.version = self.daemon.version();
+            recorded.ways.retain(|_, ways| !ways.is_empty());
+            let learned: BTreeMap<_, _> =
+                self.daemon.learned().map(|l| (l.prefix, l.ways)).collect();
+            if recorded.ways != learned {
+                return Err(other(format!("{:?}", recorded.ways), format!("{learned:?}")));
+            }
         }
-        if self.recorded.rejects != *self.daemon.rejects() {
-            let (recorded, now) = (&self.recorded.rejects, self.daemon.rejects());
-            return Err(other(format!("{recorded:?}"), format!("{now:?}")));
+        if recorded.rejects != *self.daemon.rejects() {
+            let now = format!("{:?}", self.daemon.rejects());
+            return Err(other(format!("{:?}", recorded.rejects), now));
         }
         Ok(())
     }
