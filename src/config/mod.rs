@@ -12,6 +12,7 @@ mod rip;
 mod rules;
 mod service;
 mod status;
+mod secret;
 #[cfg(test)]
 mod tests;
 mod user;

@@ -14,7 +14,7 @@ use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
 use super::{
-    Adapter, Config, Forwarder, Nic, Source, announce, path as paths, replay, rip, rules, service,
+    Adapter, Config, Forwarder, Nic, Source, announce, path as paths, replay, rip, rules, secret, service,
 };
 use crate::wire::ip::Family;
 
@@ -50,11 +50,14 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), Errors> {
         let mut mistakes = Mistakes::new(text);
         let (document, syntax) = DeTable::parse_recoverable(text);
+        mistakes.hide(secret::of_document(document.get_ref()));
         let mut is_readable = true;
         for error in &syntax {
             let is_duplicate = error.message() == "duplicate key";
             is_readable &= is_duplicate;
             let wanted = if is_duplicate { "a key once in each table" } else { "TOML" };
+            let start = error.span().map_or(0, |span| span.start);
+            mistakes.hide([secret::of_line(text, start)]);
             mistakes.error(error.span().unwrap_or(0..0), error.message(), wanted);
         }
         let config = is_readable.then(|| read_file(document.get_ref(), path, &mut mistakes));
@@ -74,6 +77,7 @@ fn not_utf8(error: &std::string::FromUtf8Error, path: &Path) -> Errors {
     let valid = error.utf8_error().valid_up_to();
     let text = String::from_utf8_lossy(error.as_bytes());
     let mut mistakes = Mistakes::new(&text);
+    mistakes.hide([secret::of_line(&text, valid)]);
     mistakes.error(valid..valid + 1, "this is not UTF-8", "text in UTF-8");
     match mistakes.finish(path) {
         Err(errors) => errors,

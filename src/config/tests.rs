@@ -643,6 +643,44 @@ fn keys_of_rip_have_lives() {
 }
 
 #[test]
+fn no_report_shows_a_secret() {
+    // Each is wrong in another way, on the line of the secret or beside it.
+    for text in [
+        "[rip]\n[[rip.key]]\nalgorithm = 'md5'\nsecret = 'hunter2-but-too-long'",
+        "[rip]\n[[rip.key]]\nalgorithm = 'md5'\nsecert = 'hunter2'",
+        "[rip]\n[[rip.key]]\nphrase = 'hunter2'",
+        "[rip]\n[[rip.keys]]\nsecret = 'hunter2'",
+        "[rip]\nsecret = 'hunter2'",
+        "[rip]\nkey = [{ id = 300, secret = 'hunter2', algorithm = 'md5' }]",
+        "[rip]\n[[rip.key]]\nsecret = 'hunter2'\nsecret = 'hunter2'",
+        "[rip]\n[[rip.key]]\nsecret = 'hunter2",
+        "[rip]\n[[rip.key]]\nsecret = hunter2",
+        "[rip]\n[[rip.key]]\nphrase = hunter2'",
+        "[rip]\n[[rip.key]]\nsecret = \"\"\"\nhunter2",
+        "[rip]\n[[rip.key]]\nsecret = ['hunter2']",
+        "[rip]\nkey = [{ id = 1 secret = 'hunter2' }]",
+        "[path.bfd.key]\nsecret = 'hunter2-hunter2-hunter2'",
+        "[path.bfd]\nkey = { id = 300, secret = 'hunter2' }",
+        "path.bfd.key.secret = \"hunter2\" x",
+        "[path.bfd.key]\nid = 1\npasswort = 'hunter2'",
+    ] {
+        let errors = parse(&format!("{LEAST}{text}\n")).expect_err(text);
+        let (plain, debug) = (errors.to_string(), format!("{errors:?}"));
+        assert!(!plain.contains("hunter2") && !debug.contains("hunter2"), "{text}:\n{plain}");
+        assert!(plain.contains(" | "), "it is quoted all the same: {plain}");
+    }
+    let binary = [LEAST.as_bytes(), b"[rip]\n[[rip.key]]\nsecret = 'hunter2\xff'\n"].concat();
+    let scratch = crate::lab::Scratch::new().expect("a scratch directory");
+    let path = scratch.path().join("vipa.toml");
+    std::fs::write(&path, binary).expect("a file");
+    let errors = super::Config::load(&path).expect_err("no UTF-8").to_string();
+    assert!(!errors.contains("hunter2") && errors.contains("UTF-8"), "{errors}");
+    // What is none is shown.
+    let id = parse(&format!("{LEAST}[rip]\n[[rip.key]]\nid = 300\nsecret = 'hunter2'\n"));
+    assert!(id.expect_err("300").to_string().contains("id = 300"));
+}
+
+#[test]
 fn what_is_wrong_in_rip() {
     let wrong = |keys: &str| only_mistake(&format!("{LEAST}[rip]\n{keys}\n"));
     assert_eq!(wrong("versions = [3]"), "`a version` is an integer");
@@ -650,6 +688,8 @@ fn what_is_wrong_in_rip() {
     assert_eq!(wrong("timeout = '20s'"), "`timeout` is 20s, and `update` 30s");
     assert_eq!(wrong("metric = 15"), "`metric` is 15");
     assert_eq!(wrong("[[rip.nic]]\nname = 'eth9'"), "\"eth9\" is no [[nic]]");
+    assert_eq!(wrong("[[rip.nic]]\nname = 'eth1'\nhorizon = 'no'"), "`horizon` is \"no\"");
+    assert_eq!(wrong("record = 'rip.jsonl'"), "`record` is \"rip.jsonl\"");
     assert_eq!(wrong("[[rip.key]]\nalgorithm = 'md5'\nsecret = ''"), "`secret` has 0 bytes");
     assert_eq!(
         wrong("versions = [1]\n[[rip.key]]\nalgorithm = 'md5'\nsecret = 'x'"),
