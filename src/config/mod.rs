@@ -32,6 +32,9 @@ pub use mistake::{Errors, Mistake, Report, Warning};
 pub(crate) use reader::parse_duration as duration;
 pub use user::user_id;
 
+/// What a configuration asks of its host: does it forward this family? `None`: the host is not here.
+pub type Forwards<'a> = &'a dyn Fn(&[Nic], crate::wire::ip::Family) -> Option<bool>;
+
 /// A whole configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::{Config, Errors, Replay, ReplayNic, Warning};
 use crate::forward::rule::{Mark, Target};
 use crate::wire::ethernet::MacAddr;
+use crate::wire::ip::Family;
 
 const LEAST: &str = r#"
 [virtual]
@@ -640,6 +641,36 @@ fn keys_of_rip_have_lives() {
     // As `date -u -d … +%s` has them.
     assert_eq!(rip.keys[0].from, Some(1_795_478_400));
     assert_eq!(rip.keys[0].until, Some(1_835_438_400));
+}
+
+#[test]
+fn learned_routes_are_not_told_by_a_host_that_does_not_forward() {
+    let scratch = crate::lab::Scratch::new().expect("a scratch directory");
+    let path = scratch.path().join("vipa.toml");
+    let load = |rip: &str, forwards: Option<[bool; 2]>| {
+        std::fs::write(&path, format!("{LEAST}[rip]\n{rip}\n")).expect("a file");
+        let of = |_: &[super::Nic], family| {
+            forwards.map(|[v4, v6]| if family == Family::V4 { v4 } else { v6 })
+        };
+        Config::load_for(&path, Some(&of))
+    };
+    let all = "metric = 2\nadvertise = \"all\"";
+    assert!(load(all, Some([true, true])).expect("right").1.is_empty());
+    let errors = load(all, Some([true, false])).expect_err("no IPv6");
+    let place = |mistake: &super::Mistake| (mistake.line, mistake.column);
+    assert_eq!(errors.mistakes().iter().map(place).collect::<Vec<_>>(), [(9, 1)]);
+    let text = errors.to_string();
+    assert!(text.contains("this host does not forward IPv6"), "{text}");
+    assert!(text.contains("net.ipv6.conf.all.forwarding=1"), "{text}");
+    assert_eq!(load(all, Some([false, false])).expect_err("neither").mistakes().len(), 2);
+    // A family that is not spoken does not matter; nor does the host, if no more than its own is told.
+    assert!(load("versions = [2]\nadvertise = \"all\"", Some([true, false])).is_ok());
+    assert!(load("advertise = \"virtual+real\"", Some([false, false])).is_ok());
+    // On another machine it is not known.
+    let (_, warnings) = load(all, None).expect("no mistake");
+    assert_eq!(warnings.len(), 2);
+    assert_eq!(place(warnings[0].mistake()), (9, 1));
+    assert!(warnings[0].to_string().contains("not known"), "{}", warnings[0]);
 }
 
 #[test]

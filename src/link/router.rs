@@ -448,6 +448,9 @@ impl Router {
         for hop in due {
             prepared.ask_kernel(&hop);
         }
+        if let Some(speaker) = &mut self.speaker {
+            speaker.ask_host(super::sysctl::forwards, now);
+        }
         Ok(())
     }
 }

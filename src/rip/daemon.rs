@@ -358,6 +358,11 @@ impl Daemon {
         }
     }
 
+    /// Does the host forward for others, as it was told last?
+    pub fn is_forwarding(&self) -> bool {
+        self.is_forwarding
+    }
+
     /// A host that does not forward is no way to what it has learned: with `advertise = "all"` that is told as unreachable.
     pub fn forwards(&mut self, is_forwarding: bool, now: Instant) {
         if is_forwarding != self.is_forwarding {

@@ -12,7 +12,7 @@ use super::auth::Keyring;
 use super::daemon::{Daemon, Datagram, GROUP, Input, Interface, NG_GROUP, Send};
 use super::inherited::Inherited;
 use super::recording::Recorder;
-use super::{Learned, Settings};
+use super::{Advertise, Learned, Settings};
 use crate::device::datagram::DatagramSocket;
 use crate::forward::view::NicId;
 use crate::wire::ip::Family;
@@ -40,6 +40,8 @@ pub struct Counts {
     pub unsent: u64,
     /// Messages heard, refused ones too.
     pub heard: u64,
+    /// Families whose learned routes are told as unreachable, since the host does not forward.
+    pub withheld: Vec<Family>,
 }
 
 /// One socket.
@@ -54,6 +56,8 @@ struct Ear {
 pub struct Speaker {
     names: Vec<String>,
     daemons: Vec<(Family, Daemon)>,
+    /// Is what was learned told? Only then the host has to forward.
+    is_router: bool,
     /// Of version 2.
     keys: Keyring,
     recorder: Option<Recorder>,
@@ -104,6 +108,7 @@ impl Speaker {
         Speaker {
             names,
             daemons,
+            is_router: settings.advertise == Advertise::All,
             keys: Keyring::new(settings.keys.clone(), settings.timeout),
             recorder,
             ears: Vec::new(),
@@ -135,11 +140,32 @@ impl Speaker {
         self.flush(now);
     }
 
-    /// Does the host forward `family` for others?
-    pub fn forwards(&mut self, family: Family, is_forwarding: bool, now: Instant) {
-        for (_, daemon) in self.daemons.iter_mut().filter(|(of, _)| *of == family) {
-            feed(daemon, &mut self.recorder, family, Input::Forwarding(is_forwarding), now);
+    /// Asks whether the host forwards, if that matters to what is told.
+    pub fn ask_host(&mut self, forwards: impl Fn(Family) -> bool, now: Instant) {
+        if !self.is_router {
+            return;
         }
+        for (family, daemon) in &mut self.daemons {
+            let is_forwarding = forwards(*family);
+            if is_forwarding == daemon.is_forwarding() {
+                continue;
+            }
+            feed(daemon, &mut self.recorder, *family, Input::Forwarding(is_forwarding), now);
+            if is_forwarding {
+                tracing::info!(?family, "the host forwards again: learned routes are told");
+            } else {
+                tracing::warn!(
+                    ?family,
+                    "the host does not forward: learned routes are told as unreachable"
+                );
+            }
+        }
+        self.counts.withheld = self
+            .daemons
+            .iter()
+            .filter(|(_, daemon)| !daemon.is_forwarding())
+            .map(|(family, _)| *family)
+            .collect();
         self.flush(now);
     }
 
