@@ -4,6 +4,7 @@ pub(crate) mod daemon;
 mod leave;
 mod ours;
 mod told;
+mod decoded;
 
 use vipa::lab::topology::{nic_name, vipas};
 use vipa::wire::ip::Family;
