@@ -72,8 +72,7 @@ pub(super) fn load_here(path: &Path) -> Result<Config, Failure> {
 /// The same, for this host if it has any of the NICs.
 pub(super) fn load_anywhere(path: &Path) -> Result<Config, Failure> {
     let is_here = |nics: &[Nic]| nics.iter().any(|nic| sysctl::has_device(&nic.name));
-    let forwards =
-        |nics: &[Nic], family: Family| is_here(nics).then(|| sysctl::forwards(family));
+    let forwards = |nics: &[Nic], family: Family| is_here(nics).then(|| sysctl::forwards(family));
     warned(Config::load_for(path, Some(&forwards))?)
 }
 

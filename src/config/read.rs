@@ -79,8 +79,8 @@ impl Config {
             mistakes.hide([secret::of_line(text, start)]);
             mistakes.error(error.span().unwrap_or(0..0), error.message(), wanted);
         }
-        let config = is_readable
-            .then(|| read_file(document.get_ref(), path, forwards, &mut mistakes));
+        let config =
+            is_readable.then(|| read_file(document.get_ref(), path, forwards, &mut mistakes));
         let warnings = mistakes.finish(path)?;
         match config.flatten() {
             Some(config) => Ok((config, warnings)),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 use toml::value::Datetime;
 
-use super::{Forwards, Nic};
 use super::mistake::Mistakes;
 use super::reader::{Table, integer, is_a, string, strings};
+use super::{Forwards, Nic};
 use crate::rip::auth::{Algorithm, Key};
 use crate::rip::{Advertise, Horizon, NicSettings, Settings};
 use crate::wire::ip::{Family, Prefix};
@@ -84,13 +84,17 @@ fn ask_host(
         match forwards(family) {
             Some(true) => {}
             Some(false) => {
-                let found = format!("`advertise` is \"all\", and this host does not forward {name}");
+                let found =
+                    format!("`advertise` is \"all\", and this host does not forward {name}");
                 let wanted = format!("{setting}=1, or \"virtual\" or \"virtual+real\"");
                 mistakes.error(span, found, wanted);
             }
             None => {
-                let found = format!("`advertise` is \"all\": whether the host forwards {name} is not known");
-                let why = format!("it has to have {setting}=1; none of the [[nic]] is on this machine");
+                let found = format!(
+                    "`advertise` is \"all\": whether the host forwards {name} is not known"
+                );
+                let why =
+                    format!("it has to have {setting}=1; none of the [[nic]] is on this machine");
                 mistakes.warn(span, found, why);
             }
         }

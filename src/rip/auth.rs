@@ -299,9 +299,7 @@ fn is_equal(a: &[u8], b: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::wire::ip::Family;
-    use crate::wire::rip::{
-        Command, Item, Message, Told, Version, header, put, request_for_all,
-    };
+    use crate::wire::rip::{Command, Item, Message, Told, Version, header, put, request_for_all};
 
     const SILENCE: u64 = 180;
 

@@ -17,9 +17,7 @@ use super::table::{Full, Heard, Route, Table};
 use super::{Learned, NicSettings, Reject, Settings, classful};
 use crate::forward::view::NicId;
 use crate::wire::ip::{Family, Prefix};
-use crate::wire::rip::{
-    self, Command, Entry, INFINITY, Item, Message, NG_PORT, PORT, Version,
-};
+use crate::wire::rip::{self, Command, Entry, INFINITY, Item, Message, NG_PORT, PORT, Version};
 
 /// RFC 2453 section 3.10.1: between triggered updates, 1 to 5 seconds.
 const TRIGGERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -348,7 +346,8 @@ impl Daemon {
         for interface in &self.interfaces {
             let is_kept =
                 self.designated.get(&interface.nic).is_some_and(|old| interface.is_own(*old));
-            let is_link_local = |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
+            let is_link_local =
+                |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
             let first = interface.addresses.iter().map(|(address, _)| *address).find(is_link_local);
             if !is_kept && let Some(first) = first {
                 self.designated.insert(interface.nic, first);

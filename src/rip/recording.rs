@@ -127,13 +127,8 @@ impl Start {
 
     /// With a key that stands for those that are not told: the core asks only whether there are any.
     fn settings(&self) -> Option<Settings> {
-        let key = Key {
-            id: 0,
-            algorithm: Algorithm::Md5,
-            secret: Vec::new(),
-            from: None,
-            until: None,
-        };
+        let key =
+            Key { id: 0, algorithm: Algorithm::Md5, secret: Vec::new(), from: None, until: None };
         Some(Settings {
             is_v1: self.versions.0,
             is_v2: self.versions.1,

@@ -317,7 +317,8 @@ impl Speaker {
 
     /// What was done since the last time, if anything was.
     pub fn counts(&mut self) -> Option<Counts> {
-        let done = self.counts.sent + self.counts.unsent + self.counts.heard;
+        let withheld = self.counts.withheld.len() as u64;
+        let done = self.counts.sent + self.counts.unsent + self.counts.heard + withheld;
         if done == self.counted {
             return None;
         }

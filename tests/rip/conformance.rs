@@ -34,8 +34,8 @@ const TABLES: [(&str, &[&str]); 2] = [
     (
         "rfc2453.toml",
         &[
-            "3.5", "3.6", "3.7", "3.8", "3.9.1", "3.9.2", "3.10", "3.10.1", "3.10.2", "4.1", "4.2", "4.3",
-            "4.4", "4.5", "4.6",
+            "3.5", "3.6", "3.7", "3.8", "3.9.1", "3.9.2", "3.10", "3.10.1", "3.10.2", "4.1", "4.2",
+            "4.3", "4.4", "4.5", "4.6",
         ],
     ),
     ("rfc2080.toml", &["2.3", "2.4.1", "2.4.2", "2.5", "2.5.1", "2.5.2", "2.6"]),
@@ -63,12 +63,12 @@ impl Sources {
     /// Is there a function, type or constant of that name?
     fn defines(&mut self, reference: &str) -> bool {
         let (source, name) = self.open(reference);
-        let is_whole = |rest: &str| {
-            !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
-        };
+        let is_whole = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
         ["fn ", "struct ", "enum ", "const "].iter().any(|kind| {
             let definition = format!("{kind}{name}");
-            source.match_indices(&definition).any(|(at, _)| is_whole(&source[at + definition.len()..]))
+            source
+                .match_indices(&definition)
+                .any(|(at, _)| is_whole(&source[at + definition.len()..]))
         })
     }
 

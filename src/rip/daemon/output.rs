@@ -158,13 +158,7 @@ impl Daemon {
     }
 
     /// In as many messages as it takes; none is larger than its version allows, and there is none without a route.
-    fn send(
-        &mut self,
-        interface: &Interface,
-        (to, from): Way,
-        version: Version,
-        told: &[Told],
-    ) {
+    fn send(&mut self, interface: &Interface, (to, from): Way, version: Version, told: &[Told]) {
         // RFC 2453 section 4.1: a signature has the place of an entry.
         let signature = usize::from(!self.settings.keys.is_empty());
         let most = match version {

@@ -716,7 +716,8 @@ fn rfc2453_3_7_version_1_tells_no_subnet_outside_of_its_network() {
 
 #[test]
 fn rfc2453_3_10_each_network_of_a_nic_is_spoken_to_from_its_own_address() {
-    for (is_v1, group) in [(false, ["224.0.0.9", "224.0.0.9"]), (true, ["10.1.1.255", "10.7.255.255"])]
+    for (is_v1, group) in
+        [(false, ["224.0.0.9", "224.0.0.9"]), (true, ["10.1.1.255", "10.7.255.255"])]
     {
         let mut world = World::new(Family::V4, Settings { is_v1, is_v2: !is_v1, ..settings() });
         let second = ("10.7.0.2".parse().expect("an address"), 16);
@@ -888,7 +889,11 @@ fn rfc2080_2_5_2_a_message_fits_the_link_and_unreachable_routes_are_in_it() {
     world.daemon.take_sends();
     world.daemon.broadcast_timer(world.now);
     let sends = world.daemon.sends.clone();
-    assert!(sends.iter().all(|send| send.message.len() + 48 <= 1280 && send.message[..4] == [2, 1, 0, 0]));
+    assert!(
+        sends
+            .iter()
+            .all(|send| send.message.len() + 48 <= 1280 && send.message[..4] == [2, 1, 0, 0])
+    );
     let told = world.told(B);
     assert_eq!(told.len(), 101);
     assert!(told.contains(&("2001:db8::/48".to_owned(), 16)));
@@ -928,7 +933,8 @@ fn rejections_are_counted_by_neighbour_and_reason() {
         .iter()
         .map(|((from, reject), times)| (from.to_string(), reject.name(), *times))
         .collect();
-    let wanted = [("10.1.1.1", "command", 2), ("10.1.1.7", "length", 1), ("10.1.1.7", "command", 1)];
+    let wanted =
+        [("10.1.1.1", "command", 2), ("10.1.1.7", "length", 1), ("10.1.1.7", "command", 1)];
     assert_eq!(counted, wanted.map(|(from, reason, times)| (from.to_owned(), reason, times)));
 }
 

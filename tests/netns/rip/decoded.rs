@@ -141,7 +141,8 @@ fn tshark_reads_rfc_4822_as_it_reads_bird_s() {
     let digests = fields(&bench, &file, "rip.command == 2", &["udp.length", "rip.digest_offset"]);
     for line in digests {
         let mut numbers = line.split('\t').map(|text| text.parse::<u32>().expect("a number"));
-        let (length, digest) = (numbers.next().expect("a length"), numbers.next().expect("a place"));
+        let (length, digest) =
+            (numbers.next().expect("a length"), numbers.next().expect("a place"));
         assert_eq!(length, 8 + digest + 4 + 32, "trailer and digest are the rest");
     }
 }

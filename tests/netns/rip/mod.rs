@@ -5,6 +5,7 @@ mod leave;
 mod ours;
 mod told;
 mod decoded;
+mod forwarding;
 
 use vipa::lab::topology::{nic_name, vipas};
 use vipa::wire::ip::Family;
