@@ -64,8 +64,8 @@ pub struct Speaker {
     ears: Vec<Ear>,
     interfaces: Vec<Interface>,
     counts: Counts,
-    /// As last told by [`Speaker::counts`].
-    counted: u64,
+    /// As last told by [`Speaker::counts`]: messages, and families.
+    counted: (u64, usize),
     is_unfinished: bool,
     /// As last told by [`Speaker::news`]; `None`: there is news in any case.
     told: Option<u64>,
@@ -114,7 +114,7 @@ impl Speaker {
             ears: Vec::new(),
             interfaces: Vec::new(),
             counts: Counts::default(),
-            counted: 0,
+            counted: (0, 0),
             is_unfinished: false,
             told: Some(0),
             inherited: Inherited::new(inherited, now + TOLD_ANEW * settings.update),
@@ -317,8 +317,8 @@ impl Speaker {
 
     /// What was done since the last time, if anything was.
     pub fn counts(&mut self) -> Option<Counts> {
-        let withheld = self.counts.withheld.len() as u64;
-        let done = self.counts.sent + self.counts.unsent + self.counts.heard + withheld;
+        let messages = self.counts.sent + self.counts.unsent + self.counts.heard;
+        let done = (messages, self.counts.withheld.len());
         if done == self.counted {
             return None;
         }
