@@ -10,9 +10,9 @@ mod reader;
 mod replay;
 mod rip;
 mod rules;
+mod secret;
 mod service;
 mod status;
-mod secret;
 #[cfg(test)]
 mod tests;
 mod user;

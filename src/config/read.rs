@@ -14,7 +14,8 @@ use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
 use super::{
-    Adapter, Config, Forwarder, Forwards, Nic, Source, announce, path as paths, replay, rip, rules, secret, service,
+    Adapter, Config, Forwarder, Forwards, Nic, Source, announce, path as paths, replay, rip, rules,
+    secret, service,
 };
 use crate::wire::ip::Family;
 
