@@ -494,7 +494,7 @@ fn who_takes_leave_says_so_of_all_that_was_told_and_to_the_end() {
     world.hear(A, &[("10.9.0.0/24", 2)]);
     world.wait(6);
     world.daemon.take_sends();
-    world.daemon.withdraw(0);
+    world.daemon.withdraw();
     world.wait(10);
     let told = world.told(B);
     assert!(told.iter().all(|(_, metric)| *metric == 16), "{told:?}");

@@ -1,11 +1,11 @@
 //! The neighbours know (V6–V8): FRR and BIRD on the router, both families, signed and not.
 
 pub(crate) mod daemon;
+mod decoded;
+mod forwarding;
 mod leave;
 mod ours;
 mod told;
-mod decoded;
-mod forwarding;
 
 use vipa::lab::topology::{client_address, nic_name, vipas};
 use vipa::wire::ip::Family;
