@@ -18,6 +18,7 @@ use crate::forward::rule::Rule;
 use crate::forward::verdict::DropReason;
 use crate::forward::view::{NetView, NicId};
 use crate::path::watcher::PathCounts;
+use crate::wire::ip::Family;
 
 /// Routes and neighbours listed at most; beyond them only the count is told.
 const LISTED: usize = 1024;
@@ -235,6 +236,8 @@ pub struct RipStatus {
     pub heard: u64,
     /// Routes learned from neighbours.
     pub learned: u64,
+    /// Families whose learned routes are told as unreachable (`advertise = "all"`), since the host no longer forwards.
+    pub withheld: Vec<Family>,
     /// What was heard and not taken.
     pub rejected: Vec<RejectedStatus>,
 }
@@ -389,6 +392,7 @@ fn rip(admin: &Admin) -> RipStatus {
         unsent: counts.unsent,
         heard: counts.heard,
         learned: counts.learned,
+        withheld: counts.withheld.clone(),
         rejected: rejected.collect(),
     }
 }

@@ -9,7 +9,7 @@ use crate::link;
 
 /// Reads the configuration; nothing is changed.
 pub(super) fn run(arguments: &Check) -> Result<ExitCode, Failure> {
-    let config = failure::load(&arguments.config)?;
+    let config = failure::load_anywhere(&arguments.config)?;
     let notes = look_at_servers(&config)?;
     let mut text = String::new();
     if arguments.plan {

@@ -5,7 +5,9 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::{Config, Errors};
+use crate::config::{Config, Errors, Nic, Warning};
+use crate::link::sysctl;
+use crate::wire::ip::Family;
 
 /// A command did not do what was asked.
 #[derive(Debug)]
@@ -59,7 +61,22 @@ impl From<io::Error> for Failure {
 
 /// The configuration of `path`; its warnings go to stderr.
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
-    let (config, warnings) = Config::load(path)?;
+    warned(Config::load(path)?)
+}
+
+/// The same, for the host that it is read on.
+pub(super) fn load_here(path: &Path) -> Result<Config, Failure> {
+    warned(Config::load_for(path, Some(&|_, family| Some(sysctl::forwards(family))))?)
+}
+
+/// The same, for this host if it has any of the NICs.
+pub(super) fn load_anywhere(path: &Path) -> Result<Config, Failure> {
+    let is_here = |nics: &[Nic]| nics.iter().any(|nic| sysctl::has_device(&nic.name));
+    let forwards = |nics: &[Nic], family: Family| is_here(nics).then(|| sysctl::forwards(family));
+    warned(Config::load_for(path, Some(&forwards))?)
+}
+
+fn warned((config, warnings): (Config, Vec<Warning>)) -> Result<Config, Failure> {
     for warning in warnings {
         eprintln!("{}\n", warning.render(is_coloured()));
     }

@@ -8,7 +8,7 @@ use crate::state::State;
 
 /// Runs until SIGTERM or SIGINT.
 pub(super) fn run(arguments: &Run) -> Result<ExitCode, Failure> {
-    let config = failure::load(&arguments.config)?;
+    let config = failure::load_here(&arguments.config)?;
     crate::log::start(arguments.verbose);
     let state = State::locate(arguments.state.as_deref())?;
     forwarder::run(config, &state, arguments.withdraw)

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
+use super::secret;
+
 /// A place in the file, what stands there and what should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -127,13 +129,21 @@ pub(super) struct Mistakes<'a> {
     line_starts: Vec<usize>,
     errors: Vec<Mistake>,
     warnings: Vec<Mistake>,
+    /// Bytes of the file that no report shows.
+    hidden: Vec<Range<usize>>,
 }
 
 impl<'a> Mistakes<'a> {
     pub(super) fn new(text: &'a str) -> Mistakes<'a> {
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let line_starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
-        Mistakes { text, line_starts, errors: Vec::new(), warnings: Vec::new() }
+        let (errors, warnings, hidden) = (Vec::new(), Vec::new(), Vec::new());
+        Mistakes { text, line_starts, errors, warnings, hidden }
+    }
+
+    /// Of these bytes no report is to show anything.
+    pub(super) fn hide(&mut self, bytes: impl IntoIterator<Item = Range<usize>>) {
+        self.hidden.extend(bytes);
     }
 
     /// `found` at `span` is wrong; `wanted` would be right.
@@ -190,7 +200,7 @@ impl<'a> Mistakes<'a> {
 
     /// The warnings, or every error.
     pub(super) fn finish(self, path: &Path) -> Result<Vec<Warning>, Errors> {
-        let text: std::sync::Arc<str> = self.text.into();
+        let text: std::sync::Arc<str> = secret::hide(self.text, &self.hidden).into();
         let report = |mut mistakes: Vec<Mistake>| {
             mistakes.sort_by_key(|mistake| mistake.span.start);
             Report { path: path.to_owned(), text: text.clone(), mistakes }

@@ -10,6 +10,7 @@ mod reader;
 mod replay;
 mod rip;
 mod rules;
+mod secret;
 mod service;
 mod status;
 #[cfg(test)]
@@ -30,6 +31,9 @@ pub(crate) use address::{fault_of_server, is_link_local};
 pub use mistake::{Errors, Mistake, Report, Warning};
 pub(crate) use reader::parse_duration as duration;
 pub use user::user_id;
+
+/// What a configuration asks of its host: does it forward this family? `None`: the host is not here.
+pub type Forwards<'a> = &'a dyn Fn(&[Nic], crate::wire::ip::Family) -> Option<bool>;
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug)]

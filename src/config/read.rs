@@ -14,7 +14,8 @@ use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
 use super::{
-    Adapter, Config, Forwarder, Nic, Source, announce, path as paths, replay, rip, rules, service,
+    Adapter, Config, Forwarder, Forwards, Nic, Source, announce, path as paths, replay, rip, rules,
+    secret, service,
 };
 use crate::wire::ip::Family;
 
@@ -24,11 +25,22 @@ const LARGEST_FILE: u64 = 1 << 20;
 const NOT_YET: [&str; 3] = ["dns", "admin", "monitor"];
 
 impl Config {
-    /// Reads and checks the file `path`.
+    /// Reads and checks the file `path`; what depends on the host is left unasked.
     ///
     /// # Errors
     /// The file cannot be read, or every mistake that it holds.
     pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Errors> {
+        Config::load_for(path, None)
+    }
+
+    /// Reads and checks the file `path` for a host that `forwards`, or does not.
+    ///
+    /// # Errors
+    /// The file cannot be read, or every mistake that it holds.
+    pub fn load_for(
+        path: &Path,
+        forwards: Option<Forwards<'_>>,
+    ) -> Result<(Config, Vec<Warning>), Errors> {
         let unreadable = |source| Errors::Unreadable { path: path.to_owned(), source };
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(unreadable)?;
@@ -38,7 +50,7 @@ impl Config {
             return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, reason)));
         }
         match String::from_utf8(bytes) {
-            Ok(text) => Config::parse(&text, path),
+            Ok(text) => Config::parse_for(&text, path, forwards),
             Err(error) => Err(not_utf8(&error, path)),
         }
     }
@@ -48,16 +60,28 @@ impl Config {
     /// # Errors
     /// Every mistake in it; where it is no TOML, those of the syntax alone.
     pub fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), Errors> {
+        Config::parse_for(text, path, None)
+    }
+
+    fn parse_for(
+        text: &str,
+        path: &Path,
+        forwards: Option<Forwards<'_>>,
+    ) -> Result<(Config, Vec<Warning>), Errors> {
         let mut mistakes = Mistakes::new(text);
         let (document, syntax) = DeTable::parse_recoverable(text);
+        mistakes.hide(secret::of_document(document.get_ref()));
         let mut is_readable = true;
         for error in &syntax {
             let is_duplicate = error.message() == "duplicate key";
             is_readable &= is_duplicate;
             let wanted = if is_duplicate { "a key once in each table" } else { "TOML" };
+            let start = error.span().map_or(0, |span| span.start);
+            mistakes.hide([secret::of_line(text, start)]);
             mistakes.error(error.span().unwrap_or(0..0), error.message(), wanted);
         }
-        let config = is_readable.then(|| read_file(document.get_ref(), path, &mut mistakes));
+        let config =
+            is_readable.then(|| read_file(document.get_ref(), path, forwards, &mut mistakes));
         let warnings = mistakes.finish(path)?;
         match config.flatten() {
             Some(config) => Ok((config, warnings)),
@@ -74,6 +98,7 @@ fn not_utf8(error: &std::string::FromUtf8Error, path: &Path) -> Errors {
     let valid = error.utf8_error().valid_up_to();
     let text = String::from_utf8_lossy(error.as_bytes());
     let mut mistakes = Mistakes::new(&text);
+    mistakes.hide([secret::of_line(&text, valid)]);
     mistakes.error(valid..valid + 1, "this is not UTF-8", "text in UTF-8");
     match mistakes.finish(path) {
         Err(errors) => errors,
@@ -84,7 +109,12 @@ fn not_utf8(error: &std::string::FromUtf8Error, path: &Path) -> Errors {
     }
 }
 
-fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) -> Option<Config> {
+fn read_file(
+    entries: &DeTable<'_>,
+    path: &Path,
+    forwards: Option<Forwards<'_>>,
+    mistakes: &mut Mistakes<'_>,
+) -> Option<Config> {
     let mut file = Table::new(entries, 0..0, "the file");
     let adapter = file
         .required("virtual", "the virtual adapter's table, [virtual]", mistakes)
@@ -102,7 +132,7 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
     );
     let services = service::read(file.get("service"), vipas, &source.rules, mistakes);
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
-    let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, mistakes);
+    let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, forwards, mistakes);
     let announce =
         announce::read(optional(&mut file, "announce", "[announce]", mistakes), mistakes);
     let watch = paths::read(optional(&mut file, "path", "[path]", mistakes), mistakes);

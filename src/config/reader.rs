@@ -275,7 +275,7 @@ fn list_of(words: &[&str]) -> String {
 }
 
 /// The word that `typed` was likely meant to be.
-fn nearest(typed: &str, words: &[&'static str]) -> Option<&'static str> {
+pub(super) fn nearest(typed: &str, words: &[&'static str]) -> Option<&'static str> {
     if typed.len() > 32 {
         return None;
     }

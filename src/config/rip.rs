@@ -1,16 +1,17 @@
 //! `[rip]`: the routing daemon.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
 use toml::value::Datetime;
 
-use super::Nic;
 use super::mistake::Mistakes;
 use super::reader::{Table, integer, is_a, string, strings};
+use super::{Forwards, Nic};
 use crate::rip::auth::{Algorithm, Key};
-use crate::rip::{Advertise, NicSettings, Settings};
-use crate::wire::ip::Prefix;
+use crate::rip::{Advertise, Horizon, NicSettings, Settings};
+use crate::wire::ip::{Family, Prefix};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,6 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn read(
     table: Option<Table<'_>>,
     nics: &[Nic],
+    forwards: Option<Forwards<'_>>,
     mistakes: &mut Mistakes<'_>,
 ) -> Option<Settings> {
     let mut table = table?;
@@ -46,6 +48,7 @@ pub(super) fn read(
             as usize,
         nics: read_nics(&mut table, nics, mistakes),
         keys: read_keys(&mut table, mistakes),
+        record: read_record(&mut table, mistakes),
     };
     if settings.timeout <= settings.update {
         let span = table.key_span("timeout");
@@ -57,8 +60,45 @@ pub(super) fn read(
         let found = "version 1 cannot be signed, and there are keys";
         mistakes.error(table.key_span("versions"), found, "versions without 1, or no [[rip.key]]");
     }
+    if let (Advertise::All, Some(forwards)) = (settings.advertise, forwards) {
+        ask_host(&settings, &table, |family| forwards(nics, family), mistakes);
+    }
     table.finish(mistakes);
     Some(settings)
+}
+
+/// A host that does not forward would draw traffic to it that it drops.
+fn ask_host(
+    settings: &Settings,
+    table: &Table<'_>,
+    forwards: impl Fn(Family) -> Option<bool>,
+    mistakes: &mut Mistakes<'_>,
+) {
+    let spoken = [(Family::V4, settings.is_v1 || settings.is_v2), (Family::V6, settings.is_ng)];
+    for (family, _) in spoken.into_iter().filter(|(_, is_spoken)| *is_spoken) {
+        let span = table.key_span("advertise");
+        let (name, setting) = match family {
+            Family::V4 => ("IPv4", "net.ipv4.ip_forward"),
+            Family::V6 => ("IPv6", "net.ipv6.conf.all.forwarding"),
+        };
+        match forwards(family) {
+            Some(true) => {}
+            Some(false) => {
+                let found =
+                    format!("`advertise` is \"all\", and this host does not forward {name}");
+                let wanted = format!("{setting}=1, or \"virtual\" or \"virtual+real\"");
+                mistakes.error(span, found, wanted);
+            }
+            None => {
+                let found = format!(
+                    "`advertise` is \"all\": whether the host forwards {name} is not known"
+                );
+                let why =
+                    format!("it has to have {setting}=1; none of the [[nic]] is on this machine");
+                mistakes.warn(span, found, why);
+            }
+        }
+    }
 }
 
 fn read_versions(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> (bool, bool, bool) {
@@ -81,6 +121,16 @@ fn read_versions(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> (bool, b
         mistakes.error(value.span(), "`versions` is empty", wanted);
     }
     spoken
+}
+
+fn read_record(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Option<PathBuf> {
+    let wanted = "an absolute path of a file, which is overwritten";
+    let value = table.get("record")?;
+    let path = string(value, "record", wanted, mistakes)?;
+    if !path.starts_with('/') {
+        mistakes.error(value.span(), format!("`record` is {path:?}"), wanted);
+    }
+    Some(path.into())
 }
 
 fn read_accept(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Vec<Prefix> {
@@ -106,6 +156,11 @@ fn read_nics(table: &mut Table<'_>, nics: &[Nic], mistakes: &mut Mistakes<'_>) -
         let one = NicSettings {
             cost: table.integer("cost", 1..=15, 1, mistakes) as u8,
             is_passive: table.boolean("passive", false, mistakes),
+            horizon: match table.one_of("horizon", &["poisoned", "split", "none"], mistakes) {
+                "split" => Horizon::Split,
+                "none" => Horizon::None,
+                _ => Horizon::Poisoned,
+            },
         };
         if let (Some(value), Some(name)) = (value, name) {
             match nics.iter().position(|nic| nic.name == name) {

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::{Config, Errors, Replay, ReplayNic, Warning};
 use crate::forward::rule::{Mark, Target};
 use crate::wire::ethernet::MacAddr;
+use crate::wire::ip::Family;
 
 const LEAST: &str = r#"
 [virtual]
@@ -643,6 +644,74 @@ fn keys_of_rip_have_lives() {
 }
 
 #[test]
+fn learned_routes_are_not_told_by_a_host_that_does_not_forward() {
+    let scratch = crate::lab::Scratch::new().expect("a scratch directory");
+    let path = scratch.path().join("vipa.toml");
+    let load = |rip: &str, forwards: Option<[bool; 2]>| {
+        std::fs::write(&path, format!("{LEAST}[rip]\n{rip}\n")).expect("a file");
+        let of = |_: &[super::Nic], family| {
+            forwards.map(|[v4, v6]| if family == Family::V4 { v4 } else { v6 })
+        };
+        Config::load_for(&path, Some(&of))
+    };
+    let all = "metric = 2\nadvertise = \"all\"";
+    assert!(load(all, Some([true, true])).expect("right").1.is_empty());
+    let errors = load(all, Some([true, false])).expect_err("no IPv6");
+    let place = |mistake: &super::Mistake| (mistake.line, mistake.column);
+    assert_eq!(errors.mistakes().iter().map(place).collect::<Vec<_>>(), [(9, 1)]);
+    let text = errors.to_string();
+    assert!(text.contains("this host does not forward IPv6"), "{text}");
+    assert!(text.contains("net.ipv6.conf.all.forwarding=1"), "{text}");
+    assert_eq!(load(all, Some([false, false])).expect_err("neither").mistakes().len(), 2);
+    // A family that is not spoken does not matter; nor does the host, if no more than its own is told.
+    assert!(load("versions = [2]\nadvertise = \"all\"", Some([true, false])).is_ok());
+    assert!(load("advertise = \"virtual+real\"", Some([false, false])).is_ok());
+    // On another machine it is not known.
+    let (_, warnings) = load(all, None).expect("no mistake");
+    assert_eq!(warnings.len(), 2);
+    assert_eq!(place(warnings[0].mistake()), (9, 1));
+    assert!(warnings[0].to_string().contains("not known"), "{}", warnings[0]);
+}
+
+#[test]
+fn no_report_shows_a_secret() {
+    // Each is wrong in another way, on the line of the secret or beside it.
+    for text in [
+        "[rip]\n[[rip.key]]\nalgorithm = 'md5'\nsecret = 'hunter2-but-too-long'",
+        "[rip]\n[[rip.key]]\nalgorithm = 'md5'\nsecert = 'hunter2'",
+        "[rip]\n[[rip.key]]\nphrase = 'hunter2'",
+        "[rip]\n[[rip.keys]]\nsecret = 'hunter2'",
+        "[rip]\nsecret = 'hunter2'",
+        "[rip]\nkey = [{ id = 300, secret = 'hunter2', algorithm = 'md5' }]",
+        "[rip]\n[[rip.key]]\nsecret = 'hunter2'\nsecret = 'hunter2'",
+        "[rip]\n[[rip.key]]\nsecret = 'hunter2",
+        "[rip]\n[[rip.key]]\nsecret = hunter2",
+        "[rip]\n[[rip.key]]\nphrase = hunter2'",
+        "[rip]\n[[rip.key]]\nsecret = \"\"\"\nhunter2",
+        "[rip]\n[[rip.key]]\nsecret = ['hunter2']",
+        "[rip]\nkey = [{ id = 1 secret = 'hunter2' }]",
+        "[path.bfd.key]\nsecret = 'hunter2-hunter2-hunter2'",
+        "[path.bfd]\nkey = { id = 300, secret = 'hunter2' }",
+        "path.bfd.key.secret = \"hunter2\" x",
+        "[path.bfd.key]\nid = 1\npasswort = 'hunter2'",
+    ] {
+        let errors = parse(&format!("{LEAST}{text}\n")).expect_err(text);
+        let (plain, debug) = (errors.to_string(), format!("{errors:?}"));
+        assert!(!plain.contains("hunter2") && !debug.contains("hunter2"), "{text}:\n{plain}");
+        assert!(plain.contains(" | "), "it is quoted all the same: {plain}");
+    }
+    let binary = [LEAST.as_bytes(), b"[rip]\n[[rip.key]]\nsecret = 'hunter2\xff'\n"].concat();
+    let scratch = crate::lab::Scratch::new().expect("a scratch directory");
+    let path = scratch.path().join("vipa.toml");
+    std::fs::write(&path, binary).expect("a file");
+    let errors = super::Config::load(&path).expect_err("no UTF-8").to_string();
+    assert!(!errors.contains("hunter2") && errors.contains("UTF-8"), "{errors}");
+    // What is none is shown.
+    let id = parse(&format!("{LEAST}[rip]\n[[rip.key]]\nid = 300\nsecret = 'hunter2'\n"));
+    assert!(id.expect_err("300").to_string().contains("id = 300"));
+}
+
+#[test]
 fn what_is_wrong_in_rip() {
     let wrong = |keys: &str| only_mistake(&format!("{LEAST}[rip]\n{keys}\n"));
     assert_eq!(wrong("versions = [3]"), "`a version` is an integer");
@@ -650,6 +719,8 @@ fn what_is_wrong_in_rip() {
     assert_eq!(wrong("timeout = '20s'"), "`timeout` is 20s, and `update` 30s");
     assert_eq!(wrong("metric = 15"), "`metric` is 15");
     assert_eq!(wrong("[[rip.nic]]\nname = 'eth9'"), "\"eth9\" is no [[nic]]");
+    assert_eq!(wrong("[[rip.nic]]\nname = 'eth1'\nhorizon = 'no'"), "`horizon` is \"no\"");
+    assert_eq!(wrong("record = 'rip.jsonl'"), "`record` is \"rip.jsonl\"");
     assert_eq!(wrong("[[rip.key]]\nalgorithm = 'md5'\nsecret = ''"), "`secret` has 0 bytes");
     assert_eq!(
         wrong("versions = [1]\n[[rip.key]]\nalgorithm = 'md5'\nsecret = 'x'"),

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void};
@@ -173,35 +173,56 @@ impl DatagramSocket {
         &self,
         payload: &[u8],
         to: SocketAddr,
-        source: Option<Ipv4Addr>,
+        source: Option<IpAddr>,
     ) -> io::Result<()> {
-        let (Some(source), SocketAddr::V4(to)) = (source, to) else {
-            return self.socket.send_to(payload, to).map(drop);
-        };
-        let mut name = v4(to.ip().octets(), to.port());
-        // SAFETY: all-zero is valid for these.
-        let (mut packet, mut message): (libc::in_pktinfo, libc::msghdr) =
-            unsafe { (zeroed(), zeroed()) };
-        packet.ipi_spec_dst.s_addr = u32::from_ne_bytes(source.octets());
+        match (source, to) {
+            (Some(IpAddr::V4(source)), SocketAddr::V4(to)) => {
+                // SAFETY: all-zero is a valid in_pktinfo.
+                let mut packet: libc::in_pktinfo = unsafe { zeroed() };
+                packet.ipi_spec_dst.s_addr = u32::from_ne_bytes(source.octets());
+                let name = v4(to.ip().octets(), to.port());
+                self.send_with(payload, name, libc::IPPROTO_IP, libc::IP_PKTINFO, packet)
+            }
+            (Some(IpAddr::V6(source)), SocketAddr::V6(to)) => {
+                let ipi6_addr = libc::in6_addr { s6_addr: source.octets() };
+                let packet = libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 0 };
+                self.send_with(payload, v6(to), libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, packet)
+            }
+            _ => self.socket.send_to(payload, to).map(drop),
+        }
+    }
+
+    /// To the socket address `name`, with one piece of ancillary data.
+    fn send_with<N, P>(
+        &self,
+        payload: &[u8],
+        mut name: N,
+        level: c_int,
+        kind: c_int,
+        packet: P,
+    ) -> io::Result<()> {
+        // SAFETY: all-zero is valid for it.
+        let mut message: libc::msghdr = unsafe { zeroed() };
         let mut part = libc::iovec {
             iov_base: payload.as_ptr().cast_mut().cast::<c_void>(),
             iov_len: payload.len(),
         };
         let mut control = [0u64; CONTROL / 8];
         message.msg_name = (&raw mut name).cast::<c_void>();
-        message.msg_namelen = size_of::<libc::sockaddr_in>() as u32;
+        message.msg_namelen = size_of::<N>() as u32;
         message.msg_iov = &raw mut part;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast::<c_void>();
-        let size = size_of::<libc::in_pktinfo>() as u32;
-        // SAFETY: CMSG_SPACE computes; the first header and its data lie within `control`, which is aligned for it.
+        let size = size_of::<P>() as u32;
+        // SAFETY: CMSG_SPACE computes, and is less than CONTROL for both kinds of packet information; the first header and its data
+        // lie within `control`, which is aligned for it.
         let sent = unsafe {
             message.msg_controllen = libc::CMSG_SPACE(size) as usize;
             let head = libc::CMSG_FIRSTHDR(&raw const message);
-            (*head).cmsg_level = libc::IPPROTO_IP;
-            (*head).cmsg_type = libc::IP_PKTINFO;
+            (*head).cmsg_level = level;
+            (*head).cmsg_type = kind;
             (*head).cmsg_len = libc::CMSG_LEN(size) as usize;
-            libc::CMSG_DATA(head).cast::<libc::in_pktinfo>().write_unaligned(packet);
+            libc::CMSG_DATA(head).cast::<P>().write_unaligned(packet);
             libc::sendmsg(self.fd(), &raw const message, 0)
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -243,6 +264,16 @@ fn v4(octets: [u8; 4], port: u16) -> libc::sockaddr_in {
     name
 }
 
+fn v6(to: SocketAddrV6) -> libc::sockaddr_in6 {
+    // SAFETY: all-zero is a valid sockaddr_in6.
+    let mut name: libc::sockaddr_in6 = unsafe { zeroed() };
+    name.sin6_family = libc::AF_INET6 as u16;
+    name.sin6_port = to.port().to_be();
+    name.sin6_addr.s6_addr = to.ip().octets();
+    name.sin6_scope_id = to.scope_id();
+    name
+}
+
 fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match c_int::from(name.ss_family) {
         libc::AF_INET => {
@@ -256,7 +287,7 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
             let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in6>() };
             let port = u16::from_be(name.sin6_port);
             let ip = name.sin6_addr.s6_addr.into();
-            Some(std::net::SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into())
+            Some(SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into())
         }
         _ => None,
     }
@@ -271,10 +302,7 @@ fn bind(fd: RawFd, to: SocketAddr) -> io::Result<()> {
             unsafe { libc::bind(fd, (&raw const name).cast(), size) }
         }
         SocketAddr::V6(to) => {
-            // SAFETY: all-zero is a valid sockaddr_in6.
-            let mut name: libc::sockaddr_in6 = unsafe { zeroed() };
-            name.sin6_family = libc::AF_INET6 as u16;
-            name.sin6_port = to.port().to_be();
+            let name = v6(to);
             let size = size_of::<libc::sockaddr_in6>() as u32;
             // SAFETY: a whole sockaddr_in6 and its size.
             unsafe { libc::bind(fd, (&raw const name).cast(), size) }

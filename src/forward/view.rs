@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
 use super::claims::Claims;
 use super::route::RouteTable;
@@ -14,7 +15,7 @@ use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::Family;
 
 /// A NIC's position among the `[[nic]]` of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NicId(pub u8);
 
 impl NicId {

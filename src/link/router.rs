@@ -181,7 +181,7 @@ impl Router {
             if at > now {
                 return at.min(asked.end);
             }
-            speaker.withdraw();
+            speaker.withdraw(now);
             self.farewells += 1;
             self.prepared.statistics.farewells.add(1);
             tracing::info!(
@@ -447,6 +447,9 @@ impl Router {
         };
         for hop in due {
             prepared.ask_kernel(&hop);
+        }
+        if let Some(speaker) = &mut self.speaker {
+            speaker.ask_host(super::sysctl::forwards, now);
         }
         Ok(())
     }

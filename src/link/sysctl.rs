@@ -11,6 +11,12 @@ use std::path::PathBuf;
 
 use super::mirror::Mirror;
 use super::saved::Saved;
+use crate::wire::ip::Family;
+
+/// Does the host forward IPv4?
+pub const FORWARDING_V4: &str = "net/ipv4/ip_forward";
+/// Does the host forward IPv6?
+pub const FORWARDING_V6: &str = "net/ipv6/conf/all/forwarding";
 
 /// What a setting should say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +77,21 @@ pub fn read(path: &str) -> io::Result<Option<String>> {
         Err(e) if is_absent(&e) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Does this host forward for others?
+pub fn forwards(family: Family) -> bool {
+    let path = match family {
+        Family::V4 => FORWARDING_V4,
+        Family::V6 => FORWARDING_V6,
+    };
+    matches!(read(path), Ok(Some(text)) if text != "0")
+}
+
+/// Has this host a device of this name?
+pub fn has_device(name: &str) -> bool {
+    let path = format!("net/ipv4/conf/{name}/forwarding");
+    matches!(read(&path), Ok(Some(_)))
 }
 
 /// Writes a setting; that it is gone is no error.

@@ -586,5 +586,5 @@ fn send_bfd(socket: &DatagramSocket, target: &Target, bytes: &[u8]) -> io::Resul
         IpAddr::V4(address) => SocketAddr::new(address.into(), bfd::PORT),
         IpAddr::V6(address) => SocketAddrV6::new(address, bfd::PORT, 0, target.ifindex).into(),
     };
-    socket.send(bytes, to, target.source)
+    socket.send(bytes, to, target.source.map(IpAddr::V4))
 }

@@ -1,9 +1,12 @@
 //! Is a RIPv2 message from one who knows a key? Keyed MD5 (RFC 2082) and HMAC-SHA (RFC 4822); plain passwords (RFC 2453 section 4.1)
 //! for neighbours that know nothing better.
 //!
-//! Of each neighbour and key the last sequence number is kept: what was heard once does not count twice.
+//! Of each neighbour and key the last sequence number is kept: what was heard once does not count twice. The daemon knows nothing of
+//! signatures; they are taken off before it hears a message and put on after it has spoken.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use hmac::{Hmac, KeyInit, Mac};
@@ -12,7 +15,6 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
 
 use super::Reject;
-use crate::wire::rip::{Item, Message, Version};
 
 const AUTHENTICATION: [u8; 2] = [0xff, 0xff];
 const PASSWORD: u16 = 2;
@@ -100,19 +102,18 @@ impl Key {
 #[derive(Debug, Default)]
 pub struct Keyring {
     keys: Vec<Key>,
-    heard: HashMap<(IpAddr, u8), u32, foldhash::fast::RandomState>,
+    /// Seconds after which a silent neighbour may begin anew.
+    silence: u64,
+    /// By neighbour and key: the last sequence number, and when it was heard.
+    heard: HashMap<(IpAddr, u8), (u32, u64), foldhash::fast::RandomState>,
     sequence: u32,
 }
 
 impl Keyring {
-    /// Without keys nothing is signed, and what is signed is not taken (RFC 2453 section 4.1).
-    pub fn new(keys: Vec<Key>) -> Keyring {
-        Keyring { keys, heard: HashMap::default(), sequence: 0 }
-    }
-
-    /// Entries of a message that a signature takes the place of.
-    pub fn reserve(&self) -> usize {
-        usize::from(!self.keys.is_empty())
+    /// Without keys nothing is signed, and what is signed is not taken (RFC 2453 section 5.2). A neighbour that was silent for longer
+    /// than `silence` may begin with any sequence number: it may have lost its own (RFC 2082 section 3.2.2).
+    pub fn new(keys: Vec<Key>, silence: Duration) -> Keyring {
+        Keyring { keys, silence: silence.as_secs(), ..Keyring::default() }
     }
 
     /// The key to send with: the one that began last; where none is valid any more the last one to end, since silence would cut the
@@ -125,19 +126,21 @@ impl Keyring {
     }
 
     /// `message`, header and entries of at most 24 routes, signed as of `wall` seconds since 1970.
-    pub fn sign(&mut self, message: Vec<u8>, wall: u64) -> Vec<u8> {
+    pub fn sign<'a>(&mut self, message: &'a [u8], wall: u64) -> Cow<'a, [u8]> {
         // RFC 2082 section 3.2.1: never less than what was sent last, also by an earlier run.
         self.sequence = self.sequence.saturating_add(1).max(wall as u32);
         let sequence = self.sequence;
-        let Some(key) = self.current(wall) else { return message };
-        let (header, entries) = message.split_at(HEADER);
+        let Some(key) = self.current(wall) else { return Cow::Borrowed(message) };
+        let Some((header, entries)) = message.split_at_checked(HEADER) else {
+            return Cow::Borrowed(message);
+        };
         let mut signed = header.to_vec();
         signed.extend(AUTHENTICATION);
         if key.algorithm == Algorithm::Password {
             signed.extend(PASSWORD.to_be_bytes());
             signed.extend(padded(&key.secret));
             signed.extend(entries);
-            return signed;
+            return Cow::Owned(signed);
         }
         let length = (message.len() + ENTRY) as u16;
         signed.extend(CRYPTOGRAPHIC.to_be_bytes());
@@ -149,10 +152,10 @@ impl Keyring {
         signed.extend(TRAILER);
         let digest = digest(key, &signed);
         signed.extend(digest);
-        signed
+        Cow::Owned(signed)
     }
 
-    /// The message without what signs it, if `neighbour` may be believed as of `wall`. Version 1 cannot be signed: with keys it is
+    /// The message without all that signs it, if `neighbour` may be believed as of `wall`. Version 1 cannot be signed: with keys it is
     /// refused.
     ///
     /// # Errors
@@ -162,23 +165,23 @@ impl Keyring {
         bytes: &'a [u8],
         neighbour: IpAddr,
         wall: u64,
-    ) -> Result<&'a [u8], Reject> {
+    ) -> Result<Cow<'a, [u8]>, Reject> {
         let Some((&[kind_a, kind_b], field)) = signature(bytes) else {
-            return if self.keys.is_empty() { Ok(bytes) } else { Err(Reject::Unsigned) };
+            return if self.keys.is_empty() { bare(bytes) } else { Err(Reject::Unsigned) };
         };
         if self.keys.is_empty() {
             return Err(Reject::Signed);
         }
         match u16::from_be_bytes([kind_a, kind_b]) {
             PASSWORD => {
-                let is_right = |key: &&Key| {
+                let is_right = |key: &Key| {
                     key.algorithm == Algorithm::Password
                         && key.is_valid(wall)
-                        && padded(&key.secret) == field
+                        && is_equal(&padded(&key.secret), field)
                 };
-                self.keys.iter().find(is_right).map(|_| bytes).ok_or(Reject::Password)
+                if self.keys.iter().any(is_right) { bare(bytes) } else { Err(Reject::Password) }
             }
-            CRYPTOGRAPHIC => self.verify_digest(bytes, field, neighbour, wall),
+            CRYPTOGRAPHIC => bare(self.verify_digest(bytes, field, neighbour, wall)?),
             _ => Err(Reject::SignatureKind),
         }
     }
@@ -210,20 +213,15 @@ impl Keyring {
             return Err(Reject::Digest);
         }
         // RFC 2082 section 3.2.2: not less than the last.
-        let last = self.heard.get(&(neighbour, id)).copied().unwrap_or(0);
-        if sequence < last {
+        let last = self.heard.get(&(neighbour, id));
+        if last.is_some_and(|(last, at)| sequence < *last && wall <= at + self.silence) {
             return Err(Reject::Replayed);
         }
-        if self.heard.len() >= NEIGHBOURS && !self.heard.contains_key(&(neighbour, id)) {
+        if self.heard.len() >= NEIGHBOURS && last.is_none() {
             return Err(Reject::Neighbours);
         }
-        self.heard.insert((neighbour, id), sequence);
+        self.heard.insert((neighbour, id), (sequence, wall));
         Ok(body)
-    }
-
-    /// A neighbour fell silent for so long that its numbers may begin anew (RFC 2082 section 3.2.2).
-    pub fn forget(&mut self, neighbour: IpAddr) {
-        self.heard.retain(|(known, _), _| *known != neighbour);
     }
 }
 
@@ -234,6 +232,19 @@ fn signature(bytes: &[u8]) -> Option<(&[u8; 2], &[u8])> {
         return None;
     }
     Some((first.get(2..4)?.first_chunk()?, &first[4..]))
+}
+
+/// Header and entries without the signature in front. RFC 2453 section 4.1: it stands in the first entry, and nowhere else.
+fn bare(message: &[u8]) -> Result<Cow<'_, [u8]>, Reject> {
+    let signed = if signature(message).is_some() { ENTRY } else { 0 };
+    let Some(entries) = message.get(HEADER + signed..) else { return Ok(Cow::Borrowed(message)) };
+    if entries.chunks(ENTRY).any(|entry| entry.starts_with(&AUTHENTICATION)) {
+        return Err(Reject::SignaturePlace);
+    }
+    Ok(match signed {
+        0 => Cow::Borrowed(message),
+        _ => Cow::Owned([&message[..HEADER], entries].concat()),
+    })
 }
 
 fn padded(secret: &[u8]) -> [u8; 16] {
@@ -284,22 +295,27 @@ fn is_equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-/// Has a message, verified or not, a signature anywhere but in front?
-pub(super) fn is_misplaced(message: &Message<'_>) -> bool {
-    message.version == Version::V2
-        && message.items().skip(1).any(|item| matches!(item, Ok(Item::Authentication(..))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::rip::{Command, Told, header, put};
+    use crate::wire::ip::Family;
+    use crate::wire::rip::{Command, Item, Message, Told, Version, header, put, request_for_all};
+
+    const SILENCE: u64 = 180;
+
+    fn ring(keys: &[Key]) -> Keyring {
+        Keyring::new(keys.to_vec(), Duration::from_secs(SILENCE))
+    }
 
     fn message() -> Vec<u8> {
         let mut bytes = header(Command::Response, Version::V2).to_vec();
         let prefix = "10.1.0.0/16".parse().expect("a prefix");
         put(&mut bytes, Version::V2, Told { prefix, tag: 0, metric: 1 });
         bytes
+    }
+
+    fn signed(ring: &mut Keyring, wall: u64) -> Vec<u8> {
+        ring.sign(&message(), wall).into_owned()
     }
 
     fn key(algorithm: Algorithm, secret: &str) -> Key {
@@ -314,18 +330,18 @@ mod tests {
     fn what_is_signed_is_believed_and_what_is_changed_is_not() {
         for (name, algorithm) in Algorithm::NAMES {
             for secret in ["short", &"x".repeat(16), &"long".repeat(40)] {
-                let mut ours = Keyring::new(vec![key(algorithm, secret)]);
-                let signed = ours.sign(message(), 1000);
-                let mut theirs = Keyring::new(vec![key(algorithm, secret)]);
+                let mut ours = ring(&[key(algorithm, secret)]);
+                let signed = signed(&mut ours, 1000);
+                let mut theirs = ring(&[key(algorithm, secret)]);
                 let body = theirs.verify(&signed, neighbour(), 1000).expect(name);
-                assert!(body.ends_with(&message()[4..]), "{name}");
-                let mut others = Keyring::new(vec![key(algorithm, "other")]);
+                assert_eq!(*body, message(), "{name}");
+                let mut others = ring(&[key(algorithm, "other")]);
                 assert!(others.verify(&signed, neighbour(), 1000).is_err(), "{name}");
                 if algorithm != Algorithm::Password {
                     for at in 0..signed.len() {
                         let mut changed = signed.clone();
                         changed[at] ^= 1;
-                        let mut fresh = Keyring::new(vec![key(algorithm, secret)]);
+                        let mut fresh = ring(&[key(algorithm, secret)]);
                         assert!(fresh.verify(&changed, neighbour(), 1000).is_err(), "{name} {at}");
                     }
                 }
@@ -335,26 +351,69 @@ mod tests {
 
     #[test]
     fn rfc2082_3_2_2_what_was_heard_before_a_newer_one_is_replayed() {
-        let mut ours = Keyring::new(vec![key(Algorithm::HmacSha256, "secret")]);
-        let first = ours.sign(message(), 1000);
-        let second = ours.sign(message(), 1000);
-        let mut theirs = Keyring::new(vec![key(Algorithm::HmacSha256, "secret")]);
+        let mut ours = ring(&[key(Algorithm::HmacSha256, "secret")]);
+        let first = signed(&mut ours, 1000);
+        let second = signed(&mut ours, 1000);
+        let mut theirs = ring(&[key(Algorithm::HmacSha256, "secret")]);
         assert!(theirs.verify(&second, neighbour(), 1000).is_ok());
         assert_eq!(theirs.verify(&first, neighbour(), 1000), Err(Reject::Replayed));
-        theirs.forget(neighbour());
-        assert!(theirs.verify(&first, neighbour(), 1000).is_ok());
+        // Once more the same is no replay: a neighbour may count by the second.
+        assert!(theirs.verify(&second, neighbour(), 1000).is_ok());
+        // One that was away for so long may have lost count.
+        assert_eq!(theirs.verify(&first, neighbour(), 1000 + SILENCE), Err(Reject::Replayed));
+        assert!(theirs.verify(&first, neighbour(), 1001 + SILENCE).is_ok());
+    }
+
+    #[test]
+    fn neighbours_whose_sequence_numbers_are_kept_are_bounded() {
+        let signed = signed(&mut ring(&[key(Algorithm::Md5, "secret")]), 1000);
+        let mut theirs = ring(&[key(Algorithm::Md5, "secret")]);
+        for n in 0..NEIGHBOURS as u32 {
+            let neighbour = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+            assert!(theirs.verify(&signed, neighbour, 1000).is_ok());
+        }
+        let other = "10.9.9.9".parse().expect("an address");
+        assert_eq!(theirs.verify(&signed, other, 1000), Err(Reject::Neighbours));
+        assert!(theirs.verify(&signed, neighbour(), 1000).is_ok(), "a known one");
+    }
+
+    #[test]
+    fn rfc2453_4_1_a_password_is_padded_with_nulls() {
+        let mut ours = ring(&[key(Algorithm::Password, "short")]);
+        assert_eq!(signed(&mut ours, 0)[4..24], *b"\xff\xff\0\x02short\0\0\0\0\0\0\0\0\0\0\0");
+    }
+
+    #[test]
+    fn rfc2453_4_1_a_signature_stands_in_the_first_entry_alone() {
+        let mut ours = ring(&[key(Algorithm::Password, "secret")]);
+        let mut doubled = signed(&mut ours, 0);
+        doubled.extend_from_within(HEADER..HEADER + ENTRY);
+        assert_eq!(ours.verify(&doubled, neighbour(), 0), Err(Reject::SignaturePlace));
+        let mut behind = message();
+        behind.extend_from_slice(&doubled[HEADER..HEADER + 8]);
+        let mut none = Keyring::default();
+        assert_eq!(none.verify(&behind, neighbour(), 0), Err(Reject::SignaturePlace));
+    }
+
+    #[test]
+    fn a_signed_request_for_everything_is_one_still() {
+        let mut ours = ring(&[key(Algorithm::HmacSha1, "secret")]);
+        let signed = ours.sign(&request_for_all(Version::V2), 0).into_owned();
+        let body = ours.verify(&signed, neighbour(), 0).expect("our own");
+        let message = Message::parse(&body, Family::V4).expect("a request");
+        assert_eq!(message.items().collect::<Vec<_>>(), [Ok(Item::WholeTable)]);
     }
 
     #[test]
     fn a_key_counts_within_its_life_and_the_youngest_is_sent_with() {
         let old = Key { id: 1, until: Some(2000), ..key(Algorithm::Md5, "old") };
         let new = Key { id: 2, from: Some(1500), ..key(Algorithm::Md5, "new") };
-        let mut ring = Keyring::new(vec![old, new]);
-        let id = |ring: &mut Keyring, wall| ring.sign(message(), wall)[10];
+        let mut ring = ring(&[old, new]);
+        let id = |ring: &mut Keyring, wall| signed(ring, wall)[10];
         assert_eq!(id(&mut ring, 1000), 1);
         assert_eq!(id(&mut ring, 1600), 2);
-        let mut early = Keyring::new(vec![Key { id: 1, ..key(Algorithm::Md5, "old") }]);
-        let signed = early.sign(message(), 1000);
+        let early = Key { id: 1, ..key(Algorithm::Md5, "old") };
+        let signed = signed(&mut Keyring::new(vec![early], Duration::ZERO), 1000);
         assert!(ring.verify(&signed, neighbour(), 1999).is_ok());
         assert_eq!(ring.verify(&signed, neighbour(), 2000), Err(Reject::KeyId));
     }
@@ -362,9 +421,9 @@ mod tests {
     #[test]
     fn rfc2453_4_1_signed_and_unsigned_do_not_mix() {
         let mut none = Keyring::default();
-        let mut some = Keyring::new(vec![key(Algorithm::Md5, "secret")]);
+        let mut some = ring(&[key(Algorithm::Md5, "secret")]);
         assert_eq!(some.verify(&message(), neighbour(), 0), Err(Reject::Unsigned));
-        let signed = some.sign(message(), 0);
+        let signed = signed(&mut some, 0);
         assert_eq!(none.verify(&signed, neighbour(), 0), Err(Reject::Signed));
         assert!(none.verify(&message(), neighbour(), 0).is_ok());
     }

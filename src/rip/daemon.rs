@@ -1,22 +1,23 @@
-//! The daemon of one family: FIG. 3A, FIG. 3B, and RFC 2453 section 3.9 (RFC 2080 section 2.4). Pure: what it wants sent waits in
-//! [`Daemon::take_sends`], what it learned is in [`Daemon::learned`].
+//! The daemon of one family: FIG. 3A, FIG. 3B, and RFC 2453 section 3.9 (RFC 2080 section 2.4). Pure: an [`Input`] and the time go in;
+//! what it wants sent waits in [`Daemon::take_sends`], what it learned is in [`Daemon::learned`]. The same inputs at the same times yield
+//! the same ([`super::recording`]).
 //!
 //! *The reserve.* The VIPAs go out one unit longer than they need to be. A neighbour that hears two of our NICs and loses the path to
 //! one of them would keep to it until its timeout. When one of our paths dies the live NICs tell the shorter metric for that long: a
 //! shorter route replaces at once whatever the neighbour had (FIG. 3B 346–348).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::auth::{self, Keyring};
-use super::table::{Full, Heard, Origin, Route, Table};
-use super::{Advertise, Learned, NicSettings, Reject, Settings};
+use serde::{Deserialize, Serialize};
+
+use self::output::About;
+use super::table::{Full, Heard, Route, Table};
+use super::{Learned, NicSettings, Reject, Settings, classful};
 use crate::forward::view::NicId;
 use crate::wire::ip::{Family, Prefix};
-use crate::wire::rip::{
-    self, Command, Entry, INFINITY, Item, MOST_ENTRIES, Message, NG_PORT, PORT, Told, Version,
-};
+use crate::wire::rip::{self, Command, Entry, INFINITY, Item, Message, NG_PORT, PORT, Version};
 
 /// RFC 2453 section 3.10.1: between triggered updates, 1 to 5 seconds.
 const TRIGGERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -31,6 +32,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 const TELL_AGAIN: Duration = Duration::from_secs(2);
 /// Neighbours of which rejections are counted.
 const NEIGHBOURS: usize = 256;
+/// Datagrams that may wait to be sent before requests are no longer answered: several whole tables.
+const MOST_WAITING: usize = 8192;
 
 /// 224.0.0.9 (RFC 2453 section 4.5).
 pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 9);
@@ -38,7 +41,7 @@ pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 9);
 pub const NG_GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 9);
 
 /// A real interface, as of now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     /// Which `[[nic]]`.
     pub nic: NicId,
@@ -92,30 +95,40 @@ pub struct Datagram<'a> {
     pub ttl: u8,
     /// Sent to the group, not to us alone.
     pub is_multicast: bool,
-    /// Behind the UDP header.
-    pub payload: &'a [u8],
+    /// Behind the UDP header, without what signed it; or why it is not believed ([`super::auth::Keyring::verify`]).
+    pub message: Result<&'a [u8], Reject>,
 }
 
-/// What is to go out, with the NIC's own address as its source (V5).
+/// What is to go out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Send {
     /// By this NIC.
     pub nic: NicId,
+    /// From this address of the NIC (V5); `None`: it has none that fits, and the kernel chooses.
+    pub from: Option<IpAddr>,
     /// To there; a group, the broadcast address, or a neighbour.
     pub to: SocketAddr,
-    /// Behind the UDP header.
-    pub payload: Vec<u8>,
+    /// Behind the UDP header, yet to be signed.
+    pub message: Vec<u8>,
+}
+
+/// What happens to the daemon.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// [`Daemon::interface_timer`]: all interfaces, as they are now.
+    Interfaces(&'a [Interface]),
+    /// [`Daemon::forwards`].
+    Forwarding(bool),
+    /// [`Daemon::receive`].
+    Heard(Datagram<'a>),
+    /// [`Daemon::tick`].
+    Tick,
+    /// [`Daemon::withdraw`].
+    Withdraw,
 }
 
 /// Rejections of one neighbour.
 pub type Rejects = BTreeMap<(IpAddr, Reject), u64>;
-
-/// What a round of updates is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum About {
-    Everything,
-    News,
-}
 
 /// The daemon.
 #[derive(Debug)]
@@ -125,7 +138,6 @@ pub struct Daemon {
     vipas: Vec<IpAddr>,
     interfaces: Vec<Interface>,
     table: Table,
-    keys: Keyring,
     sends: Vec<Send>,
     rejects: Rejects,
     next_update: Instant,
@@ -139,6 +151,10 @@ pub struct Daemon {
     /// The shorter metric is told until then.
     reserve_until: Option<Instant>,
     is_withdrawn: bool,
+    /// Does the host forward for others?
+    is_forwarding: bool,
+    /// The link-local address that each NIC speaks RIPng from.
+    designated: BTreeMap<NicId, IpAddr>,
     /// NICs by which nobody has answered yet: when to ask again, and how often still.
     asking: Vec<(NicId, Instant, u8)>,
     seed: u64,
@@ -153,13 +169,11 @@ impl Daemon {
         seed: u64,
         now: Instant,
     ) -> Daemon {
-        let keys = if family == Family::V4 { settings.keys.clone() } else { Vec::new() };
         let mut daemon = Daemon {
             family,
             vipas: vipas.iter().copied().filter(|vipa| Family::of(*vipa) == family).collect(),
             interfaces: Vec::new(),
             table: Table::default(),
-            keys: Keyring::new(keys),
             sends: Vec::new(),
             rejects: Rejects::new(),
             next_update: now,
@@ -169,12 +183,25 @@ impl Daemon {
             again: None,
             reserve_until: None,
             is_withdrawn: false,
+            is_forwarding: true,
+            designated: BTreeMap::new(),
             asking: Vec::new(),
             seed: seed | 1,
             settings,
         };
         daemon.next_update = now + daemon.period();
         daemon
+    }
+
+    /// Takes `input` in, as of `now`.
+    pub fn take(&mut self, input: Input<'_>, now: Instant) {
+        match input {
+            Input::Interfaces(interfaces) => self.interface_timer(interfaces, now),
+            Input::Forwarding(is_forwarding) => self.forwards(is_forwarding, now),
+            Input::Heard(datagram) => self.receive(datagram, now),
+            Input::Tick => self.tick(now),
+            Input::Withdraw => self.withdraw(),
+        }
     }
 
     /// What is to be sent, oldest first.
@@ -199,15 +226,15 @@ impl Daemon {
 
     /// The routes that neighbours told of and that lead somewhere.
     pub fn learned(&self) -> impl Iterator<Item = Learned> {
-        self.table.iter().filter_map(|(prefix, route)| match &route.origin {
-            Origin::Learned(ways) if route.garbage.is_none() => {
-                let mut ways: Vec<_> = ways.iter().map(|way| (way.nic, way.gateway)).collect();
-                ways.sort_unstable();
-                ways.dedup();
-                Some(Learned { prefix: *prefix, ways })
-            }
-            _ => None,
+        self.table.iter().filter_map(|(prefix, route)| {
+            let ways = route.ways();
+            (!ways.is_empty()).then_some(Learned { prefix: *prefix, ways })
         })
+    }
+
+    /// The ways to `prefix` that neighbours told of; none: it was not learned, or leads nowhere.
+    pub fn learned_of(&self, prefix: &Prefix) -> Vec<(NicId, IpAddr)> {
+        self.table.get(prefix).map(Route::ways).unwrap_or_default()
     }
 
     /// When [`Daemon::tick`] has something to do.
@@ -220,12 +247,13 @@ impl Daemon {
             .fold(self.next_update, Instant::min)
     }
 
-    /// FIG. 3A, at its timer and at any news of an interface. `wall`: seconds since 1970, for signatures.
-    pub fn interface_timer(&mut self, interfaces: &[Interface], now: Instant, wall: u64) {
+    /// FIG. 3A, at its timer and at any news of an interface.
+    pub fn interface_timer(&mut self, interfaces: &[Interface], now: Instant) {
         let is_path_lost = self.interfaces.iter().any(|old| {
             old.is_live && !interfaces.iter().any(|new| new.nic == old.nic && new.is_live)
         });
         let before = std::mem::replace(&mut self.interfaces, interfaces.to_vec());
+        self.designate();
         let garbage = now + self.settings.garbage;
         let mut reactivated = Vec::new();
         // 303–315: the virtual adapter first, whose routes (319) never time out (307).
@@ -258,19 +286,19 @@ impl Daemon {
         }
         self.asking.retain(|(nic, ..)| interfaces.iter().any(|i| i.nic == *nic && i.is_live));
         for interface in &reactivated {
-            self.greet(interface, wall);
+            self.greet(interface);
             self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
             self.again = Some(now + TELL_AGAIN);
         }
         self.next_aging = self.next_aging.min(garbage);
         if is_path_lost {
             // All VIPAs in full, in the same tick, whatever was sent a moment ago.
-            self.broadcast(About::Everything, wall);
+            self.broadcast(About::Everything);
             self.table.told();
             self.is_triggered = false;
             self.quiet(now);
         } else if self.table.is_changed() {
-            self.trigger(now, wall);
+            self.trigger(now);
         }
     }
 
@@ -289,42 +317,13 @@ impl Daemon {
         (self.settings.metric + reserve).min(INFINITY - 1)
     }
 
-    /// RFC 2453 section 3.9.1: a router that comes up asks for the neighbours' tables, and tells its own.
-    fn greet(&mut self, interface: &Interface, wall: u64) {
-        if self.nic(interface.nic).is_passive {
-            return;
-        }
-        for version in self.spoken() {
-            let request = rip::request_for_all(version);
-            for to in self.everybody(interface, version) {
-                let payload = self.signed(version, request.clone(), wall);
-                self.sends.push(Send { nic: interface.nic, to, payload });
-            }
-        }
-        self.update(interface, About::Everything, wall);
-    }
-
-    fn say_farewell(&mut self, interface: &Interface, wall: u64) {
-        if self.nic(interface.nic).is_passive {
-            return;
-        }
-        let told = self.told(interface.nic, About::Everything);
-        let gone: Vec<Told> =
-            told.into_iter().map(|told| Told { metric: INFINITY, ..told }).collect();
-        for version in self.spoken() {
-            for to in self.everybody(interface, version) {
-                self.send(interface, to, version, &gone, wall);
-            }
-        }
-    }
-
-    fn ask_again(&mut self, now: Instant, wall: u64) {
+    fn ask_again(&mut self, now: Instant) {
         let mut asking = std::mem::take(&mut self.asking);
         for (nic, at, left) in &mut asking {
             if *at <= now {
                 (*at, *left) = (now + ASK_AGAIN, *left - 1);
                 if let Some(interface) = self.interfaces.iter().find(|i| i.nic == *nic).cloned() {
-                    self.greet(&interface, wall);
+                    self.greet(&interface);
                 }
             }
         }
@@ -333,8 +332,8 @@ impl Daemon {
     }
 
     /// FIG. 3B: for each real interface (334) that is active (336) the routes of the table; never over the virtual one.
-    pub fn broadcast_timer(&mut self, now: Instant, wall: u64) {
-        self.broadcast(About::Everything, wall);
+    pub fn broadcast_timer(&mut self, now: Instant) {
+        self.broadcast(About::Everything);
         self.table.told();
         self.is_triggered = false;
         self.next_update = now + self.period();
@@ -342,53 +341,70 @@ impl Daemon {
         self.quiet_until = None;
     }
 
-    fn broadcast(&mut self, about: About, wall: u64) {
-        for interface in std::mem::take(&mut self.interfaces) {
-            if interface.is_live && !self.nic(interface.nic).is_passive {
-                self.update(&interface, about, wall);
-            } else if interface.has_carrier && about == About::Everything {
-                // Who still hears us knows that we are here, and not to come this way: BIRD and FRR speak BFD only to neighbours
-                // of whom they hear.
-                self.say_farewell(&interface, wall);
+    /// RFC 2080 section 2.5.2: of several link-local addresses one, and no other while it is valid.
+    fn designate(&mut self) {
+        for interface in &self.interfaces {
+            let is_kept =
+                self.designated.get(&interface.nic).is_some_and(|old| interface.is_own(*old));
+            let is_link_local =
+                |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
+            let first = interface.addresses.iter().map(|(address, _)| *address).find(is_link_local);
+            if !is_kept && let Some(first) = first {
+                self.designated.insert(interface.nic, first);
+            } else if !is_kept {
+                self.designated.remove(&interface.nic);
             }
-            self.interfaces.push(interface);
+        }
+    }
+
+    /// Does the host forward for others, as it was told last?
+    pub fn is_forwarding(&self) -> bool {
+        self.is_forwarding
+    }
+
+    /// A host that does not forward is no way to what it has learned: with `advertise = "all"` that is told as unreachable.
+    pub fn forwards(&mut self, is_forwarding: bool, now: Instant) {
+        if is_forwarding != self.is_forwarding {
+            self.is_forwarding = is_forwarding;
+            self.table.all_changed();
+            self.trigger(now);
         }
     }
 
     /// Does what is due.
-    pub fn tick(&mut self, now: Instant, wall: u64) {
+    pub fn tick(&mut self, now: Instant) {
         if self.reserve_until.is_some_and(|until| until <= now) {
             self.reserve_until = None;
             self.put_virtual();
-            self.trigger(now, wall);
+            self.trigger(now);
             self.again = Some(now + TELL_AGAIN);
         }
         if self.next_aging <= now {
             self.table.age(now, self.settings.garbage);
             self.next_aging = self.table.next_deadline().unwrap_or(now + self.settings.timeout);
             if self.table.is_changed() {
-                self.trigger(now, wall);
+                self.trigger(now);
             }
         }
-        self.ask_again(now, wall);
+        self.ask_again(now);
         if self.again.is_some_and(|at| at <= now) {
             self.again = None;
-            self.broadcast(About::Everything, wall);
+            self.broadcast(About::Everything);
         }
         if self.next_update <= now {
-            self.broadcast_timer(now, wall);
+            self.broadcast_timer(now);
         } else if self.is_triggered && self.quiet_until.is_none_or(|until| until <= now) {
-            self.trigger(now, wall);
+            self.trigger(now);
         }
     }
 
     /// RFC 2453 section 3.10.1: the first at once, later ones at a distance.
-    fn trigger(&mut self, now: Instant, wall: u64) {
+    fn trigger(&mut self, now: Instant) {
         if self.quiet_until.is_some_and(|until| now < until) {
             self.is_triggered = true;
             return;
         }
-        self.broadcast(About::News, wall);
+        self.broadcast(About::News);
         self.table.told();
         self.is_triggered = false;
         self.quiet(now);
@@ -400,16 +416,16 @@ impl Daemon {
     }
 
     /// Takes leave: from here on all that was ever told is told at metric 16. On all NICs, at once.
-    pub fn withdraw(&mut self, wall: u64) {
+    pub fn withdraw(&mut self) {
         self.is_withdrawn = true;
         self.put_virtual();
-        self.broadcast(About::Everything, wall);
+        self.broadcast(About::Everything);
         self.table.told();
     }
 
     /// Takes a datagram in.
-    pub fn receive(&mut self, datagram: Datagram<'_>, now: Instant, wall: u64) {
-        if let Err(reject) = self.take_in(datagram, now, wall) {
+    pub fn receive(&mut self, datagram: Datagram<'_>, now: Instant) {
+        if let Err(reject) = self.take_in(datagram, now) {
             self.count(datagram.source.ip(), reject);
         }
     }
@@ -425,7 +441,7 @@ impl Daemon {
         *self.rejects.entry((neighbour, reject)).or_default() += 1;
     }
 
-    fn take_in(&mut self, datagram: Datagram<'_>, now: Instant, wall: u64) -> Result<(), Reject> {
+    fn take_in(&mut self, datagram: Datagram<'_>, now: Instant) -> Result<(), Reject> {
         let source = datagram.source.ip();
         let found = self.interfaces.iter().find(|interface| interface.nic == datagram.nic);
         let interface = found.filter(|interface| interface.is_live).ok_or(Reject::NotLive)?.clone();
@@ -433,18 +449,12 @@ impl Daemon {
             // Our own multicast, heard by another NIC on the same link (RFC 2453 section 3.9.2).
             return Ok(());
         }
-        if !interface.is_on_link(source) {
+        let is_neighbour = interface.is_on_link(source);
+        // RFC 2080 section 2.4.1: a query, but not a router, may have an address that is not of the link alone.
+        if !is_neighbour && !interface.networks().any(|network| network.contains(source)) {
             return Err(Reject::NotOnLink);
         }
-        // A digest at the end makes no whole entry: it has to be off before the rest is looked at.
-        let body = match self.family {
-            Family::V4 => self.keys.verify(datagram.payload, source, wall)?,
-            Family::V6 => datagram.payload,
-        };
-        let message = Message::parse(body, self.family)?;
-        if auth::is_misplaced(&message) {
-            return Err(Reject::SignaturePlace);
-        }
+        let message = Message::parse(datagram.message?, self.family)?;
         let is_spoken = match message.version {
             Version::V1 => self.settings.is_v1,
             Version::V2 => self.settings.is_v2,
@@ -455,6 +465,9 @@ impl Daemon {
         }
         let port = if self.family == Family::V4 { PORT } else { NG_PORT };
         let is_from_router = datagram.source.port() == port;
+        if !is_neighbour && (is_from_router || message.command == Command::Response) {
+            return Err(Reject::NotOnLink);
+        }
         match message.command {
             Command::Response if !is_from_router => return Err(Reject::Port),
             // RFC 2080 section 2.4.2: of what is multicast 255 shows that no router has forwarded it. An answer to us alone (FRR's
@@ -467,56 +480,19 @@ impl Daemon {
             _ => {}
         }
         match message.command {
-            Command::Request => self.answer(&message, &interface, datagram.source, wall),
+            Command::Request => {
+                self.answer(&message, &interface, datagram.source, datagram.is_multicast)?;
+            }
             Command::Response => {
                 self.asking.retain(|(nic, ..)| *nic != interface.nic);
                 self.learn(&message, &interface, source, now);
                 self.next_aging = self.next_aging.min(now + self.settings.timeout);
                 if self.table.is_changed() {
-                    self.trigger(now, wall);
+                    self.trigger(now);
                 }
             }
         }
         Ok(())
-    }
-
-    /// RFC 2453 section 3.9.1, RFC 2080 section 2.4.1.
-    fn answer(&mut self, message: &Message<'_>, interface: &Interface, to: SocketAddr, wall: u64) {
-        let version = message.version;
-        let mut wanted = Vec::new();
-        for item in message.items() {
-            match item {
-                Ok(Item::WholeTable) => {
-                    // A silent host does not tell routers; a query from another port is a diagnosis, and is answered.
-                    let port = if self.family == Family::V4 { PORT } else { NG_PORT };
-                    if self.nic(interface.nic).is_passive && to.port() == port {
-                        return;
-                    }
-                    let told = self.told(interface.nic, About::Everything);
-                    self.send(interface, to, version, &told, wall);
-                    return;
-                }
-                Ok(Item::Route(entry)) => wanted.push(entry),
-                Ok(Item::Authentication(..)) => {}
-                Err(error) => self.count(to.ip(), error.into()),
-            }
-        }
-        if wanted.is_empty() {
-            // There is no response to a request without entries.
-            return;
-        }
-        // Entries asked for by name are told as they are, without split horizon; what is unknown is unreachable.
-        let told: Vec<Told> = wanted
-            .iter()
-            .filter_map(|entry| {
-                let prefix = self.prefix(entry, interface)?;
-                let known = self.table.get(&prefix).filter(|route| self.is_told(route));
-                let reached = known.filter(|_| !self.is_withdrawn);
-                let metric = reached.map_or(INFINITY, |route| route.metric);
-                Some(Told { prefix, tag: known.map_or(entry.tag, |route| route.tag), metric })
-            })
-            .collect();
-        self.send(interface, to, version, &told, wall);
     }
 
     /// RFC 2453 section 3.9.2, RFC 2080 section 2.4.2.
@@ -531,7 +507,7 @@ impl Daemon {
             let taken = match item {
                 Ok(Item::Route(entry)) => self.learn_entry(&entry, interface, neighbour, now),
                 // In a response it is the default route of a neighbour that lost it (RIPng writes it the same way).
-                Ok(Item::WholeTable) | Ok(Item::Authentication(..)) => Ok(()),
+                Ok(Item::WholeTable) => Ok(()),
                 Err(error) => self.lost_default(error, interface, neighbour, now),
             };
             if let Err(reject) = taken {
@@ -596,127 +572,13 @@ impl Daemon {
             .map_err(|Full| Reject::TooMany)
     }
 
-    /// Where an entry leads. Version 1, and version 2 without a mask, leave it to the NIC's own mask or the address's class
-    /// (RFC 2453 sections 3.7 and 4.3, RFC 1058 section 3.2).
+    /// Where an entry leads. Version 1, and version 2 without a mask (RFC 2453 section 4.3), leave it to the NIC's own mask or the
+    /// address's class.
     fn prefix(&self, entry: &Entry, interface: &Interface) -> Option<Prefix> {
-        if let Some(length) = entry.length {
-            return Prefix::new(entry.address, length);
-        }
-        let IpAddr::V4(address) = entry.address else { return None };
-        let class = match address.octets()[0] {
-            1..=126 => 8,
-            128..=191 => 16,
-            192..=223 => 24,
-            _ => return None,
-        };
-        let network = Prefix::new(entry.address, class)?;
-        let subnet = interface
-            .networks()
-            .filter(|own| own.length() > class && network.contains(own.address()))
-            .map(|own| own.length())
-            .min();
-        let fits =
-            |length| Prefix::new(entry.address, length).filter(|p| p.address() == entry.address);
-        fits(class).or_else(|| fits(subnet?)).or_else(|| Prefix::new(entry.address, 32))
-    }
-
-    fn update(&mut self, interface: &Interface, about: About, wall: u64) {
-        let told = self.told(interface.nic, about);
-        if told.is_empty() {
-            return;
-        }
-        for version in self.spoken() {
-            for to in self.everybody(interface, version) {
-                self.send(interface, to, version, &told, wall);
-            }
-        }
-    }
-
-    fn is_told(&self, route: &Route) -> bool {
-        match (&route.origin, self.settings.advertise) {
-            (Origin::Virtual, _) | (_, Advertise::All) => true,
-            (Origin::Real(_), advertise) => advertise == Advertise::VirtualAndReal,
-            (Origin::Learned(_), _) => false,
-        }
-    }
-
-    /// What is told by `nic`: routes that leave by it are told as unreachable (RFC 2453 section 3.4.3, split horizon with
-    /// poisoned reverse); its own network is left out, since everybody there knows it better.
-    fn told(&self, nic: NicId, about: About) -> Vec<Told> {
-        let news = |route: &&Route| about == About::Everything || route.is_changed;
-        self.table
-            .iter()
-            .filter(|(_, route)| news(route) && self.is_told(route))
-            .filter(|(_, route)| route.origin != Origin::Real(nic))
-            .map(|(prefix, route)| {
-                let is_gone = self.is_withdrawn || route.leaves_by(nic);
-                let metric = if is_gone { INFINITY } else { route.metric };
-                Told { prefix: *prefix, tag: route.tag, metric }
-            })
-            .collect()
-    }
-
-    /// In as many messages as it takes; none is larger than its version allows.
-    fn send(
-        &mut self,
-        interface: &Interface,
-        to: SocketAddr,
-        version: Version,
-        told: &[Told],
-        wall: u64,
-    ) {
-        let most = match version {
-            Version::Ng => rip::ng_most(interface.mtu),
-            Version::V2 => MOST_ENTRIES - self.keys.reserve(),
-            Version::V1 => MOST_ENTRIES,
-        };
-        for told in told.chunks(most) {
-            let mut payload = rip::header(Command::Response, version).to_vec();
-            for told in told {
-                rip::put(&mut payload, version, *told);
-            }
-            let payload = self.signed(version, payload, wall);
-            self.sends.push(Send { nic: interface.nic, to, payload });
-        }
-    }
-
-    fn signed(&mut self, version: Version, payload: Vec<u8>, wall: u64) -> Vec<u8> {
-        if version == Version::V2 { self.keys.sign(payload, wall) } else { payload }
-    }
-
-    fn spoken(&self) -> Vec<Version> {
-        let settings = &self.settings;
-        let of = |is_spoken: bool, version: Version| is_spoken.then_some(version);
-        [
-            of(settings.is_v1, Version::V1),
-            of(settings.is_v2, Version::V2),
-            of(settings.is_ng, Version::Ng),
-        ]
-        .into_iter()
-        .flatten()
-        .filter(|version| version.family() == self.family)
-        .collect()
-    }
-
-    /// The group; for version 1 the broadcast address of each of the NIC's networks.
-    fn everybody(&self, interface: &Interface, version: Version) -> Vec<SocketAddr> {
-        match version {
-            Version::V2 => vec![SocketAddr::new(GROUP.into(), PORT)],
-            Version::Ng => {
-                vec![SocketAddrV6::new(NG_GROUP, NG_PORT, 0, interface.ifindex).into()]
-            }
-            Version::V1 => interface
-                .addresses
-                .iter()
-                .filter_map(|(address, length)| match address {
-                    IpAddr::V4(address) if *length < 31 => {
-                        let host = u32::MAX >> length;
-                        Some(Ipv4Addr::from(u32::from(*address) | host))
-                    }
-                    _ => None,
-                })
-                .map(|broadcast| SocketAddr::new(broadcast.into(), PORT))
-                .collect(),
+        match (entry.length, entry.address) {
+            (Some(length), address) => Prefix::new(address, length),
+            (None, IpAddr::V4(address)) => classful::prefix(address, interface.networks()),
+            (None, IpAddr::V6(_)) => None,
         }
     }
 
@@ -757,5 +619,6 @@ fn is_destination(prefix: Prefix) -> bool {
     }
 }
 
+mod output;
 #[cfg(test)]
 mod tests;

@@ -2,16 +2,24 @@
 //!
 //! RIP version 1 and 2 (RFC 1058, RFC 2453) and RIPng (RFC 2080). The [`daemon`] is pure: datagrams, interfaces and the time go in,
 //! datagrams and learned routes come out. FIG. 3A is [`daemon::Daemon::interface_timer`], FIG. 3B
-//! [`daemon::Daemon::broadcast_timer`]. [`table`] holds the routes, [`inherited`] those of an earlier run, [`auth`] tells who may be believed, [`speaker`] has the sockets.
+//! [`daemon::Daemon::broadcast_timer`]. [`table`] holds the routes, [`inherited`]
+//! those of an earlier run, [`auth`] tells who may be believed, [`speaker`] has the sockets;
+//! [`recording`] writes down what goes in and comes out, and lets it happen again. `tests/rip` has every sentence of the RFCs with *must*,
+//! *should* or *may*, and the code that obeys it.
 
 pub mod auth;
+mod classful;
 pub mod daemon;
 pub mod inherited;
+pub mod recording;
 pub mod speaker;
 pub mod table;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::wire::ip::Prefix;
 use crate::wire::rip::Malformed;
@@ -43,6 +51,8 @@ pub struct Settings {
     pub nics: Vec<NicSettings>,
     /// Version 2 is signed and has to be signed if there are any.
     pub keys: Vec<auth::Key>,
+    /// Where all that is heard and said is written down.
+    pub record: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -60,27 +70,42 @@ impl Default for Settings {
             most_routes: 20_000,
             nics: Vec::new(),
             keys: Vec::new(),
+            record: None,
         }
     }
 }
 
 /// Of one `[[nic]]`: `[[rip.nic]]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSettings {
     /// Added to what is heard by it, 1 to 15 (RFC 2453 section 3.5).
     pub cost: u8,
     /// Hears, does not speak.
     pub is_passive: bool,
+    /// How what leaves by it is told by it.
+    pub horizon: Horizon,
 }
 
 impl Default for NicSettings {
     fn default() -> NicSettings {
-        NicSettings { cost: 1, is_passive: false }
+        NicSettings { cost: 1, is_passive: false, horizon: Horizon::Poisoned }
     }
 }
 
+/// `[[rip.nic]] horizon` (RFC 2080 section 2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Horizon {
+    /// As unreachable.
+    Poisoned,
+    /// Not at all.
+    Split,
+    /// As anywhere else.
+    None,
+}
+
 /// `[rip] advertise`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Advertise {
     /// The VIPAs in place of the physical addresses (claim 1).
     Virtual,
@@ -131,9 +156,24 @@ pub enum Reject {
     Filtered,
     /// One route more than `routes`.
     TooMany,
+    /// A request while more waits to be sent than the link takes.
+    Busy,
 }
 
 impl Reject {
+    /// Those that a signature is refused for.
+    pub const OF_SIGNATURES: [Reject; 9] = [
+        Reject::Unsigned,
+        Reject::Signed,
+        Reject::Password,
+        Reject::SignatureKind,
+        Reject::SignaturePlace,
+        Reject::KeyId,
+        Reject::Digest,
+        Reject::Replayed,
+        Reject::Neighbours,
+    ];
+
     /// One word for it, as status shows it.
     pub fn name(self) -> &'static str {
         match self {
@@ -160,6 +200,7 @@ impl Reject {
             Reject::Metric => "metric",
             Reject::Filtered => "filtered",
             Reject::TooMany => "too_many",
+            Reject::Busy => "busy",
         }
     }
 }

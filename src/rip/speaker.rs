@@ -1,15 +1,18 @@
 //! The daemon's mouth and ears: a socket for each live NIC and family, driven by the router's poll loop.
 
+use std::borrow::Cow;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::daemon::{Daemon, Datagram, GROUP, Interface, NG_GROUP};
+use super::auth::Keyring;
+use super::daemon::{Daemon, Datagram, GROUP, Input, Interface, NG_GROUP, Send};
 use super::inherited::Inherited;
-use super::{Learned, Settings};
+use super::recording::Recorder;
+use super::{Advertise, Learned, Settings};
 use crate::device::datagram::DatagramSocket;
 use crate::forward::view::NicId;
 use crate::wire::ip::Family;
@@ -37,6 +40,8 @@ pub struct Counts {
     pub unsent: u64,
     /// Messages heard, refused ones too.
     pub heard: u64,
+    /// Families whose learned routes are told as unreachable, since the host does not forward.
+    pub withheld: Vec<Family>,
 }
 
 /// One socket.
@@ -51,11 +56,16 @@ struct Ear {
 pub struct Speaker {
     names: Vec<String>,
     daemons: Vec<(Family, Daemon)>,
+    /// Is what was learned told? Only then the host has to forward.
+    is_router: bool,
+    /// Of version 2.
+    keys: Keyring,
+    recorder: Option<Recorder>,
     ears: Vec<Ear>,
     interfaces: Vec<Interface>,
     counts: Counts,
-    /// As last told by [`Speaker::counts`].
-    counted: u64,
+    /// As last told by [`Speaker::counts`]: messages, and families.
+    counted: (u64, usize),
     is_unfinished: bool,
     /// As last told by [`Speaker::news`]; `None`: there is news in any case.
     told: Option<u64>,
@@ -86,17 +96,25 @@ impl Speaker {
         let spoken = [(Family::V4, settings.is_v1 || settings.is_v2), (Family::V6, settings.is_ng)];
         let seed = wall_nanoseconds();
         let daemon = |family| Daemon::new(family, settings.clone(), vipas, seed, now);
+        let daemons: Vec<(Family, Daemon)> = spoken
+            .into_iter()
+            .filter(|(_, is_spoken)| *is_spoken)
+            .map(|(family, _)| (family, daemon(family)))
+            .collect();
+        let mut recorder = record(settings, now);
+        for (family, _) in &daemons {
+            recorder.iter_mut().for_each(|r| r.start(*family, settings, vipas, seed));
+        }
         Speaker {
             names,
-            daemons: spoken
-                .into_iter()
-                .filter(|(_, is_spoken)| *is_spoken)
-                .map(|(family, _)| (family, daemon(family)))
-                .collect(),
+            daemons,
+            is_router: settings.advertise == Advertise::All,
+            keys: Keyring::new(settings.keys.clone(), settings.timeout),
+            recorder,
             ears: Vec::new(),
             interfaces: Vec::new(),
             counts: Counts::default(),
-            counted: 0,
+            counted: (0, 0),
             is_unfinished: false,
             told: Some(0),
             inherited: Inherited::new(inherited, now + TOLD_ANEW * settings.update),
@@ -112,14 +130,43 @@ impl Speaker {
         self.open(&interfaces, registry);
         if interfaces != self.interfaces {
             self.interfaces = interfaces;
-            let wall = wall_seconds();
             for (family, daemon) in &mut self.daemons {
                 let of_family: Vec<Interface> =
                     self.interfaces.iter().map(|interface| of_family(interface, *family)).collect();
-                daemon.interface_timer(&of_family, now, wall);
+                let input = Input::Interfaces(&of_family);
+                feed(daemon, &mut self.recorder, *family, input, now);
             }
         }
-        self.flush();
+        self.flush(now);
+    }
+
+    /// Asks whether the host forwards, if that matters to what is told.
+    pub fn ask_host(&mut self, forwards: impl Fn(Family) -> bool, now: Instant) {
+        if !self.is_router {
+            return;
+        }
+        for (family, daemon) in &mut self.daemons {
+            let is_forwarding = forwards(*family);
+            if is_forwarding == daemon.is_forwarding() {
+                continue;
+            }
+            feed(daemon, &mut self.recorder, *family, Input::Forwarding(is_forwarding), now);
+            if is_forwarding {
+                tracing::info!(?family, "the host forwards again: learned routes are told");
+            } else {
+                tracing::warn!(
+                    ?family,
+                    "the host does not forward: learned routes are told as unreachable"
+                );
+            }
+        }
+        self.counts.withheld = self
+            .daemons
+            .iter()
+            .filter(|(_, daemon)| !daemon.is_forwarding())
+            .map(|(family, _)| *family)
+            .collect();
+        self.flush(now);
     }
 
     fn open(&mut self, interfaces: &[Interface], registry: &Registry) {
@@ -180,14 +227,18 @@ impl Speaker {
                     Ok(heard) => {
                         self.counts.heard += 1;
                         let payload = &self.buffer[..heard.length.min(LARGEST)];
+                        let message = match family {
+                            Family::V4 => self.keys.verify(payload, heard.source.ip(), wall),
+                            Family::V6 => Ok(Cow::Borrowed(payload)),
+                        };
                         let datagram = Datagram {
                             nic: ear.nic,
                             source: heard.source,
                             ttl: heard.ttl,
                             is_multicast: heard.is_multicast,
-                            payload,
+                            message: message.as_deref().map_err(|reject| *reject),
                         };
-                        daemon.receive(datagram, now, wall);
+                        feed(daemon, &mut self.recorder, family, Input::Heard(datagram), now);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     // Nothing more; or an error of the device, which netlink tells of as well.
@@ -198,32 +249,38 @@ impl Speaker {
         if self.inherited.is_over(now) {
             self.told = None;
         }
-        for (_, daemon) in &mut self.daemons {
+        for (family, daemon) in &mut self.daemons {
             if daemon.next_deadline() <= now {
-                daemon.tick(now, wall);
+                feed(daemon, &mut self.recorder, *family, Input::Tick, now);
             }
         }
-        self.flush();
+        self.flush(now);
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Instant) {
+        let wall = wall_seconds();
         for (family, daemon) in &mut self.daemons {
-            for send in daemon.take_sends() {
-                let ear = self
-                    .ears
-                    .iter()
-                    .find(|ear| ear.nic == send.nic && ear.socket.family() == *family);
-                let source = self
-                    .interfaces
-                    .iter()
-                    .find(|interface| interface.nic == send.nic)
-                    .and_then(physical);
-                let sent = ear.map(|ear| ear.socket.send(&send.payload, send.to, source));
+            let sends = daemon.take_sends();
+            if let Some(recorder) = &mut self.recorder {
+                recorder.output(*family, daemon, &sends, now);
+            }
+            for Send { nic, from, to, message } in sends {
+                let is_it = |ear: &&Ear| ear.nic == nic && ear.socket.family() == *family;
+                let payload = match family {
+                    Family::V4 => self.keys.sign(&message, wall),
+                    Family::V6 => Cow::Borrowed(&message[..]),
+                };
+                let ear = self.ears.iter().find(is_it);
+                let sent = ear.map(|ear| ear.socket.send(&payload, to, from));
                 match sent {
                     Some(Ok(())) => self.counts.sent += 1,
                     Some(Err(_)) | None => self.counts.unsent += 1,
                 }
             }
+        }
+        if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::end_turn) {
+            tracing::warn!(%error, "the recording of RIP ends");
+            self.recorder = None;
         }
     }
 
@@ -251,17 +308,17 @@ impl Speaker {
     }
 
     /// Tells the neighbours that nothing is to be reached by us any more.
-    pub fn withdraw(&mut self) {
-        let wall = wall_seconds();
-        for (_, daemon) in &mut self.daemons {
-            daemon.withdraw(wall);
+    pub fn withdraw(&mut self, now: Instant) {
+        for (family, daemon) in &mut self.daemons {
+            feed(daemon, &mut self.recorder, *family, Input::Withdraw, now);
         }
-        self.flush();
+        self.flush(now);
     }
 
     /// What was done since the last time, if anything was.
     pub fn counts(&mut self) -> Option<Counts> {
-        let done = self.counts.sent + self.counts.unsent + self.counts.heard;
+        let messages = self.counts.sent + self.counts.unsent + self.counts.heard;
+        let done = (messages, self.counts.withheld.len());
         if done == self.counted {
             return None;
         }
@@ -292,12 +349,32 @@ fn open(family: Family, name: &str, ifindex: u32) -> io::Result<DatagramSocket> 
     Ok(socket)
 }
 
-/// The NIC's own address (V5).
-fn physical(interface: &Interface) -> Option<Ipv4Addr> {
-    interface.addresses.iter().find_map(|(address, _)| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    })
+/// Opens the recording that is wanted; that it cannot be written is no reason not to run.
+fn record(settings: &Settings, now: Instant) -> Option<Recorder> {
+    let path = settings.record.as_ref()?;
+    match Recorder::create(path, now) {
+        Ok(recorder) => {
+            tracing::info!(path = %path.display(), "RIP is recorded");
+            Some(recorder)
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "RIP is not recorded");
+            None
+        }
+    }
+}
+
+fn feed(
+    daemon: &mut Daemon,
+    recorder: &mut Option<Recorder>,
+    family: Family,
+    input: Input<'_>,
+    now: Instant,
+) {
+    if let Some(recorder) = recorder {
+        recorder.input(family, input, now);
+    }
+    daemon.take(input, now);
 }
 
 fn wall_seconds() -> u64 {

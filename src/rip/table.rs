@@ -55,6 +55,18 @@ impl Route {
         Route { origin, metric, tag: 0, is_changed: true, garbage: None }
     }
 
+    /// By NIC and gateway, in order; none where it was not learned or is unreachable.
+    pub fn ways(&self) -> Vec<(NicId, IpAddr)> {
+        let Origin::Learned(ways) = &self.origin else { return Vec::new() };
+        if self.garbage.is_some() {
+            return Vec::new();
+        }
+        let mut ways: Vec<_> = ways.iter().map(|way| (way.nic, way.gateway)).collect();
+        ways.sort_unstable();
+        ways.dedup();
+        ways
+    }
+
     /// Would what it covers be sent by `nic`? Split horizon asks this (RFC 2453 section 3.4.3).
     pub fn leaves_by(&self, nic: NicId) -> bool {
         match &self.origin {
@@ -119,6 +131,11 @@ impl Table {
     /// The neighbours were told.
     pub fn told(&mut self) {
         self.routes.values_mut().for_each(|route| route.is_changed = false);
+    }
+
+    /// All routes are news.
+    pub fn all_changed(&mut self) {
+        self.routes.values_mut().for_each(|route| route.is_changed = true);
     }
 
     /// FIG. 3A 319: a route of the virtual adapter.

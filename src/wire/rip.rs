@@ -19,7 +19,6 @@ const HEADER: usize = 4;
 const ENTRY: usize = 20;
 const AF_UNSPECIFIED: u16 = 0;
 const AF_INET: u16 = 2;
-const AF_AUTHENTICATION: u16 = 0xffff;
 /// The metric of an entry that names the next hop of those behind it (RFC 2080 section 2.1.1).
 const NEXT_HOP: u8 = 0xff;
 
@@ -92,7 +91,7 @@ pub enum Malformed {
     Mask,
 }
 
-/// A message that came in, with its entries yet to be read.
+/// A message that came in, without what signed it ([`crate::rip::auth`]), with its entries yet to be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     /// What it is.
@@ -104,13 +103,11 @@ pub struct Message<'a> {
 
 /// What stands at the place of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item<'a> {
+pub enum Item {
     /// A route.
     Route(Entry),
     /// Asks for the whole table, if nothing else stands beside it (RFC 2453 section 3.9.1).
     WholeTable,
-    /// RFC 2453 section 4.1: the kind, and the 16 bytes behind it.
-    Authentication(u16, &'a [u8]),
 }
 
 impl<'a> Message<'a> {
@@ -162,13 +159,13 @@ impl<'a> Message<'a> {
     }
 
     /// Its entries in order; a wrong one does not spoil the others (RFC 2453 section 3.9.2).
-    pub fn items(&self) -> impl Iterator<Item = Result<Item<'a>, Malformed>> + use<'a> {
+    pub fn items(&self) -> impl Iterator<Item = Result<Item, Malformed>> + use<'a> {
         let (version, command, is_alone) = (self.version, self.command, self.len() == 1);
         let mut next_hop = None;
         self.raw().filter_map(move |raw| {
             let item = match version {
                 Version::Ng => ng_item(raw, &mut next_hop),
-                _ => item(raw, version).transpose(),
+                _ => Some(item(raw, version)),
             }?;
             Some(match item {
                 Ok(Item::WholeTable) if command == Command::Request && is_alone => item,
@@ -187,14 +184,11 @@ fn u32_at(raw: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]])
 }
 
-fn item(raw: &[u8], version: Version) -> Result<Option<Item<'_>>, Malformed> {
+fn item(raw: &[u8], version: Version) -> Result<Item, Malformed> {
     let metric = u32_at(raw, 16);
     match u16_at(raw, 0) {
         AF_INET => {}
-        AF_UNSPECIFIED if metric == u32::from(INFINITY) => return Ok(Some(Item::WholeTable)),
-        AF_AUTHENTICATION if version == Version::V2 => {
-            return Ok(Some(Item::Authentication(u16_at(raw, 2), &raw[4..20])));
-        }
+        AF_UNSPECIFIED if metric == u32::from(INFINITY) => return Ok(Item::WholeTable),
         _ => return Err(Malformed::AddressFamily),
     }
     let address = u32_at(raw, 4);
@@ -208,20 +202,17 @@ fn item(raw: &[u8], version: Version) -> Result<Option<Item<'_>>, Malformed> {
         _ => return Err(Malformed::Mask),
     };
     let next_hop = u32_at(raw, 12);
-    Ok(Some(Item::Route(Entry {
+    Ok(Item::Route(Entry {
         address: Ipv4Addr::from(address).into(),
         length,
         tag: if version == Version::V2 { u16_at(raw, 2) } else { 0 },
         next_hop: (next_hop != 0).then(|| Ipv4Addr::from(next_hop).into()),
         metric,
-    })))
+    }))
 }
 
 /// `None`: the entry named a next hop for those behind it.
-fn ng_item<'a>(
-    raw: &'a [u8],
-    next_hop: &mut Option<IpAddr>,
-) -> Option<Result<Item<'a>, Malformed>> {
+fn ng_item(raw: &[u8], next_hop: &mut Option<IpAddr>) -> Option<Result<Item, Malformed>> {
     let mut octets = [0; 16];
     octets.copy_from_slice(&raw[..16]);
     let address = Ipv6Addr::from(octets);

@@ -1,11 +1,12 @@
 //! What a neighbour may send to RIP and RIPng, signed or not: any datagrams at all. The table stays within its bound, the VIPAs' own
 //! routes stay what they are, and all that is sent is what we would read.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use vipa::forward::view::NicId;
-use vipa::rip::auth::{Algorithm, Key};
+use vipa::rip::auth::{Algorithm, Key, Keyring};
 use vipa::rip::daemon::{Daemon, Datagram, Interface};
 use vipa::rip::table::Origin;
 use vipa::rip::{Advertise, NicSettings, Settings};
@@ -28,17 +29,11 @@ fn settings(is_signed: bool) -> Settings {
     };
     Settings {
         is_v1: !is_signed,
-        is_v2: true,
-        is_ng: true,
-        update: Duration::from_secs(30),
-        timeout: Duration::from_secs(180),
-        garbage: Duration::from_secs(120),
         advertise: Advertise::All,
-        metric: 1,
-        accept: Vec::new(),
         most_routes: MOST,
         nics: vec![NicSettings::default(); 2],
         keys: if is_signed { vec![key] } else { Vec::new() },
+        ..Settings::default()
     }
 }
 
@@ -65,8 +60,11 @@ pub(crate) fn check(data: &[u8]) {
     let nic = NicId(how >> 1 & 1);
     let vipas = [address("203.0.113.10"), address("2001:db8::10")];
     let mut now = Instant::now();
-    let mut daemon = Daemon::new(family, settings(how & 4 != 0), &vipas, 1, now);
-    daemon.interface_timer(&[interface(0), interface(1)], now, 0);
+    let settings = settings(how & 4 != 0);
+    let keys = if family == Family::V4 { settings.keys.clone() } else { Vec::new() };
+    let mut keys = Keyring::new(keys, settings.timeout);
+    let mut daemon = Daemon::new(family, settings, &vipas, 1, now);
+    daemon.interface_timer(&[interface(0), interface(1)], now);
     let (neighbour, port) = match family {
         Family::V4 => (address(&format!("10.1.{}.1", nic.0)), 520),
         Family::V6 => (address("fe80::1"), 521),
@@ -77,15 +75,20 @@ pub(crate) fn check(data: &[u8]) {
         rest = next;
         now += Duration::from_secs(u64::from(*seconds));
         let source = SocketAddr::new(neighbour, port);
-        daemon.receive(Datagram { nic, source, ttl: 255, is_multicast: true, payload }, now, 0);
+        let message = match family {
+            Family::V4 => keys.verify(payload, source.ip(), 0),
+            Family::V6 => Ok(Cow::Borrowed(payload)),
+        };
+        let message = message.as_deref().map_err(|reject| *reject);
+        daemon.receive(Datagram { nic, source, ttl: 255, is_multicast: true, message }, now);
         if daemon.next_deadline() <= now {
-            daemon.tick(now, 0);
+            daemon.tick(now);
         }
-        hold(&mut daemon, family);
+        hold(&mut daemon, family, &mut keys);
     }
 }
 
-fn hold(daemon: &mut Daemon, family: Family) {
+fn hold(daemon: &mut Daemon, family: Family, keys: &mut Keyring) {
     let table = daemon.table();
     let is_learned = |origin: &Origin| matches!(origin, Origin::Learned(_));
     assert!(table.iter().filter(|(_, route)| is_learned(&route.origin)).count() <= MOST);
@@ -96,9 +99,12 @@ fn hold(daemon: &mut Daemon, family: Family) {
     };
     assert_eq!(table.get(&vipa).map(|route| &route.origin), Some(&Origin::Virtual));
     for send in daemon.take_sends() {
-        // A digest at its end is no entry.
-        let signed = send.payload.get(4..8) == Some(&[0xff, 0xff, 0, 3]);
-        let body = if signed { send.payload.len() - 20 } else { send.payload.len() };
-        assert!(Message::parse(&send.payload[..body], family).is_ok());
+        assert!(Message::parse(&send.message, family).is_ok());
+        // Our own signature is one that we would believe.
+        if family == Family::V4 {
+            let signed = keys.sign(&send.message, 0).into_owned();
+            let us = address("10.1.9.9");
+            assert_eq!(keys.verify(&signed, us, 0).as_deref(), Ok(&send.message[..]));
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! The neighbours know (V6–V8): FRR and BIRD on the router, both families, signed and not.
 
 pub(crate) mod daemon;
+mod decoded;
+mod forwarding;
 mod leave;
 mod ours;
 mod told;
 
-use vipa::lab::topology::{nic_name, vipas};
+use vipa::lab::topology::{client_address, nic_name, vipas};
 use vipa::wire::ip::Family;
 
 use self::daemon::{Daemon, Kind, Signed};
@@ -47,6 +49,14 @@ fn lives_through_a_dead_nic(kind: Kind, signed: Signed, keys: &str) {
     let routes = || bench.status()["routes"].to_string();
     for prefix in ["10.9.0.0/24", "2001:db8:9::/64"] {
         wait_until("the client's network is learned", || routes().contains(prefix));
+    }
+    // The forwarder's view comes first, the kernel's routes behind it.
+    for family in Family::BOTH {
+        let client = client_address(family).to_string();
+        wait_until("the kernel knows a way", || {
+            let mut command = bench.network.host.command("ip");
+            command.args(["route", "get", &client]).output().expect("ip").status.success()
+        });
     }
     let peer = Peer::listen(&bench.network.client, 7000);
     let open = |family| Conversation::open(&bench.network.host, peer.address(family));
