@@ -1,23 +1,28 @@
-//! What status objects cost the monitor's thread: `cargo bench --bench status`.
+//! What the monitor costs its thread: `cargo bench --bench status`.
 //!
 //! 50 services of 20 servers with 3 status objects each, every one read once a second over a connection that is kept:
 //! 3,000 connections to nginx, 3,000 requests a second. What is told: the processor time of that one thread, as a share
-//! of a core, and the readings that came to a value. Needs root (a network of its own) and nginx.
+//! of a core, with all decisions, half of the services by a preferred server and half by weights. Needs root (a network of its own) and nginx.
 
-use std::cell::Cell;
-use std::net::SocketAddr;
-use std::rc::Rc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::LocalSet;
+use vipa::balance::monitor::{Monitor, ServiceStatus, World};
+use vipa::balance::policy::Policy;
+use vipa::balance::schedule::Balance;
+use vipa::balance::service::{Choose, Mode, OnDeath, Server, Settings, WhenNone};
 use vipa::balance::status::http::{Request, Url};
 use vipa::balance::status::http_status::Expected;
 use vipa::balance::status::prometheus::Selection;
 use vipa::balance::status::tls::Trust;
-use vipa::balance::status::{Every, Instance, Kind, Settings, Sources, build};
+use vipa::balance::status::{self, Every, Kind, Role};
+use vipa::forward::publish::channel;
 use vipa::lab::{Namespace, Process, Scratch};
 
-const SERVERS: u32 = 50 * 20;
+const VIPA: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 10));
+const SERVICES: u32 = 50;
+const SERVERS: u32 = 20;
 const EVERY: Duration = Duration::from_secs(1);
 const WARM_UP: Duration = Duration::from_secs(4);
 const MEASURED: Duration = Duration::from_secs(10);
@@ -30,55 +35,79 @@ fn main() {
     let _server = nginx(&network, &files);
     network.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let local = LocalSet::new();
-        local.block_on(&runtime.expect("a runtime"), measure());
+        runtime.expect("a runtime").block_on(measure());
     });
 }
 
 async fn measure() {
-    let readings = Rc::new(Cell::new((0u32, 0u32)));
-    for server in 0..SERVERS {
-        let last = server.to_be_bytes();
-        // All of 127/8 is this network's own: each server has its address, and nginx is behind them all.
-        let address = SocketAddr::from(([127, 1, last[2], last[3]], 8000));
-        for (number, kind) in kinds().into_iter().enumerate() {
-            let settings = Settings {
-                name: "value".into(),
-                role: None,
-                every: Every::Period(EVERY),
-                timeout: EVERY,
-                kind,
-            };
-            let mut object = build(&settings, &Sources::default());
-            let instance = Instance::new("web", "a", address);
-            let readings = readings.clone();
-            // Spread over the second, as the monitor's jitter does.
-            let offset = EVERY * (server * 3 + number as u32) / (SERVERS * 3);
-            tokio::task::spawn_local(async move {
-                let mut due = tokio::time::Instant::now() + offset;
-                loop {
-                    tokio::time::sleep_until(due).await;
-                    let read = tokio::time::timeout(EVERY, object.read(&instance)).await;
-                    let is_good = matches!(read, Ok(Ok(reading)) if reading.value.is_some());
-                    let (good, bad) = readings.get();
-                    readings.set(if is_good { (good + 1, bad) } else { (good, bad + 1) });
-                    due += EVERY;
-                }
-            });
-        }
-    }
+    let (publisher, _) = channel(0, Arc::default());
+    let world = World { vipas: vec![VIPA], workers: 1 };
+    let balance = Balance::new(Monitor::new(world, publisher));
+    balance.start();
+    let services: Vec<Settings> = (0..SERVICES).map(service).collect();
+    balance.configure(&services).expect("services");
     tokio::time::sleep(WARM_UP).await;
-    readings.set((0, 0));
-    let (began, before) = (Instant::now(), processor_time());
+    let before = (Instant::now(), processor_time(), balance.report());
     tokio::time::sleep(MEASURED).await;
-    let (elapsed, used) = (began.elapsed(), processor_time() - before);
-    let (good, bad) = readings.get();
+    let (elapsed, used, after) =
+        (before.0.elapsed(), processor_time() - before.1, balance.report());
+    let (readings, failed) =
+        (after.readings - before.2.readings, after.failed_readings - before.2.failed_readings);
+    let up = |service: &ServiceStatus| service.servers.iter().filter(|of| of.state == "up").count();
     println!(
-        "{:.1} % of a core, {good} readings in {:.1} s ({:.0} µs each), {bad} failed",
+        "{:.1} % of a core, {readings} readings in {:.1} s ({:.0} µs each), {failed} failed; {} servers up, {} tables published",
         used.as_secs_f64() / elapsed.as_secs_f64() * 100.0,
         elapsed.as_secs_f64(),
-        used.as_secs_f64() * 1e6 / f64::from(good + bad),
+        used.as_secs_f64() * 1e6 / readings as f64,
+        after.services.iter().map(up).sum::<usize>(),
+        after.generation - before.2.generation,
     );
+}
+
+fn service(number: u32) -> Settings {
+    let status = |(name, role, kind): (&str, Option<Role>, Kind)| status::Settings {
+        name: name.into(),
+        role,
+        every: Every::Period(EVERY),
+        timeout: EVERY,
+        kind,
+    };
+    let [http, json, metrics] = kinds();
+    let statuses = [
+        ("busy", Some(Role::Pending), http),
+        ("clients", Some(Role::Clients), json),
+        ("metric", None, metrics),
+    ];
+    // All of 127/8 is this network's own: each server has its address, and nginx is behind them all.
+    let server = |of: u32| {
+        let last = (number * SERVERS + of).to_be_bytes();
+        Server {
+            name: of.to_string().into(),
+            address: IpAddr::from([127, 1, last[2], last[3]]),
+            port: Some(8000),
+            is_local: false,
+            weight: 1,
+            capacity: None,
+            place: (0, 0),
+        }
+    };
+    Settings {
+        name: number.to_string().into(),
+        address: VIPA,
+        ports: 1000 + number as u16..=1000 + number as u16,
+        protocol: 6,
+        mode: Mode::Nat { sources: Vec::new(), keeps_client: false },
+        policy: Policy::LeastLoaded,
+        choose: if number % 2 == 0 { Choose::Preferred } else { Choose::Weighted },
+        hysteresis: 0.1,
+        when_none: WhenNone::Refuse,
+        on_death: OnDeath::Reset,
+        rise: 2,
+        fall: 3,
+        slow_start: Duration::ZERO,
+        statuses: statuses.into_iter().map(status).collect(),
+        servers: (0..SERVERS).map(server).collect(),
+    }
 }
 
 fn kinds() -> [Kind; 3] {

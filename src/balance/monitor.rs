@@ -101,6 +101,8 @@ pub struct Monitor {
     publisher: Publisher<PreferredTable>,
     /// Something in the table changed since it was published.
     is_changed: bool,
+    /// Readings taken, and those of them that failed.
+    readings: (u64, u64),
 }
 
 /// The next free ones.
@@ -169,11 +171,14 @@ impl Monitor {
             table: PreferredTable::default(),
             publisher,
             is_changed: false,
+            readings: (0, 0),
         }
     }
 
     /// Takes a reading, or why there is none, decides anew and publishes.
     pub fn take(&mut self, key: Key, result: Result<Reading, Failure>, now: Instant) -> Next {
+        self.readings.0 += 1;
+        self.readings.1 += u64::from(result.is_err());
         let Some(&(at, place)) = self.places.get(&key.server) else { return Next::Never };
         let service = &mut self.services[at];
         let Some(status) = service.statuses.iter().position(|(id, _)| *id == key.status) else {

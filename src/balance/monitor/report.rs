@@ -15,6 +15,10 @@ use crate::wire::ip::UDP;
 pub struct BalanceStatus {
     /// Number of the table that was published last.
     pub generation: u32,
+    /// Readings taken since the forwarder started.
+    pub readings: u64,
+    /// Those of them that failed.
+    pub failed_readings: u64,
     /// Every `[[service]]`, in the order of the configuration.
     pub services: Vec<ServiceStatus>,
 }
@@ -118,6 +122,8 @@ impl Monitor {
     pub fn report(&self, now: Instant, wall: SystemTime) -> BalanceStatus {
         BalanceStatus {
             generation: self.published().generation,
+            readings: self.readings.0,
+            failed_readings: self.readings.1,
             services: self
                 .services
                 .iter()
