@@ -98,7 +98,7 @@ fn service(number: u32) -> Settings {
         protocol: 6,
         mode: Mode::Nat { sources: Vec::new(), keeps_client: false },
         policy: Policy::LeastLoaded,
-        choose: if number % 2 == 0 { Choose::Preferred } else { Choose::Weighted },
+        choose: if number.is_multiple_of(2) { Choose::Preferred } else { Choose::Weighted },
         hysteresis: 0.1,
         when_none: WhenNone::Refuse,
         on_death: OnDeath::Reset,
