@@ -95,12 +95,13 @@ impl Server {
         namespace.route("::/0", &[Hop::via("2001:db8:2::1")], None).expect("a route");
         let scratch = Scratch::new().expect("a scratch directory");
         let nginx = nginx(&namespace, &scratch, number);
-        let bulk: Vec<_> = Family::BOTH
-            .map(|family| SocketAddr::new(address(number, family), BULK))
-            .into_iter()
-            .collect();
-        let iperf3 =
-            Program::start(&namespace, "iperf3", &["-s", "-p", &BULK.to_string()], &bulk[..0]);
+        let iperf3 = Program::start(&namespace, "iperf3", &["-s", "-p", &BULK.to_string()], &[]);
+        // It serves one client at a time: a connection that only asks would be that one.
+        let socket = format!(":{BULK:04X} 00000000000000000000000000000000:0000 0A");
+        wait_until("iperf3 listens", || {
+            let listed = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/tcp6"));
+            listed.is_ok_and(|listed| listed.contains(&socket))
+        });
         Server { namespace, _nginx: nginx, _iperf3: iperf3, _scratch: scratch }
     }
 
