@@ -322,3 +322,31 @@ fn a_service_without_servers_is_a_warning_and_without_status_objects_a_mistake()
     let found: Vec<_> = errors.mistakes().iter().map(|mistake| &*mistake.found).collect();
     assert_eq!(found, ["the service has no [[service.status]]"]);
 }
+
+#[test]
+fn the_readmes_service_is_read_and_its_defaults_are_true() {
+    let readme = include_str!("../../../README.md");
+    let block = readme.split("```toml service\n").nth(1).unwrap().split("```").next().unwrap();
+    let (config, warnings) =
+        Config::parse(&format!("{HEAD}{block}"), Path::new("vipa.toml")).unwrap();
+    assert!(warnings.is_empty());
+    let [web] = &config.services[..] else { panic!("one service") };
+    assert_eq!(web.servers.len(), 2);
+    let keys = [
+        ("choose", "`\"preferred\"`"),
+        ("hysteresis", "`\"10%\"`"),
+        ("fall`, `rise", "3, 2"),
+        ("on-death", "`\"reset\"`"),
+        ("when-none", "`\"refuse\"`"),
+        ("slow-start", "`\"0s\"`"),
+        ("source", "the default VIPA and `[source] ports`"),
+        ("keep-client", "`false`"),
+    ];
+    for (key, default) in keys {
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).unwrap();
+        assert!(row.ends_with(&format!("| {default} |")), "{row}");
+    }
+    for policy in Policy::names() {
+        assert!(readme.contains(&format!("| `{policy}` |")), "{policy}");
+    }
+}
