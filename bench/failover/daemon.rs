@@ -48,7 +48,11 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Not started; `root`: where trixie's FRR is unpacked.
-    pub(crate) fn new(program: Program, namespace: &Namespace, root: &Path) -> Result<Daemon, Error> {
+    pub(crate) fn new(
+        program: Program,
+        namespace: &Namespace,
+        root: &Path,
+    ) -> Result<Daemon, Error> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let files = Scratch::new()?;
         let handle = match program {
@@ -60,7 +64,12 @@ impl Daemon {
     }
 
     /// On `links`; tells of all that is directly connected, and takes several ways at once.
-    pub(crate) fn start(&mut self, links: &[&str], bfd: Option<Bfd>, timers: Timers) -> Result<(), Error> {
+    pub(crate) fn start(
+        &mut self,
+        links: &[&str],
+        bfd: Option<Bfd>,
+        timers: Timers,
+    ) -> Result<(), Error> {
         match self.program {
             Program::Frr => self.frr(links, bfd, timers),
             Program::Bird => self.bird(links, bfd, timers),
@@ -120,10 +129,8 @@ impl Daemon {
                  transmit-interval {interval}\n exit\nexit\n"
             );
             for link in links {
-                let _ = write!(
-                    text,
-                    "interface {link}\n ip rip bfd\n ip rip bfd profile fast\nexit\n"
-                );
+                let _ =
+                    write!(text, "interface {link}\n ip rip bfd\n ip rip bfd profile fast\nexit\n");
             }
         }
         text.push_str("router rip\n version 2\n allow-ecmp\n redistribute connected\n");
@@ -146,10 +153,16 @@ impl Daemon {
         // In this order: one that asks zebra before it listens asks again much later.
         for name in ["zebra", "mgmtd", "bfdd", "ripd"] {
             let mut command = self.namespace.command("chroot");
-            command
-                .arg(&self.root)
-                .arg(format!("/usr/lib/frr/{name}"))
-                .args(["-N", &self.handle, "-u", "root", "-g", "root", "--log", "stdout"]);
+            command.arg(&self.root).arg(format!("/usr/lib/frr/{name}")).args([
+                "-N",
+                &self.handle,
+                "-u",
+                "root",
+                "-g",
+                "root",
+                "--log",
+                "stdout",
+            ]);
             self.run(&mut command)?;
             self.waits_for(&run.join(format!("{name}.vty")))?;
         }

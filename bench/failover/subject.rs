@@ -82,7 +82,11 @@ pub(crate) enum Running {
 }
 
 impl Running {
-    pub(crate) fn prepare(subject: &Subject, network: &Network, frr: &Path) -> Result<Running, Error> {
+    pub(crate) fn prepare(
+        subject: &Subject,
+        network: &Network,
+        frr: &Path,
+    ) -> Result<Running, Error> {
         match subject.host {
             Host::Vipa => {
                 let files = Scratch::new()?;

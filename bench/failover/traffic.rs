@@ -271,7 +271,8 @@ fn flow<T>(
         let made = make(&network.client)?;
         let after = network.host.counters(&name)?;
         let most = TRIAL as u64 - 2;
-        if after.rx_frames - before.rx_frames >= most && after.tx_frames - before.tx_frames >= most {
+        if after.rx_frames - before.rx_frames >= most && after.tx_frames - before.tx_frames >= most
+        {
             return Ok(made);
         }
     }

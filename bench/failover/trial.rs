@@ -122,6 +122,9 @@ pub(crate) fn round(subject: &Subject, frr: Option<&Path>) -> Result<Round, Erro
             .map_err(|e| format!("{}: {e}\n{}", subject.name, running.log()))?;
         outcomes.push(fail(&network, subject, failure)?);
     }
+    if std::env::var_os("FAILOVER_LOG").is_some() {
+        eprintln!("{}", running.log());
+    }
     Ok(Round { start, outcomes, late: running.late() })
 }
 
@@ -149,9 +152,10 @@ fn ready(network: &Network, neighbour: &Daemon, subject: &Subject) -> Result<(),
         if subject.bfd.is_some() && neighbour.sessions_up()? < 2 {
             lacks = "BFD on both links";
         } else {
-            match Failure::ALL.into_iter().try_for_each(|failure| {
-                Traffic::start(network, failure.nic())?.finish().map(drop)
-            }) {
+            match Failure::ALL
+                .into_iter()
+                .try_for_each(|failure| Traffic::start(network, failure.nic())?.finish().map(drop))
+            {
                 Ok(()) => return Ok(()),
                 Err(_) => lacks = "traffic on both links",
             }
@@ -201,6 +205,9 @@ fn fail(network: &Network, subject: &Subject, failure: Failure) -> Result<Outcom
 
     let base = frames(network, nic)?;
     let mended = Instant::now();
+    if std::env::var_os("FAILOVER_LOG").is_some() {
+        eprintln!("mended {:?}", std::time::SystemTime::now());
+    }
     match failure {
         Failure::Carrier => network.plug_cable(nic)?,
         Failure::Grey => nft(network, "delete table netdev grey")?,

@@ -14,6 +14,7 @@ use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
 use super::{Adapter, Config, Forwarder, Nic, Source, path as paths, replay, rip, rules};
+use crate::path::Probe;
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
@@ -101,6 +102,8 @@ fn read_file(entries: &DeTable<'_>, path: &Path, mistakes: &mut Mistakes<'_>) ->
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
     let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, mistakes);
     let watch = paths::read(optional(&mut file, "path", "[path]", mistakes), mistakes);
+    let has_bfd = watch.probe == Probe::Bfd;
+    let rip = rip.map(|rip| crate::rip::Settings { has_bfd, ..rip });
     for section in NOT_YET {
         if file.get(section).is_some() {
             let found = format!("`{section}` is not in this version of vipa");

@@ -44,6 +44,7 @@ pub(super) fn read(
         most_routes: table.integer("routes", 0..=1_000_000, 20_000, mistakes) as usize,
         nics: read_nics(&mut table, nics, mistakes),
         keys: read_keys(&mut table, mistakes),
+        has_bfd: false, // `[path]` says
     };
     if settings.timeout <= settings.update {
         let span = table.key_span("timeout");

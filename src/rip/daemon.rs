@@ -26,6 +26,9 @@ const JITTER: u32 = 6;
 const REQUESTS: u8 = 5;
 /// … and at this distance, until one answers.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A neighbour that speaks BFD forgets whom it has not heard of since the path died: it is reminded this often, so that a path is known
+/// to be healed as soon as it is.
+const REMINDER: Duration = Duration::from_millis(250);
 /// Neighbours of which rejections are counted.
 const NEIGHBOURS: usize = 256;
 
@@ -136,6 +139,8 @@ pub struct Daemon {
     is_withdrawn: bool,
     /// NICs by which nobody has answered yet: when to ask again, and how often still.
     asking: Vec<(NicId, Instant, u8)>,
+    /// When those behind dead paths are reminded of us.
+    next_reminder: Option<Instant>,
     seed: u64,
 }
 
@@ -164,6 +169,7 @@ impl Daemon {
             reserve_until: None,
             is_withdrawn: false,
             asking: Vec::new(),
+            next_reminder: None,
             seed: seed | 1,
             settings,
         };
@@ -208,7 +214,7 @@ impl Daemon {
     pub fn next_deadline(&self) -> Instant {
         let triggered = self.is_triggered.then(|| self.quiet_until.unwrap_or(self.next_update));
         let asked = self.asking.iter().map(|(_, at, _)| *at).min();
-        [triggered, self.reserve_until, Some(self.next_aging), asked]
+        [triggered, self.reserve_until, Some(self.next_aging), asked, self.next_reminder]
             .into_iter()
             .flatten()
             .fold(self.next_update, Instant::min)
@@ -255,6 +261,9 @@ impl Daemon {
             self.greet(interface, wall);
             self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
         }
+        let is_awaited = interfaces.iter().any(|interface| self.is_awaited(interface));
+        let next = self.next_reminder.unwrap_or(now + REMINDER);
+        self.next_reminder = is_awaited.then_some(next);
         self.next_aging = self.next_aging.min(garbage);
         if is_path_lost {
             // All VIPAs in full, in the same tick, whatever was sent a moment ago.
@@ -300,16 +309,44 @@ impl Daemon {
     }
 
     fn say_farewell(&mut self, interface: &Interface, wall: u64) {
+        let told = self.told(interface.nic, About::Everything);
+        self.say_gone(interface, told, wall);
+    }
+
+    fn say_gone(&mut self, interface: &Interface, told: Vec<Told>, wall: u64) {
         if self.nic(interface.nic).is_passive {
             return;
         }
-        let told = self.told(interface.nic, About::Everything);
         let gone: Vec<Told> =
             told.into_iter().map(|told| Told { metric: INFINITY, ..told }).collect();
         for version in self.spoken() {
             for to in self.everybody(interface, version) {
                 self.send(interface, to, version, &gone, wall);
             }
+        }
+    }
+
+    /// Is the path behind it dead, and to be brought back by a neighbour that has to hear of us first?
+    fn is_awaited(&self, interface: &Interface) -> bool {
+        let can_send = interface.has_carrier && !interface.addresses.is_empty();
+        self.settings.has_bfd && can_send && !interface.is_live
+    }
+
+    fn remind(&mut self, now: Instant, wall: u64) {
+        let Some(at) = self.next_reminder.filter(|at| *at <= now) else { return };
+        self.next_reminder = Some((at + REMINDER).max(now));
+        for interface in std::mem::take(&mut self.interfaces) {
+            if self.is_awaited(&interface) {
+                let vipas = self.table.iter().filter(|(_, route)| route.origin == Origin::Virtual);
+                let told = |(prefix, route): (&Prefix, &Route)| Told {
+                    prefix: *prefix,
+                    tag: route.tag,
+                    metric: INFINITY,
+                };
+                let told = vipas.map(told).collect();
+                self.say_gone(&interface, told, wall);
+            }
+            self.interfaces.push(interface);
         }
     }
 
@@ -365,6 +402,7 @@ impl Daemon {
             }
         }
         self.ask_again(now, wall);
+        self.remind(now, wall);
         if self.next_update <= now {
             self.broadcast_timer(now, wall);
         } else if self.is_triggered && self.quiet_until.is_none_or(|until| until <= now) {

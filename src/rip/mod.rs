@@ -42,6 +42,8 @@ pub struct Settings {
     pub nics: Vec<NicSettings>,
     /// Version 2 is signed and has to be signed if there are any.
     pub keys: Vec<auth::Key>,
+    /// The neighbours are asked by BFD (`[path] probe`): they speak it only with those of whom they hear.
+    pub has_bfd: bool,
 }
 
 /// Of one `[[nic]]`: `[[rip.nic]]`.

@@ -26,6 +26,7 @@ fn settings() -> Settings {
         most_routes: 100,
         nics: vec![NicSettings::default(); 2],
         keys: Vec::<Key>::new(),
+        has_bfd: false,
     }
 }
 
@@ -215,6 +216,26 @@ fn where_the_path_is_dead_and_the_link_is_not_the_vipa_is_told_to_be_gone() {
     world.wait(40);
     let all = world.told(A);
     assert!(!all.is_empty() && all.iter().all(|(_, metric)| *metric == 16), "{all:?}");
+}
+
+#[test]
+fn a_neighbour_with_bfd_behind_a_dead_path_is_reminded_until_it_heals() {
+    for (has_bfd, least, most) in [(false, 0, 0), (true, 30, 40)] {
+        let mut world = World::new(Family::V4, Settings { has_bfd, ..settings() });
+        world.wait(6);
+        world.interfaces[0].is_live = false;
+        world.look();
+        world.daemon.take_sends();
+        world.wait(10);
+        let reminded = world.told(A);
+        assert!((least..=most).contains(&reminded.len()), "{}", reminded.len());
+        assert!(reminded.iter().all(|one| *one == ("203.0.113.10/32".to_owned(), 16)));
+        world.interfaces[0].is_live = true;
+        world.look();
+        world.daemon.take_sends();
+        world.wait(10);
+        assert!(world.told(A).len() < 10);
+    }
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn settings(is_signed: bool) -> Settings {
         most_routes: MOST,
         nics: vec![NicSettings::default(); 2],
         keys: if is_signed { vec![key] } else { Vec::new() },
+        has_bfd: true,
     }
 }
 
