@@ -1,5 +1,5 @@
 //! How long do a pulled cable, a path that dies behind a live link, and a start interrupt traffic to a VIPA, next to what others
-//! need in vipa's place? `cargo bench --bench failover [-- --rounds N] [--quick] [--subject A,B]`, as root.
+//! need in vipa's place? `cargo bench --bench failover [-- --rounds N] [--quick] [--subject A,B] [--failure F]`, as root.
 //!
 //! ```text
 //! client ── router ══ two links ══ host with the VIPA
@@ -35,6 +35,7 @@ const SLOW_ROUNDS: usize = 3;
 struct Arguments {
     rounds: usize,
     subjects: Vec<Subject>,
+    failures: Vec<Failure>,
 }
 
 fn main() -> Result<(), Error> {
@@ -59,7 +60,7 @@ fn main() -> Result<(), Error> {
             results.push(json!({ "subject": subject.name, "missing": why }));
             continue;
         }
-        let rounds = rounds(subject, arguments.rounds, frr_root)?;
+        let rounds = rounds(subject, &arguments, frr_root)?;
         print(subject, &rounds);
         let one = |round: &Round| {
             let outcomes: Vec<_> = round.outcomes.iter().map(Outcome::json).collect();
@@ -81,7 +82,8 @@ fn main() -> Result<(), Error> {
 }
 
 fn arguments() -> Result<Arguments, Error> {
-    let mut arguments = Arguments { rounds: 10, subjects: SUBJECTS.to_vec() };
+    let (subjects, failures) = (SUBJECTS.to_vec(), Failure::ALL.to_vec());
+    let mut arguments = Arguments { rounds: 10, subjects, failures };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -99,6 +101,13 @@ fn arguments() -> Result<Arguments, Error> {
                 let chosen: Result<Vec<_>, _> = chosen.collect();
                 arguments.subjects = chosen
                     .map_err(|name| format!("no subject {name:?}; there are {}", all.join(", ")))?;
+            }
+            "--failure" => {
+                let name = words.next().unwrap_or_default();
+                arguments.failures.retain(|failure| failure.name() == name);
+                if arguments.failures.is_empty() {
+                    return Err(format!("no failure {name:?}; there are carrier, grey").into());
+                }
             }
             other => return Err(format!("unknown argument {other:?}").into()),
         }
@@ -125,10 +134,15 @@ fn frr() -> Result<Result<PathBuf, String>, Error> {
     Ok(Err(why))
 }
 
-fn rounds(subject: &Subject, count: usize, frr: Option<&Path>) -> Result<Vec<Round>, Error> {
+fn rounds(
+    subject: &Subject,
+    arguments: &Arguments,
+    frr: Option<&Path>,
+) -> Result<Vec<Round>, Error> {
+    let (count, failures) = (arguments.rounds, arguments.failures.as_slice());
     if !subject.is_slow() {
         let one = |number| {
-            let round = trial::round(subject, frr)?;
+            let round = trial::round(subject, failures, frr)?;
             progress(subject, number, count, &round);
             Ok(round)
         };
@@ -138,7 +152,7 @@ fn rounds(subject: &Subject, count: usize, frr: Option<&Path>) -> Result<Vec<Rou
     eprintln!("{}: {count} rounds at the same time, each of some four minutes", subject.name);
     thread::scope(|scope| {
         let started: Vec<_> =
-            (0..count).map(|_| scope.spawn(|| trial::round(subject, frr))).collect();
+            (0..count).map(|_| scope.spawn(|| trial::round(subject, failures, frr))).collect();
         let mut rounds = Vec::new();
         for (number, thread) in (1..).zip(started) {
             let round = thread.join().map_err(|_| "a round panicked")??;
@@ -172,7 +186,9 @@ fn milliseconds(value: Option<f64>) -> String {
 fn print(subject: &Subject, rounds: &[Round]) {
     let count = rounds.len();
     let late: u64 = rounds.iter().map(|round| round.late).sum();
-    for failure in Failure::ALL {
+    let mut failures: Vec<Failure> = Vec::new();
+    failures.extend(rounds[0].outcomes.iter().map(|outcome| outcome.failure));
+    for failure in failures {
         let all = || rounds.iter().flat_map(|round| &round.outcomes);
         let of = || all().filter(|outcome| outcome.failure == failure);
         let both = |value: fn(&Outcome) -> Option<f64>| spread(of().map(value).collect());

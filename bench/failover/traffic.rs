@@ -230,18 +230,22 @@ impl Traffic {
         let sent = self.sender.join().map_err(panicked)?;
         let answers = self.receiver.join().map_err(panicked)?;
         self.side.join().map_err(panicked)?;
-        // A writer that waits for a dead connection ends with it.
         let deadline = Instant::now() + TCP_PATIENCE;
-        while !self.writer.is_finished() && Instant::now() < deadline {
+        let is_over = || self.writer.is_finished() && self.reader.is_finished();
+        while !is_over() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
-        if !self.writer.is_finished() {
+        let is_stuck = !is_over();
+        if is_stuck {
             let _ = self.stream.shutdown(Shutdown::Both);
         }
         let written = self.writer.join().map_err(panicked)?;
         let (heard, ended) = self.reader.join().map_err(panicked)?;
         let returned = self.shared.returned.load(Ordering::Relaxed);
         let tcp = match (written, ended) {
+            _ if is_stuck => {
+                Some(format!("{returned} bytes came back, and nothing more in {TCP_PATIENCE:?}"))
+            }
             (Err(error), _) | (_, Err(error)) => Some(error.to_string()),
             (Ok(written), _) if written != returned => {
                 Some(format!("{returned} of {written} bytes came back"))

@@ -104,7 +104,11 @@ pub(crate) struct Round {
 }
 
 /// Plays it.
-pub(crate) fn round(subject: &Subject, frr: Option<&Path>) -> Result<Round, Error> {
+pub(crate) fn round(
+    subject: &Subject,
+    failures: &[Failure],
+    frr: Option<&Path>,
+) -> Result<Round, Error> {
     let network = Network::new(2)?;
     as_linux_is(&network)?;
     let router = if frr.is_some() { subject.router } else { Program::Bird };
@@ -114,10 +118,15 @@ pub(crate) fn round(subject: &Subject, frr: Option<&Path>) -> Result<Round, Erro
     let _server = Server::start(&network.host)?;
     let mut running = Running::prepare(subject, &network, root)?;
     thread::sleep(LONG_UP);
+    let _dump = std::env::var_os("FAILOVER_DUMP").map(|to| {
+        let mut command = network.host.command("tcpdump");
+        command.args(["-U", "-i", "eth2", "-w"]).arg(to).arg("port 520 or port 3784 or arp");
+        vipa::lab::Process::start(&mut command, Path::new("/tmp/tcpdump.log"))
+    });
     let start = first_answer(&network.client, START_LIMIT, || running.start(subject, &network))?;
     let start = start.map(|time| time.as_secs_f64() * 1e3);
     let mut outcomes = Vec::new();
-    for failure in Failure::ALL {
+    for failure in failures.iter().copied() {
         ready(&network, &neighbour, subject)
             .map_err(|e| format!("{}: {e}\n{}", subject.name, running.log()))?;
         outcomes.push(fail(&network, subject, failure)?);
