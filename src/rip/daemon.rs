@@ -24,8 +24,8 @@ const TRIGGERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 const JITTER: u32 = 6;
 /// A neighbour whose end of the link comes up later than ours hears nothing of the first request: it is asked again, so often …
 const REQUESTS: u8 = 5;
-/// … and at this distance, until one answers.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// … after so long, then after twice as long each time, until one answers (FRR hears nothing in the first second of a link).
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// A neighbour that speaks BFD forgets whom it has not heard of since the path died: it is reminded this often, so that a path is known
 /// to be healed as soon as it is.
 const REMINDER: Duration = Duration::from_millis(250);
@@ -137,7 +137,7 @@ pub struct Daemon {
     /// The shorter metric is told until then.
     reserve_until: Option<Instant>,
     is_withdrawn: bool,
-    /// NICs by which nobody has answered yet: when to ask again, and how often still.
+    /// NICs by which nobody has answered yet: when to ask again, and how often it was asked again.
     asking: Vec<(NicId, Instant, u8)>,
     /// When those behind dead paths are reminded of us.
     next_reminder: Option<Instant>,
@@ -259,7 +259,7 @@ impl Daemon {
         self.asking.retain(|(nic, ..)| interfaces.iter().any(|i| i.nic == *nic && i.is_live));
         for interface in &reactivated {
             self.greet(interface, wall);
-            self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
+            self.asking.push((interface.nic, now + ASK_AGAIN, 0));
         }
         let is_awaited = interfaces.iter().any(|interface| self.is_awaited(interface));
         let next = self.next_reminder.unwrap_or(now + REMINDER);
@@ -352,15 +352,16 @@ impl Daemon {
 
     fn ask_again(&mut self, now: Instant, wall: u64) {
         let mut asking = std::mem::take(&mut self.asking);
-        for (nic, at, left) in &mut asking {
+        for (nic, at, asked) in &mut asking {
             if *at <= now {
-                (*at, *left) = (now + ASK_AGAIN, *left - 1);
+                *asked += 1;
+                *at = now + ASK_AGAIN * 2_u32.pow((*asked).into());
                 if let Some(interface) = self.interfaces.iter().find(|i| i.nic == *nic).cloned() {
                     self.greet(&interface, wall);
                 }
             }
         }
-        asking.retain(|(.., left)| *left > 0);
+        asking.retain(|(.., asked)| *asked < REQUESTS);
         self.asking = asking;
     }
 
