@@ -316,7 +316,7 @@ pub struct PathStatus {
     pub nic: String,
     /// Its address.
     pub address: String,
-    /// `unknown` (it never answered), `up` or `dead`.
+    /// `unknown` (it never answered), `up`, `dead`, or `waking` (it answers again, but not yet over BFD).
     pub state: String,
     /// Times that it died.
     pub deaths: u64,

@@ -68,8 +68,12 @@ impl HoldDown {
                 Some((index, _)) => (NicState::Live, index),
             })
             .collect();
-        let states = self.nics.iter_mut().zip(&links);
-        let states = states.map(|(track, (state, index))| track.observe(*state, *index, now));
+        let states = self.nics.iter_mut().zip(&links).zip((0..).map(NicId));
+        let states =
+            states.map(|((track, (state, index)), id)| match track.observe(*state, *index, now) {
+                NicState::Live if is_waking(paths, id) => NicState::HeldDown,
+                state => state,
+            });
         let states = states.collect();
         let is_watched = |hop: &Hop| paths.iter().any(|(watched, ..)| watched == *hop);
         self.hops.retain(|hop, _| is_watched(hop));
@@ -77,8 +81,9 @@ impl HoldDown {
         for (hop, state, _) in paths.iter() {
             let Some(nic) = config.nics.get(hop.0.index()) else { continue };
             let track = self.hops.entry(hop).or_insert_with(|| Track::new(nic.hold_down));
-            let state = if state == State::Dead { NicState::NoPath } else { NicState::Live };
-            hops.insert(hop, track.observe(state, 0, now) != NicState::Live);
+            let seen = if state == State::Dead { NicState::NoPath } else { NicState::Live };
+            let is_held = track.observe(seen, 0, now) != NicState::Live;
+            hops.insert(hop, is_held || state == State::Waking);
         }
         Health::with_hops(states, &hops)
     }
@@ -92,9 +97,19 @@ impl HoldDown {
 
 /// Some next hop behind the NIC answered once, and none does now.
 fn is_deserted(paths: &Paths, nic: NicId) -> bool {
+    all_are(paths, nic, |state| state == State::Dead)
+}
+
+/// Some answer again, and none is to be used yet.
+fn is_waking(paths: &Paths, nic: NicId) -> bool {
+    all_are(paths, nic, |state| matches!(state, State::Dead | State::Waking))
+}
+
+/// Of the next hops behind the NIC that ever answered.
+fn all_are(paths: &Paths, nic: NicId, is_such: impl Fn(State) -> bool) -> bool {
     let mut known =
         paths.iter().filter(|(hop, state, _)| hop.0 == nic && *state != State::Unknown).peekable();
-    known.peek().is_some() && known.all(|(_, state, _)| state == State::Dead)
+    known.peek().is_some() && known.all(|(_, state, _)| is_such(state))
 }
 
 impl Track {
@@ -188,6 +203,27 @@ mod tests {
         let (mut track, start) = (track(), Instant::now());
         track.observe(NicState::Live, 2, start);
         assert_eq!(track.observe(NicState::Live, 7, start), NicState::HeldDown);
+    }
+
+    #[test]
+    fn what_answers_again_waits_out_its_hold_down_and_is_used_when_bfd_is_up() {
+        let (config, mirror) =
+            (crate::link::plan::tests::config(), crate::link::plan::tests::mirror());
+        let hop: Hop = (NicId(0), "10.1.1.1".parse().expect("an address"));
+        let (mut hold_down, mut paths) = (HoldDown::new(&config), Paths::default());
+        let start = Instant::now();
+        paths.follow(&std::collections::BTreeSet::from([hop]), start);
+        let mut look = |state, seconds| {
+            paths.report(hop, state);
+            let now = start + Duration::from_secs(seconds);
+            let health = hold_down.observe(&config, &mirror, &paths, now);
+            (health.state(hop.0), health.resting.contains(&hop))
+        };
+        assert_eq!(look(State::Up, 0), (NicState::Live, false));
+        assert_eq!(look(State::Dead, 1), (NicState::NoPath, true));
+        assert_eq!(look(State::Waking, 2), (NicState::HeldDown, true));
+        assert_eq!(look(State::Waking, 60), (NicState::HeldDown, true), "BFD is not up");
+        assert_eq!(look(State::Up, 60), (NicState::Live, false), "it has waited already");
     }
 
     #[test]

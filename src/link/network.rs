@@ -154,6 +154,9 @@ impl Network {
             match state {
                 State::Dead => tracing::warn!(nic = nic.name, next_hop = %hop.1, "does not answer"),
                 State::Up => tracing::info!(nic = nic.name, next_hop = %hop.1, "answers"),
+                State::Waking => {
+                    tracing::info!(nic = nic.name, next_hop = %hop.1, "answers, but not over BFD");
+                }
                 State::Unknown => {}
             }
         }

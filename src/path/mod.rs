@@ -70,6 +70,8 @@ pub enum State {
     Up,
     /// It answered before, and does not now.
     Dead,
+    /// It was dead and answers again, but does not speak BFD yet: not to be used, and its hold-down runs already.
+    Waking,
 }
 
 impl State {
@@ -79,6 +81,7 @@ impl State {
             State::Unknown => "unknown",
             State::Up => "up",
             State::Dead => "dead",
+            State::Waking => "waking",
         }
     }
 }

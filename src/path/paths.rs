@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::{Hop, State};
 
-/// A dead next hop to which no route leads any more is asked for so long still: the routes that RIP told by it are gone because it is
-/// dead, and asking no longer would make it pass for alive.
+/// A next hop that died, and to which no route leads any more, is asked for so long still: the routes that RIP told by it are gone because
+/// it is dead, and come back only when it is in use again. Asking no longer would make it pass for alive, or end its BFD session.
 const KEPT: Duration = Duration::from_secs(180);
 /// Next hops watched at most.
 const MOST: usize = 256;
@@ -22,6 +22,8 @@ struct Known {
     state: State,
     /// It has answered at any time.
     has_answered: bool,
+    /// It died, and no route has come back to it since.
+    is_awaited: bool,
     /// No route leads to it since.
     left: Option<Instant>,
 }
@@ -30,14 +32,16 @@ impl Paths {
     /// The next hops to which routes lead now.
     pub fn follow(&mut self, hops: &BTreeSet<Hop>, now: Instant) {
         for hop in hops.iter().take(MOST) {
-            self.known.entry(*hop).or_default().left = None;
+            let known = self.known.entry(*hop).or_default();
+            known.left = None;
+            known.is_awaited &= known.state != State::Up;
         }
         self.known.retain(|hop, known| {
             if hops.contains(hop) {
                 return true;
             }
             let left = *known.left.get_or_insert(now);
-            known.state == State::Dead && now.duration_since(left) < KEPT
+            known.is_awaited && now.duration_since(left) < KEPT
         });
     }
 
@@ -45,6 +49,7 @@ impl Paths {
     pub fn report(&mut self, hop: Hop, state: State) -> bool {
         let Some(known) = self.known.get_mut(&hop) else { return false };
         known.has_answered |= state == State::Up;
+        known.is_awaited |= state == State::Dead;
         std::mem::replace(&mut known.state, state) != state
     }
 
@@ -85,6 +90,22 @@ mod tests {
         paths.follow(&BTreeSet::new(), start + KEPT);
         assert_eq!(states(&paths), []);
         assert!(!paths.report(hop(1), State::Up), "nobody asked");
+    }
+
+    #[test]
+    fn one_that_healed_is_kept_until_its_route_is_back() {
+        let (mut paths, start) = (Paths::default(), Instant::now());
+        let route = BTreeSet::from([hop(1)]);
+        paths.follow(&route, start);
+        paths.report(hop(1), State::Dead);
+        paths.follow(&BTreeSet::new(), start);
+        paths.report(hop(1), State::Waking);
+        paths.report(hop(1), State::Up);
+        paths.follow(&BTreeSet::new(), start);
+        assert_eq!(states(&paths), [(hop(1), State::Up)], "it waits out its hold-down");
+        paths.follow(&route, start);
+        paths.follow(&BTreeSet::new(), start);
+        assert_eq!(states(&paths), [], "as any other whose route is gone");
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Prober {
                     (self.state, self.in_a_row) = (State::Dead, 0);
                 }
             }
-            State::Unknown | State::Dead => self.in_a_row = 0,
+            _ => self.in_a_row = 0,
         }
     }
 
@@ -89,7 +89,7 @@ impl Prober {
                 return;
             }
             State::Unknown => 1,
-            State::Dead => self.rise,
+            _ => self.rise,
         };
         self.in_a_row += 1;
         if self.in_a_row >= needed {

@@ -181,7 +181,41 @@ impl Ear {
 #[derive(Debug)]
 enum Method {
     Neighbour(Prober),
-    Bfd(Box<Session>, DatagramSocket),
+    Bfd(Box<Spoken>),
+}
+
+/// A session and its socket.
+#[derive(Debug)]
+struct Spoken {
+    session: Session,
+    socket: DatagramSocket,
+    /// While the session is dead: does the next hop answer at all? A session takes a second and more to come up, and the hold-down
+    /// need not wait for it.
+    waking: Option<Prober>,
+}
+
+impl Spoken {
+    fn state(&self) -> State {
+        let answers = self.waking.as_ref().is_some_and(|prober| prober.state() == State::Up);
+        match self.session.state() {
+            State::Dead if answers => State::Waking,
+            state => state,
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let next = self.session.next_deadline();
+        self.waking.as_ref().map_or(next, |prober| prober.next_deadline().min(next))
+    }
+
+    /// Is the next hop to be asked whether it answers?
+    fn wakes(&mut self, settings: &Settings, now: Instant) -> bool {
+        if self.session.state() != State::Dead {
+            self.waking = None;
+            return false;
+        }
+        self.waking.get_or_insert_with(|| Prober::new(settings, false, now)).tick(now)
+    }
 }
 
 #[derive(Debug)]
@@ -198,14 +232,14 @@ impl Watched {
     fn state(&self) -> State {
         match &self.method {
             Method::Neighbour(prober) => prober.state(),
-            Method::Bfd(session, _) => session.state(),
+            Method::Bfd(spoken) => spoken.state(),
         }
     }
 
     fn next_deadline(&self) -> Instant {
         match &self.method {
             Method::Neighbour(prober) => prober.next_deadline(),
-            Method::Bfd(session, _) => session.next_deadline(),
+            Method::Bfd(spoken) => spoken.next_deadline(),
         }
     }
 }
@@ -267,9 +301,9 @@ impl Watch {
     /// Who has a session is told that its end means nothing.
     fn end(&mut self) {
         for watched in self.watched.values_mut() {
-            if let Method::Bfd(session, socket) = &mut watched.method {
-                let bytes = session.withdraw();
-                let _ = send_bfd(socket, &watched.target, &bytes);
+            if let Method::Bfd(spoken) = &mut watched.method {
+                let bytes = spoken.session.withdraw();
+                let _ = send_bfd(&spoken.socket, &watched.target, &bytes);
             }
         }
     }
@@ -284,6 +318,8 @@ impl Watch {
         let mut needed: BTreeMap<(NicId, Kind), &Target> = BTreeMap::new();
         for target in &targets {
             needed.insert((target.hop.0, self.kind(target.hop.1)), target);
+            // With BFD as well: see `Spoken::waking`.
+            needed.insert((target.hop.0, Kind::Neighbour(Family::of(target.hop.1))), target);
         }
         self.ears.retain(|key, ear| {
             let is_needed = needed.get(key).is_some_and(|target| target.ifindex == ear.ifindex);
@@ -338,7 +374,8 @@ impl Watch {
                 let seed = self.random();
                 let discr = self.discriminator();
                 let session = Session::new(&self.settings.bfd, discr, has_answered, seed, now);
-                Method::Bfd(Box::new(session), self.source(&target)?)
+                let socket = self.source(&target)?;
+                Method::Bfd(Box::new(Spoken { session, socket, waking: None }))
             }
             _ => Method::Neighbour(Prober::new(&self.settings, has_answered, now)),
         };
@@ -377,7 +414,7 @@ impl Watch {
     fn discriminator(&mut self) -> u32 {
         let is_taken = |watch: &Watch, discr: u32| {
             watch.watched.values().any(|watched| match &watched.method {
-                Method::Bfd(session, _) => session.local_discr() == discr,
+                Method::Bfd(spoken) => spoken.session.local_discr() == discr,
                 Method::Neighbour(_) => false,
             })
         };
@@ -446,26 +483,31 @@ impl Watch {
     }
 
     fn ask(&mut self, now: Instant) {
-        for watched in self.watched.values_mut() {
-            let target = &watched.target;
-            let sent = match &mut watched.method {
+        let ears = &self.ears;
+        let ask = |target: &Target, mac| {
+            let kind = Kind::Neighbour(Family::of(target.hop.1));
+            let ear = ears.get(&(target.hop.0, kind))?;
+            Some(ask_neighbour(&ear.socket, target, mac))
+        };
+        for Watched { target, method, mac, counts, .. } in self.watched.values_mut() {
+            let sent = match method {
                 Method::Neighbour(prober) => {
-                    if !prober.tick(now) {
-                        continue;
-                    }
-                    let kind = Kind::Neighbour(Family::of(target.hop.1));
-                    let Some(ear) = self.ears.get(&(target.hop.0, kind)) else { continue };
-                    let mac = watched.mac.filter(|_| !prober.is_doubtful());
-                    ask_neighbour(&ear.socket, target, mac)
+                    let is_asked = prober.tick(now);
+                    let mac = mac.filter(|_| !prober.is_doubtful());
+                    [is_asked.then(|| ask(target, mac)).flatten(), None]
                 }
-                Method::Bfd(session, socket) => match session.tick(now) {
-                    Some(bytes) => send_bfd(socket, target, &bytes),
-                    None => continue,
-                },
+                Method::Bfd(spoken) => {
+                    let bytes = spoken.session.tick(now);
+                    let told = bytes.map(|bytes| send_bfd(&spoken.socket, target, &bytes));
+                    let is_asked = spoken.wakes(&self.settings, now);
+                    [told, is_asked.then(|| ask(target, None)).flatten()]
+                }
             };
-            match sent {
-                Ok(()) => watched.counts.sent += 1,
-                Err(_) => watched.counts.unsent += 1,
+            for sent in sent.into_iter().flatten() {
+                match sent {
+                    Ok(()) => counts.sent += 1,
+                    Err(_) => counts.unsent += 1,
+                }
             }
         }
     }
@@ -531,7 +573,11 @@ fn answered(
     now: Instant,
 ) {
     let Some(watched) = watched.get_mut(&hop) else { return };
-    if let Method::Neighbour(prober) = &mut watched.method {
+    let prober = match &mut watched.method {
+        Method::Neighbour(prober) => Some(prober),
+        Method::Bfd(spoken) => spoken.waking.as_mut(),
+    };
+    if let Some(prober) = prober {
         watched.counts.heard += 1;
         watched.mac = mac.or(watched.mac);
         prober.answered(now);
@@ -547,16 +593,16 @@ fn hear_bfd(
 ) -> Result<(), Reject> {
     let (packet, signed) = bfd::parse(bytes).map_err(|_| Reject::Malformed)?;
     let one = watched.values_mut().find(|one| match &one.method {
-        Method::Bfd(session, _) if packet.your != 0 => {
-            session.local_discr() == packet.your && one.target.hop.0 == from.0
+        Method::Bfd(spoken) if packet.your != 0 => {
+            spoken.session.local_discr() == packet.your && one.target.hop.0 == from.0
         }
         Method::Bfd(..) => one.target.hop == from,
         Method::Neighbour(_) => false,
     });
-    let Some(Watched { method: Method::Bfd(session, _), counts, .. }) = one else {
+    let Some(Watched { method: Method::Bfd(spoken), counts, .. }) = one else {
         return Err(Reject::NoSession);
     };
-    session.receive(&packet, &signed, bytes, now)?;
+    spoken.session.receive(&packet, &signed, bytes, now)?;
     counts.heard += 1;
     Ok(())
 }
