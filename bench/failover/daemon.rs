@@ -182,15 +182,15 @@ impl Daemon {
             id = 1 + u8::from(links[0].starts_with("eth")),
         );
         let with_bfd = if bfd.is_some() { "bfd yes;" } else { "" };
-        let _ = write!(
+        let _ = writeln!(
             text,
             "protocol rip {{ ipv4 {{ import all; export all; }}; ecmp yes; \
-             interface {names} {{ {times} check link yes; {with_bfd} }}; }}\n"
+             interface {names} {{ {times} check link yes; {with_bfd} }}; }}"
         );
         if let Some(Bfd(interval)) = bfd {
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "protocol bfd {{ interface {names} {{ interval {interval} ms; multiplier 3; }}; }}\n"
+                "protocol bfd {{ interface {names} {{ interval {interval} ms; multiplier 3; }}; }}"
             );
         }
         let config = self.files.path().join("bird.conf");

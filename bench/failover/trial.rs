@@ -241,7 +241,7 @@ fn fail(network: &Network, subject: &Subject, failure: Failure) -> Result<Outcom
 
 fn nanos() -> u32 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.subsec_nanos() / 1000)
+    since.map_or(0, |since| since.subsec_micros())
 }
 
 /// Waits until answers come each millisecond again and TCP goes on; false: not within `limit`.
