@@ -219,6 +219,9 @@ pub fn bury(
 ) -> (usize, Option<u32>) {
     /// Entries looked at in one go.
     const LOOK: u32 = 4096;
+    if state.flows.served() == 0 {
+        return (0, None);
+    }
     let mut filled = 0;
     let end = from.saturating_add(LOOK).min(state.flows.capacity());
     for at in from..end {
