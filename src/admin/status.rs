@@ -220,6 +220,8 @@ pub struct RouterStatus {
     pub sockets_unknown: u64,
     /// Turns of its loop that came more than 20 ms after they were due.
     pub late: u64,
+    /// The longest turn of its loop, in microseconds.
+    pub longest_turn_us: u64,
 }
 
 /// RIP; all zero where it is not spoken.
@@ -238,6 +240,8 @@ pub struct RipStatus {
     pub learned: u64,
     /// Families whose learned routes are told as unreachable (`advertise = "all"`), since the host no longer forwards.
     pub withheld: Vec<Family>,
+    /// The longest time in which news of such routes, once they were being read, reached the workers, in microseconds.
+    pub longest_update_us: u64,
     /// What was heard and not taken.
     pub rejected: Vec<RejectedStatus>,
 }
@@ -393,6 +397,7 @@ fn rip(admin: &Admin) -> RipStatus {
         heard: counts.heard,
         learned: counts.learned,
         withheld: counts.withheld.clone(),
+        longest_update_us: admin.router.longest_update.get(),
         rejected: rejected.collect(),
     }
 }
@@ -429,6 +434,7 @@ impl Status {
                 sockets_asked: admin.router.sockets_asked.get(),
                 sockets_unknown: admin.router.sockets_unknown.get(),
                 late: admin.router.late.get(),
+                longest_turn_us: admin.router.longest_turn.get(),
             },
             rip: rip(admin),
             announcements: announcements(admin, &view),

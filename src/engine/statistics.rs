@@ -180,6 +180,10 @@ pub struct RouterStatistics {
     pub late: Counter,
     /// Times that the neighbours were told that it leaves.
     pub farewells: Counter,
+    /// The longest turn since it was ready, in microseconds.
+    pub longest_turn: Gauge,
+    /// The longest time in which news of RIP's routes, once they were being read, reached the workers, in microseconds.
+    pub longest_update: Gauge,
     /// What RIP did; empty until it did something.
     pub rip: arc_swap::ArcSwapOption<crate::rip::speaker::Counts>,
     /// What was announced of VIPAs in the NICs' own subnets.

@@ -1,6 +1,7 @@
 //! Longest-prefix match: destination → next hops.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -26,9 +27,12 @@ pub struct Route {
 }
 
 /// Routes of both families, immutable. A look-up probes once for each prefix length that occurs, longest
-/// first: hosts have few, and only the first packet of a flow asks.
+/// first: hosts have few, and only the first packet of a flow asks. A clone is the same table.
 #[derive(Clone, Debug, Default)]
-pub struct RouteTable {
+pub struct RouteTable(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
     routes: Vec<Route>,
     by_prefix: HashMap<Prefix, u32, foldhash::fast::RandomState>,
     lengths_v4: Vec<u8>,
@@ -38,7 +42,8 @@ pub struct RouteTable {
 impl RouteTable {
     /// A table of these routes; of two with one prefix the first counts.
     pub fn new(routes: Vec<Route>) -> RouteTable {
-        let mut table = RouteTable::default();
+        let mut table = Inner::default();
+        table.by_prefix.reserve(routes.len());
         for (at, route) in routes.iter().enumerate() {
             // Far more routes than fit into memory would be needed to overflow.
             table.by_prefix.entry(route.prefix).or_insert(at as u32);
@@ -52,31 +57,31 @@ impl RouteTable {
             lengths.dedup();
         }
         table.routes = routes;
-        table
+        RouteTable(Arc::new(table))
     }
 
     /// The route with the longest prefix that covers `destination`.
     pub fn lookup(&self, destination: IpAddr) -> Option<&Route> {
         let lengths = match Family::of(destination) {
-            Family::V4 => &self.lengths_v4,
-            Family::V6 => &self.lengths_v6,
+            Family::V4 => &self.0.lengths_v4,
+            Family::V6 => &self.0.lengths_v6,
         };
         lengths
             .iter()
             .filter_map(|length| Prefix::new(destination, *length))
-            .find_map(|prefix| self.by_prefix.get(&prefix))
-            .map(|at| &self.routes[*at as usize])
+            .find_map(|prefix| self.0.by_prefix.get(&prefix))
+            .map(|at| &self.0.routes[*at as usize])
     }
 
     /// All routes, in the order given.
     pub fn routes(&self) -> &[Route] {
-        &self.routes
+        &self.0.routes
     }
 }
 
 impl PartialEq for RouteTable {
     fn eq(&self, other: &RouteTable) -> bool {
-        self.routes == other.routes
+        Arc::ptr_eq(&self.0, &other.0) || self.0.routes == other.0.routes
     }
 }
 

@@ -121,9 +121,11 @@ impl Daemon {
             let _ = self.events.drain(NOTICES);
             self.speaker.follow(self.interfaces(), poll.registry(), now);
             self.speaker.turn(now);
-            if let Some(learned) = self.speaker.news() {
-                self.wanted =
-                    learned.into_iter().map(|Learned { prefix, ways }| (prefix, ways)).collect();
+            if let Some((learned, _)) = self.speaker.news(now) {
+                self.wanted = learned
+                    .into_iter()
+                    .map(|Learned { prefix, ways }| (prefix, ways.to_vec()))
+                    .collect();
                 self.again = Some(now);
             }
             if self.again.is_some_and(|at| at <= now) {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::mirror::{Address, KernelHop, KernelRoute, KernelRule, Mirror, RouteKind};
 use super::plan::routes::{FALLBACK_METRIC, PlannedHop, PlannedRoute};
@@ -164,25 +165,50 @@ pub fn difference(plan: &Plan, mirror: &Mirror, ours: &Ours) -> Vec<Step> {
     let mut removals = Vec::new();
     link(&plan.adapter, mirror, ours, &mut steps, &mut removals);
     nic_addresses(&plan.nic_addresses, mirror, ours, &mut steps, &mut removals);
-    for route in &plan.routes {
-        match route.prefix.family() {
-            Family::V4 => route_v4(route, mirror, &mut steps, &mut removals),
-            Family::V6 => route_v6(route, mirror, &mut steps, &mut removals),
-        }
-    }
+    let mut surplus = routes(plan, mirror, ours, &mut steps, &mut removals);
     rules(plan, mirror, ours, &mut steps, &mut removals);
     neighbours(plan, mirror, &mut steps, &mut removals);
-    let is_planned = |held: &KernelRoute| {
-        plan.routes
-            .iter()
-            .any(|r| (r.table, r.prefix, r.metric) == (held.table, held.prefix, held.metric))
-    };
-    for table in &ours.tables {
-        let surplus = mirror.routes(*table).filter(|r| ours.has_route(r) && !is_planned(r));
-        removals.extend(surplus.cloned().map(Step::DeleteRoute));
-    }
+    // After the rules that led to them.
+    removals.append(&mut surplus);
     steps.append(&mut removals);
     steps
+}
+
+/// Plan and mirror side by side, both in the order of their keys: tables may be large. Routes that nobody planned come out.
+fn routes(
+    plan: &Plan,
+    mirror: &Mirror,
+    ours: &Ours,
+    steps: &mut Vec<Step>,
+    removals: &mut Vec<Step>,
+) -> Vec<Step> {
+    let mut tables: Vec<u32> = ours.tables.clone();
+    tables.extend(plan.routes.iter().map(|route| route.table).filter(|t| !ours.has_table(*t)));
+    tables.sort_unstable();
+    tables.dedup();
+    let mut held: Vec<_> =
+        tables.into_iter().map(|table| (table, mirror.groups(table).peekable())).collect();
+    let mut surplus = Vec::new();
+    let mut gone = |routes: &[KernelRoute]| {
+        let routes = routes.iter().filter(|route| ours.has_route(route));
+        surplus.extend(routes.cloned().map(Step::DeleteRoute));
+    };
+    for route in &plan.routes {
+        let Some((_, groups)) = held.iter_mut().find(|(table, _)| *table == route.table) else {
+            continue;
+        };
+        let key = (route.prefix, route.metric);
+        while let Some((_, routes)) = groups.next_if(|(held, _)| *held < key) {
+            gone(routes);
+        }
+        let routes = groups.next_if(|(held, _)| *held == key).map_or(&[][..], |(_, routes)| routes);
+        match route.prefix.family() {
+            Family::V4 => route_v4(route, routes, steps, removals),
+            Family::V6 => route_v6(route, routes, steps, removals),
+        }
+    }
+    held.into_iter().flat_map(|(_, groups)| groups).for_each(|(_, routes)| gone(routes));
+    surplus
 }
 
 fn link(
@@ -258,11 +284,15 @@ fn taken(mirror: &Mirror, given: &Address) -> Step {
 /// IPv4: one entry with all its next hops, replaced as a whole and at once.
 fn route_v4(
     route: &PlannedRoute,
-    mirror: &Mirror,
+    held: &[KernelRoute],
     steps: &mut Vec<Step>,
     removals: &mut Vec<Step>,
 ) {
-    let held = mirror.routes_at(route.table, route.prefix, route.metric);
+    if let [only] = held
+        && is_right(route, only)
+    {
+        return;
+    }
     let (right, wrong): (Vec<_>, Vec<_>) = held.iter().partition(|held| is_right(route, held));
     if right.is_empty() {
         steps.push(Step::PutRoute(route.clone()));
@@ -277,11 +307,10 @@ fn route_v4(
 /// there is but one to replace.
 fn route_v6(
     route: &PlannedRoute,
-    mirror: &Mirror,
+    held: &[KernelRoute],
     steps: &mut Vec<Step>,
     removals: &mut Vec<Step>,
 ) {
-    let held = mirror.routes_at(route.table, route.prefix, route.metric);
     let Some(first) = held.first() else {
         steps.extend(each_hop(route));
         return;
@@ -329,7 +358,7 @@ fn each_hop(route: &PlannedRoute) -> Vec<Step> {
 }
 
 fn with_hop(route: &PlannedRoute, hop: &PlannedHop) -> PlannedRoute {
-    PlannedRoute { next_hops: vec![hop.clone()], ..route.clone() }
+    PlannedRoute { next_hops: Arc::new([hop.clone()]), ..route.clone() }
 }
 
 /// The kernel tells no weight of a single next hop, nor of one without a gateway in IPv6.

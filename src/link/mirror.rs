@@ -107,6 +107,13 @@ pub struct KernelRoute {
     pub next_hops: Vec<KernelHop>,
 }
 
+impl KernelRoute {
+    /// Its next hops; without any it counts as one.
+    pub fn size(&self) -> usize {
+        self.next_hops.len().max(1)
+    }
+}
+
 /// A rule of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelRule {
@@ -226,8 +233,12 @@ pub struct Mirror {
     /// `arp_ignore` of `all`, which no message tells of either: the greater of it and a NIC's own holds.
     pub arp_ignore: u8,
     /// What neighbours told by RIP: no more the kernel's than the range is, but as much a part of the network.
-    pub learned: Vec<Learned>,
+    learned: Vec<Learned>,
     routes: BTreeMap<RouteKey, Vec<KernelRoute>>,
+    /// Rises with each change of a route …
+    version: u64,
+    /// … and with each of what decides where a prefix leads.
+    ways_version: u64,
     tables: BTreeSet<u32>,
     /// Devices whose neighbours are held; empty: all.
     watched: BTreeSet<String>,
@@ -243,6 +254,76 @@ impl Mirror {
     /// Holds neighbours of these devices alone: others' come and go by the thousand.
     pub fn watch<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         self.watched = names.into_iter().map(str::to_owned).collect();
+    }
+
+    /// Rises whenever a route changes.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Rises whenever something changes that decides where a prefix leads: links, routes of main, what was learned.
+    pub fn ways_version(&self) -> u64 {
+        self.ways_version
+    }
+
+    /// What neighbours told by RIP.
+    pub fn learned(&self) -> &[Learned] {
+        &self.learned
+    }
+
+    /// Takes in what neighbours told by RIP.
+    pub fn set_learned(&mut self, learned: Vec<Learned>) {
+        self.learned = learned;
+        self.ways_version += 1;
+    }
+
+    fn is_changed(&mut self, table: u32) {
+        self.version += 1;
+        self.ways_version += u64::from(table == MAIN_TABLE);
+    }
+
+    /// Routes of `table` by prefix and metric.
+    pub fn groups(&self, table: u32) -> impl Iterator<Item = ((Prefix, u32), &[KernelRoute])> {
+        let first = (table, Prefix::default_route(Family::V4), 0);
+        let of_table = self.routes.range(first..).take_while(move |(key, _)| key.0 == table);
+        of_table.map(|((_, prefix, metric), routes)| ((*prefix, *metric), routes.as_slice()))
+    }
+
+    /// Is this route held, or part of one that is?
+    pub fn holds(&self, route: &KernelRoute) -> bool {
+        let is_part = |held: &KernelRoute| {
+            (held.kind, held.protocol, held.source) == (route.kind, route.protocol, route.source)
+                && route.next_hops.iter().all(|hop| held.next_hops.contains(hop))
+        };
+        self.routes_at(route.table, route.prefix, route.metric).iter().any(is_part)
+    }
+
+    /// Next hops of all routes of this table and family; a route without any counts as one.
+    pub fn next_hops(&self, table: u32, family: Family) -> usize {
+        self.of(table, family).flat_map(|(_, routes)| routes).map(KernelRoute::size).sum()
+    }
+
+    /// A route that the kernel turned out not to have.
+    pub fn forget_route(&mut self, route: &KernelRoute) {
+        self.delete_route(route);
+    }
+
+    /// Takes over what `other` holds of this table and family.
+    pub fn take_routes(&mut self, other: Mirror, table: u32, family: Family) {
+        self.clear_routes(table, family);
+        let is_such = |key: &RouteKey| key.0 == table && key.1.family() == family;
+        self.routes.extend(other.routes.into_iter().filter(|(key, _)| is_such(key)));
+        self.is_changed(table);
+    }
+
+    fn of(
+        &self,
+        table: u32,
+        family: Family,
+    ) -> impl Iterator<Item = (&RouteKey, &Vec<KernelRoute>)> {
+        let first = (table, Prefix::default_route(family), 0);
+        let is_such = move |key: &RouteKey| key.0 == table && key.1.family() == family;
+        self.routes.range(first..).take_while(move |(key, _)| is_such(key))
     }
 
     /// The tables whose routes are held.
@@ -280,6 +361,8 @@ impl Mirror {
             arp_ignore: self.arp_ignore,
             learned: std::mem::take(&mut self.learned),
             watched: std::mem::take(&mut self.watched),
+            version: self.version + 1,
+            ways_version: self.ways_version + 1,
             ..Mirror::default()
         };
     }
@@ -287,11 +370,12 @@ impl Mirror {
     /// Forgets the routes of a table and family, before they are dumped anew.
     pub fn clear_routes(&mut self, table: u32, family: Family) {
         self.routes.retain(|key, _| key.0 != table || key.1.family() != family);
+        self.is_changed(table);
     }
 
     /// Takes in one message of a dump, an event or an answer.
     pub fn apply(&mut self, notice: Notice) -> Changed {
-        let Notice::Route { message, is_replace } = notice else {
+        let Notice::Route { message, is_replace, .. } = notice else {
             return Changed { settings: true, ..Changed::NOTHING };
         };
         match *message {
@@ -347,6 +431,7 @@ impl Mirror {
             return Changed::NOTHING;
         }
         let is_up_changed = before.is_some_and(|l| l.is_up != link.is_up);
+        self.ways_version += 1;
         self.links.insert(index, link);
         Changed { routes_uncertain: is_up_changed, ..Changed::LINKS }
     }
@@ -359,6 +444,7 @@ impl Mirror {
         if self.links.remove(&index).is_none() {
             return Changed::NOTHING;
         }
+        self.ways_version += 1;
         self.addresses.retain(|a| a.ifindex != index);
         self.neighbours.retain(|key, _| key.0 != index);
         Changed { routes_uncertain: true, ..Changed::LINKS }
@@ -386,10 +472,13 @@ impl Mirror {
         if !self.tables.contains(&route.table) {
             return false;
         }
-        let held = self.routes.entry((route.table, route.prefix, route.metric)).or_default();
-        if held.contains(&route) && (held.len() == 1 || !is_replace) {
+        let key = (route.table, route.prefix, route.metric);
+        let known = self.routes.get(&key).map_or(&[][..], Vec::as_slice);
+        if known.contains(&route) && (known.len() == 1 || !is_replace) {
             return false;
         }
+        self.is_changed(route.table);
+        let held = self.routes.entry(key).or_default();
         match held.first_mut() {
             Some(first) if is_replace => *first = route,
             // One next hop after the other, or all of them again with one more.
@@ -414,6 +503,10 @@ impl Mirror {
 
     fn delete_route(&mut self, gone: &KernelRoute) -> bool {
         let key = (gone.table, gone.prefix, gone.metric);
+        if !self.routes.contains_key(&key) {
+            return false;
+        }
+        self.is_changed(gone.table);
         let Some(held) = self.routes.get_mut(&key) else { return false };
         if gone.prefix.family() == Family::V6 && gone.kind == RouteKind::Unicast {
             for route in held.iter_mut().filter(|r| r.kind == RouteKind::Unicast) {
@@ -465,6 +558,13 @@ impl Mirror {
         let gone = key.and_then(|key| self.neighbours.remove(&key));
         Changed { neighbours: gone.is_some(), ..Changed::NOTHING }
     }
+}
+
+/// The route that a message tells of, if it is one that stands.
+pub fn route_of(notice: &Notice) -> Option<KernelRoute> {
+    let Notice::Route { message, .. } = notice else { return None };
+    let RouteNetlinkMessage::NewRoute(message) = &**message else { return None };
+    route(message)
 }
 
 fn is_same_address(a: &Address, b: &Address) -> bool {

@@ -28,6 +28,7 @@ pub mod resolve;
 pub mod router;
 pub mod saved;
 mod socket_facts;
+mod survey;
 pub mod sysctl;
 mod tables;
 

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::health::Health;
 use super::mirror::{Address, Mirror};
-use super::plan::routes::{Reach, Way, nic_of, reaches};
+use super::plan::routes::{Reach, Reaches, Way, next_hops, nic_of};
 use super::plan::rules::default_vipa;
 use super::resolve::Hop;
 use crate::balance::service::{GIVEN, Mode};
@@ -23,7 +23,7 @@ use crate::wire::ip::{Family, Prefix};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draft {
     nics: Vec<NicView>,
-    routes: Vec<Route>,
+    routes: RouteTable,
     neighbours: BTreeMap<Hop, MacAddr>,
     source: SourcePolicy,
     /// What is owned beside replies to rewritten flows.
@@ -33,6 +33,8 @@ pub struct Draft {
 /// What the mirror does not know.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings<'a> {
+    /// Where which prefix leads.
+    pub reaches: &'a Reaches,
     /// Which NICs and next hops carry traffic.
     pub health: &'a Health,
     /// `ip_local_port_range`.
@@ -48,11 +50,11 @@ pub fn draft(
     around: Surroundings<'_>,
     is_requested: impl Fn(&Hop) -> bool,
 ) -> Draft {
-    let reaches = reaches(config, mirror);
+    let reaches = around.reaches;
     Draft {
         nics: nics(config, mirror, around.health),
-        neighbours: neighbours(config, mirror, &reaches, is_requested),
-        routes: routes(&reaches, around.health),
+        neighbours: neighbours(config, mirror, reaches, is_requested),
+        routes: RouteTable::new(routes(reaches, around.health)),
         source: source(config, around),
         claims: claims(config),
     }
@@ -64,7 +66,7 @@ impl Draft {
         let mut view = NetView {
             generation,
             nics: self.nics.clone().into(),
-            routes: RouteTable::new(self.routes.clone()),
+            routes: self.routes.clone(),
             neighbours: self.neighbours.iter().map(|(hop, mac)| (*hop, *mac)).collect(),
             source: self.source.clone(),
             claims: self.claims.clone(),
@@ -82,7 +84,7 @@ impl Draft {
 
     /// The routes in it.
     pub fn routes(&self) -> &[Route] {
-        &self.routes
+        self.routes.routes()
     }
 
     /// The neighbours in it.
@@ -124,7 +126,7 @@ fn addresses(config: &Config, mirror: &Mirror, ifindex: u32) -> Vec<(IpAddr, u8)
 
 /// A route whose ways are all dead gives way to a shorter prefix with a usable one, as it does in the kernel
 /// with `ignore_routes_with_linkdown`. Where there is none it stays, so that drops have the right name.
-fn routes(reaches: &BTreeMap<Prefix, Reach>, health: &Health) -> Vec<Route> {
+fn routes(reaches: &Reaches, health: &Health) -> Vec<Route> {
     let has_usable = |ways: &[Way]| ways.iter().any(|way| health.is_usable(way));
     let is_replaced = |prefix: &Prefix| {
         let shorter = (0..prefix.length()).rev().filter_map(|length| {
@@ -162,18 +164,10 @@ fn routes(reaches: &BTreeMap<Prefix, Reach>, health: &Health) -> Vec<Route> {
 fn neighbours(
     config: &Config,
     mirror: &Mirror,
-    reaches: &BTreeMap<Prefix, Reach>,
+    reaches: &Reaches,
     is_requested: impl Fn(&Hop) -> bool,
 ) -> BTreeMap<Hop, MacAddr> {
-    let gateways: std::collections::BTreeSet<Hop> = reaches
-        .values()
-        .filter_map(|reach| match reach {
-            Reach::Nics(ways) => Some(ways),
-            Reach::Elsewhere => None,
-        })
-        .flatten()
-        .filter_map(|way| Some((way.nic, way.gateway?)))
-        .collect();
+    let gateways: std::collections::BTreeSet<Hop> = next_hops(reaches).collect();
     let usable = mirror.neighbours.iter().filter_map(|((ifindex, address), neighbour)| {
         let mac = neighbour.usable()?;
         Some(((nic_of(config, mirror, *ifindex)?, *address), mac))

@@ -75,6 +75,8 @@ pub enum Notice {
         message: Box<RouteNetlinkMessage>,
         /// It took the place of the object with the same key.
         is_replace: bool,
+        /// The port of the socket whose request it follows from; 0: nobody's.
+        asked_by: u32,
     },
     /// A per-device kernel setting changed; which one, netlink tells only in part.
     Setting,
@@ -86,13 +88,14 @@ pub struct Netlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    port: u32,
 }
 
 impl Netlink {
     /// Opens it in the network namespace of the calling thread.
     pub fn open() -> io::Result<Netlink> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         // Older kernels know none of these three; all they cost is precision.
         let _ = socket.set_cap_ack(true);
@@ -100,7 +103,12 @@ impl Netlink {
         let _ = socket.set_netlink_get_strict_chk(true);
         let second = libc::timeval { tv_sec: 1, tv_usec: 0 };
         set_option(&socket, libc::SO_RCVTIMEO, &second)?;
-        Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER), port })
+    }
+
+    /// What the kernel tells of its requests carries this number.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// Has the kernel do `message`; an error carries the kernel's own words where it has any.
@@ -129,6 +137,34 @@ impl Netlink {
                 return Ok(found);
             }
         }
+    }
+
+    /// Asks for all objects of a kind; [`Netlink::more`] brings them.
+    pub fn begin_dump(&mut self, message: &RouteNetlinkMessage) -> io::Result<()> {
+        self.send(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)
+    }
+
+    /// The next piece of the dump that was begun, at most 32 KB.
+    pub fn more(&mut self) -> io::Result<Piece> {
+        self.buffer.clear();
+        self.socket.recv(&mut self.buffer, 0)?;
+        let mut piece = Piece::default();
+        for (header, bytes) in Messages(&self.buffer) {
+            if header.sequence != self.sequence {
+                continue;
+            }
+            piece.is_disturbed |= header.flags & NLM_F_DUMP_INTR != 0;
+            match header.kind {
+                NOOP => {}
+                ERROR => verdict(header, &bytes[HEADER..])?,
+                DONE => {
+                    done(&bytes[HEADER..])?;
+                    piece.is_last = true;
+                }
+                _ => piece.notices.extend(notice(header, bytes)),
+            }
+        }
+        Ok(piece)
     }
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -171,6 +207,17 @@ impl Netlink {
             }
         }
     }
+}
+
+/// A part of a dump.
+#[derive(Debug, Default)]
+pub struct Piece {
+    /// Objects.
+    pub notices: Vec<Notice>,
+    /// The kernel's state changed meanwhile: the dump may be inconsistent.
+    pub is_disturbed: bool,
+    /// Nothing follows.
+    pub is_last: bool,
 }
 
 /// The socket that listens.
@@ -237,6 +284,7 @@ struct Header {
     kind: u16,
     flags: u16,
     sequence: u32,
+    port: u32,
 }
 
 /// The messages of one datagram, each whole and in bounds.
@@ -252,7 +300,7 @@ impl<'a> Iterator for Messages<'a> {
         let half = |at: usize| u16::from_ne_bytes([head[at], head[at + 1]]);
         let length =
             usize::try_from(word(0)).ok().filter(|l| (HEADER..=self.0.len()).contains(l))?;
-        let header = Header { kind: half(4), flags: half(6), sequence: word(8) };
+        let header = Header { kind: half(4), flags: half(6), sequence: word(8), port: word(12) };
         let message = &self.0[..length];
         self.0 = &self.0[length.next_multiple_of(4).min(self.0.len())..];
         Some((header, message))
@@ -273,6 +321,7 @@ fn notice(header: Header, bytes: &[u8]) -> Option<Notice> {
             NetlinkPayload::InnerMessage(inner) => Some(Notice::Route {
                 message: Box::new(inner),
                 is_replace: header.flags & NLM_F_REPLACE != 0,
+                asked_by: header.port,
             }),
             _ => None,
         },
@@ -384,7 +433,7 @@ mod tests {
 
     #[test]
     fn an_errno_that_cannot_be_is_an_error_all_the_same() {
-        let header = Header { kind: ERROR, flags: 0, sequence: 1 };
+        let header = Header { kind: ERROR, flags: 0, sequence: 1, port: 0 };
         for code in [i32::MIN, -1, 1] {
             assert!(verdict(header, &code.to_ne_bytes()).is_err(), "{code}");
         }

@@ -1,6 +1,6 @@
 //! Mirror, plan and kernel together: follows what happens, and makes what should stand stand.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,14 +14,15 @@ use super::hold_down::HoldDown;
 use super::kernel::{Ours, Step, difference, foreign_route};
 use super::mirror::{Address, Changed, Mirror};
 use super::net_view::{Surroundings, draft};
-use super::netlink::{Events, Mode, Netlink, errno};
+use super::netlink::{Events, Mode, Netlink, Notice, errno};
 use super::plan::homes::homes;
-use super::plan::routes::{Reach, inherited, reaches};
+use super::plan::routes::{Reaches, inherited, next_hops, reaches};
 use super::plan::rules::tables;
-use super::plan::{ManagedNeighbour, NicAddress, Plan, plan};
+use super::plan::{ManagedNeighbour, NicAddress, Plan, plan, plan_over, sysctls};
 use super::ports;
 use super::saved::Saved;
-use super::{Error, Result, announced, request, sysctl};
+use super::survey::Survey;
+use super::{Error, MAIN_TABLE, Result, announced, request, sysctl};
 use crate::announce::speaker::Scene;
 use crate::config::{Config, is_link_local};
 use crate::device;
@@ -37,6 +38,8 @@ use crate::wire::ip::{Family, Prefix};
 const DRAIN: usize = 1024;
 /// Steps may call for further steps (routes need the link up); more rounds than this are left to later.
 const ROUNDS: usize = 4;
+/// Steps done in one turn, so that nothing waits for thousands of them.
+const SLICE: usize = 128;
 /// Lines told of one batch of repairs.
 const LINES: usize = 8;
 
@@ -53,6 +56,12 @@ pub struct Network {
     saved: Saved,
     /// What stood when we last looked: what is missing of it, others have removed.
     stands: Option<Plan>,
+    /// Steps that wait for the next turn, and what stands when they are done.
+    waiting: VecDeque<Step>,
+    planned: Option<Plan>,
+    survey: Survey,
+    /// Where which prefix leads, as of a version of the mirror.
+    reached: Option<(u64, Arc<Reaches>)>,
     /// What changed in the mirror and was not told yet.
     news: Changed,
     /// Steps and settings that the kernel refused, told once.
@@ -69,7 +78,8 @@ pub fn preview(config: &Config) -> Result<Plan> {
 /// What the forwarder would know of the network. Reads only.
 pub fn preview_view(config: &Config) -> Result<NetView> {
     let (mirror, health) = survey(config)?;
-    let around = Surroundings { health: &health, ephemeral: &(0..=0), listening: &[] };
+    let reaches = &reaches(config, &mirror);
+    let around = Surroundings { reaches, health: &health, ephemeral: &(0..=0), listening: &[] };
     Ok(draft(config, &mirror, around, |_| false).view(0))
 }
 
@@ -113,6 +123,10 @@ impl Network {
             health: Health::default(),
             saved,
             stands: None,
+            waiting: VecDeque::new(),
+            planned: None,
+            reached: None,
+            survey: Survey::open().map_err(open)?,
             news: Changed::default(),
             refused: HashSet::new(),
             statistics,
@@ -165,15 +179,8 @@ impl Network {
 
     /// The next hops whose paths are to be watched now: those behind NICs with carrier.
     pub fn targets(&mut self, now: Instant) -> Vec<Target> {
-        let hops = reaches(&self.config, &self.mirror)
-            .into_values()
-            .filter_map(|reach| match reach {
-                Reach::Nics(ways) => Some(ways),
-                Reach::Elsewhere => None,
-            })
-            .flatten()
-            .filter_map(|way| Some((way.nic, way.gateway?)));
-        self.paths.follow(&hops.collect(), now);
+        let reaches = self.reaches();
+        self.paths.follow(&next_hops(&reaches).collect(), now);
         let target = |(hop, _, has_answered): (Hop, State, bool)| {
             let name = &self.config.nics.get(hop.0.index())?.name;
             let (ifindex, link) = self.mirror.link(name)?;
@@ -202,6 +209,24 @@ impl Network {
         self.paths.iter().filter_map(target).collect()
     }
 
+    /// Where which prefix leads.
+    pub fn reaches(&mut self) -> Arc<Reaches> {
+        let version = self.mirror.ways_version();
+        match &self.reached {
+            Some((of, reaches)) if *of == version => Arc::clone(reaches),
+            _ => {
+                let reaches = Arc::new(reaches(&self.config, &self.mirror));
+                self.reached = Some((version, Arc::clone(&reaches)));
+                reaches
+            }
+        }
+    }
+
+    fn plan(&mut self) -> Plan {
+        let reaches = self.reaches();
+        plan_over(&self.config, &self.mirror, &reaches, &self.health)
+    }
+
     /// Takes in what `ip_local_port_range` says.
     pub fn set_ephemeral(&mut self, range: &RangeInclusive<u16>) {
         self.mirror.ephemeral = Some(range.clone());
@@ -224,12 +249,13 @@ impl Network {
 
     /// Takes in what neighbours told by RIP.
     pub fn set_learned(&mut self, learned: Vec<Learned>) {
-        self.mirror.learned = learned;
+        self.mirror.set_learned(learned);
     }
 
     /// What an earlier run had learned by RIP is taken as learned.
     pub fn inherit(&mut self) {
-        self.mirror.learned = inherited(&self.config, &self.mirror);
+        let inherited = inherited(&self.config, &self.mirror);
+        self.mirror.set_learned(inherited);
     }
 
     /// The interfaces for the routing daemon, in the order of `[[nic]]`.
@@ -281,21 +307,37 @@ impl Network {
                 .drain(DRAIN)
                 .map_err(|source| Error::Netlink { what: "events", source })?;
             for notice in drained.notices {
-                self.news.add(self.mirror.apply(notice));
+                let is_echo = self.is_echo(&notice);
+                let changed = self.mirror.apply(notice);
+                if !is_echo {
+                    self.news.add(changed);
+                }
             }
             if drained.is_overrun {
                 tracing::warn!("netlink events were lost: reading the kernel's state anew");
                 self.statistics.resyncs.add(1);
                 dump(&mut self.netlink, &mut self.mirror)?;
+                self.survey.forget();
                 self.news = Changed::EVERYTHING;
             } else if std::mem::take(&mut self.news.routes_uncertain) {
-                self.read_routes()?;
+                // What the workers follow at once; our own tables, which may be large, by and by.
+                for family in Family::BOTH {
+                    read_routes(&mut self.netlink, &mut self.mirror, MAIN_TABLE, family)?;
+                }
+                self.survey_routes();
                 self.news.network = true;
             }
             if !drained.is_unfinished {
                 return Ok(());
             }
         }
+    }
+
+    /// Does it tell of a route that we have just set? Then there is nothing to do about it.
+    fn is_echo(&self, notice: &Notice) -> bool {
+        use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewRoute};
+        matches!(notice, Notice::Route { message, asked_by, .. }
+            if *asked_by == self.netlink.port() && matches!(**message, NewRoute(_) | DelRoute(_)))
     }
 
     /// Asks for the link of each NIC and of the adapter: carrier news that the kernel holds back arrive now.
@@ -370,12 +412,11 @@ impl Network {
 
     /// Settings below `/proc/sys`: puts right what is wrong. At start a refusal is an error.
     pub fn ensure_sysctls(&mut self, is_start: bool) -> Result<()> {
-        let plan = plan(&self.config, &self.mirror, &self.health);
+        let wanted = sysctls(&self.config, &self.mirror, &self.health);
         let adapter = &self.config.adapter.name;
-        let corrected =
-            sysctl::ensure(&plan.sysctls, adapter, &mut self.saved).map_err(|source| {
-                Error::State { path: self.saved.file().display().to_string(), source }
-            })?;
+        let corrected = sysctl::ensure(&wanted, adapter, &mut self.saved).map_err(|source| {
+            Error::State { path: self.saved.file().display().to_string(), source }
+        })?;
         for one in corrected {
             let what = one.sysctl.to_string();
             match one.result {
@@ -400,16 +441,26 @@ impl Network {
 
     /// Makes the kernel's state the plan's. True if others had removed or changed what stood. At start what
     /// is necessary and refused is an error; later it is told, and tried again by and by.
+    ///
+    /// What is more than a turn may do waits: [`Network::has_more`], [`Network::go_on`].
     pub fn settle(&mut self, is_start: bool) -> Result<bool> {
         let mut is_repair = false;
+        self.waiting.clear();
         for _ in 0..ROUNDS {
-            let plan = plan(&self.config, &self.mirror, &self.health);
-            let steps = difference(&plan, &self.mirror, &Ours::of(&self.saved));
+            let plan = self.plan();
+            let mut steps = difference(&plan, &self.mirror, &Ours::of(&self.saved));
             if steps.is_empty() {
                 self.stands = Some(plan);
                 return Ok(is_repair);
             }
+            if !is_start && steps.len() > SLICE {
+                self.waiting = steps.split_off(SLICE).into();
+            }
             is_repair |= self.apply(&steps, is_start)?;
+            if !self.waiting.is_empty() {
+                self.planned = Some(plan);
+                return Ok(is_repair);
+            }
             self.stands = Some(plan);
             self.absorb()?;
         }
@@ -419,9 +470,30 @@ impl Network {
         Ok(is_repair)
     }
 
+    /// Does anything wait for its turn: steps, routes to be read, or news of these?
+    pub fn has_more(&self) -> bool {
+        !self.waiting.is_empty() || self.survey.is_under_way() || !self.news.is_nothing()
+    }
+
+    /// Does some of what waits. True if others had removed or changed what stood.
+    pub fn go_on(&mut self) -> Result<bool> {
+        if self.waiting.is_empty() {
+            self.news.network |= self.survey.go_on(&mut self.mirror)?;
+            return Ok(false);
+        }
+        let steps: Vec<Step> = self.waiting.drain(..SLICE.min(self.waiting.len())).collect();
+        let is_repair = self.apply(&steps, false)?;
+        if self.waiting.is_empty() {
+            self.stands = self.planned.take();
+            // Steps may call for further steps.
+            self.news.network = true;
+        }
+        Ok(is_repair)
+    }
+
     /// After the last round of a start: is there anything necessary that the kernel has not taken?
     fn check(&mut self) -> Result<()> {
-        let plan = plan(&self.config, &self.mirror, &self.health);
+        let plan = self.plan();
         let steps = difference(&plan, &self.mirror, &Ours::of(&self.saved));
         match steps.iter().find(|step| !step.is_optional()) {
             None => Ok(()),
@@ -438,15 +510,20 @@ impl Network {
         for step in steps {
             let (message, mode) = request::of(step);
             let result = self.netlink.request(message, mode);
-            let name = step.to_string();
             match result {
                 Ok(()) => {}
-                Err(error) if is_settled(step, &error) => {}
+                Err(error) if is_settled(step, &error) => {
+                    // The kernel drops some routes without a word.
+                    if let Step::DeleteRoute(route) = step {
+                        self.mirror.forget_route(route);
+                    }
+                }
                 Err(source) if is_start && !step.is_optional() => {
-                    return Err(Error::Refused { what: name, source });
+                    return Err(Error::Refused { what: step.to_string(), source });
                 }
                 Err(error) => {
                     self.statistics.kernel_errors.add(1);
+                    let name = step.to_string();
                     if self.refused.insert(name.clone()) {
                         tracing::warn!(step = name, %error, "the kernel refused");
                     }
@@ -459,10 +536,12 @@ impl Network {
             {
                 self.read_neighbour(*ifindex, *address);
             }
-            if !self.refused.remove(&name) && self.stood(step) {
+            // Thousands of steps have no use for their names.
+            let was_refused = !self.refused.is_empty() && self.refused.remove(&step.to_string());
+            if !was_refused && self.stood(step) {
                 repaired += 1;
                 if repaired <= LINES as u64 {
-                    tracing::info!(step = name, "put back");
+                    tracing::info!(%step, "put back");
                 }
             }
         }
@@ -489,12 +568,10 @@ impl Network {
                 let (nic, ifindex, address) = (nic.clone(), *ifindex, *address);
                 stands.nic_addresses.contains(&NicAddress { nic, ifindex, address })
             }
-            Step::PutRoute(route) => stands.routes.contains(route),
-            Step::AppendHop(route) => stands.routes.iter().any(|stood| {
-                (stood.table, stood.prefix, stood.metric)
-                    == (route.table, route.prefix, route.metric)
-                    && stood.next_hops.contains(&route.next_hops[0])
-            }),
+            Step::PutRoute(route) => stands.route_at(&route.key()) == Some(route),
+            Step::AppendHop(route) => stands
+                .route_at(&route.key())
+                .is_some_and(|stood| stood.next_hops.contains(&route.next_hops[0])),
             Step::AddRule(rule) => stands.rules.contains(rule),
             Step::Manage(neighbour) => stands.neighbours.contains(neighbour),
             _ => false,
@@ -511,14 +588,9 @@ impl Network {
         self.read_neighbour(ifindex, address);
     }
 
-    /// Reads our routes again: the kernel changes some without a word.
-    pub fn read_routes(&mut self) -> Result<()> {
-        for table in self.mirror.tables().collect::<Vec<_>>() {
-            for family in Family::BOTH {
-                read_routes(&mut self.netlink, &mut self.mirror, table, family)?;
-            }
-        }
-        Ok(())
+    /// Has the routes read again, by and by: the kernel changes some without a word.
+    pub fn survey_routes(&mut self) {
+        self.survey.begin(self.mirror.tables());
     }
 
     /// The kernel tells of a neighbour only once it is resolved, or cannot be.

@@ -8,7 +8,7 @@ pub mod rules;
 use std::fmt;
 use std::net::IpAddr;
 
-use self::routes::{PlannedRoute, Reach, reaches};
+use self::routes::{PlannedRoute, Reaches, RouteKey, next_hops, reaches};
 use self::rules::{Around, Rule, default_vipa};
 use super::health::Health;
 use super::mirror::Mirror;
@@ -34,7 +34,7 @@ pub struct Plan {
     pub nic_addresses: Vec<NicAddress>,
     /// Settings below `/proc/sys`.
     pub sysctls: Vec<Sysctl>,
-    /// Routes of our table.
+    /// Routes of our tables, in the order of their keys.
     pub routes: Vec<PlannedRoute>,
     /// Policy rules.
     pub rules: Vec<Rule>,
@@ -75,6 +75,14 @@ pub struct ManagedNeighbour {
     pub address: IpAddr,
 }
 
+impl Plan {
+    /// The route of this table, prefix and metric.
+    pub fn route_at(&self, key: &RouteKey) -> Option<&PlannedRoute> {
+        let at = self.routes.binary_search_by_key(key, PlannedRoute::key).ok()?;
+        self.routes.get(at)
+    }
+}
+
 impl fmt::Display for Plan {
     /// One line for each thing, in the words of `ip` and `sysctl`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,6 +118,11 @@ pub fn owns_anything(config: &Config) -> bool {
 
 /// The plan. `health` has a state for each `[[nic]]`.
 pub fn plan(config: &Config, mirror: &Mirror, health: &Health) -> Plan {
+    plan_over(config, mirror, &reaches(config, mirror), health)
+}
+
+/// The same where [`reaches`] is known.
+pub fn plan_over(config: &Config, mirror: &Mirror, reaches: &Reaches, health: &Health) -> Plan {
     Plan {
         adapter: AdapterPlan {
             name: config.adapter.name.clone(),
@@ -118,9 +131,9 @@ pub fn plan(config: &Config, mirror: &Mirror, health: &Health) -> Plan {
         },
         nic_addresses: homes::addresses(config, mirror, &health.homes),
         sysctls: sysctls(config, mirror, health),
-        routes: routes::routes(config, mirror, health),
+        routes: routes::routes(config, mirror, reaches, health),
         rules: rules::rules(config, &around(config, mirror)),
-        neighbours: neighbours(config, mirror, health),
+        neighbours: neighbours(config, mirror, reaches, health),
     }
 }
 
@@ -160,7 +173,8 @@ fn nic_addresses(config: &Config, mirror: &Mirror) -> Vec<IpAddr> {
     found
 }
 
-fn sysctls(config: &Config, mirror: &Mirror, health: &Health) -> Vec<Sysctl> {
+/// Settings below `/proc/sys`.
+pub fn sysctls(config: &Config, mirror: &Mirror, health: &Health) -> Vec<Sysctl> {
     let mut wanted = Vec::new();
     let name = &config.adapter.name;
     let ifindex = mirror.link(name).map_or(0, |(index, _)| index);
@@ -198,22 +212,23 @@ fn sysctls(config: &Config, mirror: &Mirror, health: &Health) -> Vec<Sysctl> {
 }
 
 /// Gateways behind NICs that are up with carrier; what an operator has fixed by hand stays as it is.
-fn neighbours(config: &Config, mirror: &Mirror, health: &Health) -> Vec<ManagedNeighbour> {
+fn neighbours(
+    config: &Config,
+    mirror: &Mirror,
+    reaches: &Reaches,
+    health: &Health,
+) -> Vec<ManagedNeighbour> {
     let mut managed: Vec<ManagedNeighbour> = Vec::new();
-    for reach in reaches(config, mirror).into_values() {
-        let Reach::Nics(ways) = reach else { continue };
-        for way in ways {
-            let Some(address) = way.gateway else { continue };
-            let nic = &config.nics[way.nic.index()].name;
-            let Some((ifindex, link)) = mirror.link(nic) else { continue };
-            let is_fixed = mirror.neighbours.get(&(ifindex, address)).is_some_and(|n| n.is_fixed());
-            if !is_ready(health, way.nic) || link.is_without_neighbours || is_fixed {
-                continue;
-            }
-            let neighbour = ManagedNeighbour { nic: nic.clone(), ifindex, address };
-            if !managed.contains(&neighbour) {
-                managed.push(neighbour);
-            }
+    for (id, address) in next_hops(reaches) {
+        let nic = &config.nics[id.index()].name;
+        let Some((ifindex, link)) = mirror.link(nic) else { continue };
+        let is_fixed = mirror.neighbours.get(&(ifindex, address)).is_some_and(|n| n.is_fixed());
+        if !is_ready(health, id) || link.is_without_neighbours || is_fixed {
+            continue;
+        }
+        let neighbour = ManagedNeighbour { nic: nic.clone(), ifindex, address };
+        if !managed.contains(&neighbour) {
+            managed.push(neighbour);
         }
     }
     managed

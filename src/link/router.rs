@@ -28,7 +28,7 @@ use crate::announce;
 use crate::config::Config;
 use crate::engine::leave::{Asked, Leave};
 use crate::engine::message::{Command, Plane, Request};
-use crate::engine::statistics::RouterStatistics;
+use crate::engine::statistics::{Gauge, RouterStatistics};
 use crate::forward::socket::Socket;
 use crate::forward::view::{NetCell, NetView, NicId};
 use crate::path::watcher::Watcher;
@@ -95,6 +95,8 @@ pub struct Router {
     announcements: announce::speaker::Speaker,
     /// How often the neighbours were told that it leaves.
     farewells: u32,
+    /// When the routes were heard that the workers do not know yet.
+    learned_since: Option<Instant>,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -156,9 +158,9 @@ impl Router {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(Error::Poll)?,
             }
+            let turned = Instant::now();
             self.prepared.statistics.turns.add(1);
-            let is_late = Instant::now() > deadline + LATE;
-            self.prepared.statistics.late.add(u64::from(is_late));
+            self.prepared.statistics.late.add(u64::from(turned > deadline + LATE));
             if let Err(error) = self.turn(&mut pending) {
                 // Nothing here is worth dying for: the workers go on with the view that they have.
                 self.prepared.statistics.kernel_errors.add(1);
@@ -166,6 +168,7 @@ impl Router {
                 self.settle_at = Some(Instant::now() + PATIENCE);
                 pending = Changed { links: true, network: true, ..pending };
             }
+            longest(&self.prepared.statistics.longest_turn, turned);
         }
     }
 
@@ -219,6 +222,9 @@ impl Router {
 
     fn next_deadline(&self) -> Instant {
         let network = &self.prepared.network;
+        if network.has_more() {
+            return Instant::now();
+        }
         let spoken = self.speaker.as_ref().and_then(Speaker::next_deadline);
         let announced = self.announcements.next_deadline();
         let renewal = self.prepared.tables.next_renewal();
@@ -240,7 +246,7 @@ impl Router {
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
-            self.tick(pending, now)?;
+            self.tick(pending, now);
         }
         for (hop, state) in self.watcher.iter().flat_map(Watcher::reports) {
             pending.network |= self.prepared.network.report(hop, state);
@@ -251,8 +257,9 @@ impl Router {
         }
         if let Some(speaker) = &mut self.speaker {
             speaker.turn(now);
-            if let Some(learned) = speaker.news() {
+            if let Some((learned, since)) = speaker.news(now) {
                 self.prepared.network.set_learned(learned);
+                self.learned_since = Some(since);
                 pending.network = true;
             }
             if let Some(counts) = speaker.counts() {
@@ -262,6 +269,9 @@ impl Router {
         self.announcements.turn(now);
         self.tell_announced(now);
         if pending.is_nothing() && !self.is_due(now) {
+            if self.prepared.network.has_more() && self.prepared.network.go_on()? {
+                self.fight(now);
+            }
             return Ok(());
         }
         for _ in 0..ROUNDS {
@@ -294,6 +304,10 @@ impl Router {
             prepared.draft = next;
             self.publish();
         }
+        let is_learned = self.learned_since.is_some();
+        if let Some(since) = self.learned_since.take() {
+            longest(&self.prepared.statistics.longest_update, since);
+        }
         self.watch(now)?;
         // The neighbours in the same tick as the workers; the kernel's routes, which nothing waits for, come last.
         self.speak(now);
@@ -301,6 +315,11 @@ impl Router {
         let prepared = &mut self.prepared;
         if is_new || prepared.tables.is_touched() {
             prepared.tables.ensure(&prepared.draft, &prepared.statistics);
+        }
+        if is_learned && self.settle_at.is_none() {
+            // There may be thousands: the kernel's share is the next turn's.
+            self.settle_at = Some(now);
+            return Ok(());
         }
         if self.settle_at.is_some_and(|at| now < at) {
             return Ok(());
@@ -431,9 +450,9 @@ impl Router {
     }
 
     /// What netlink does not tell of.
-    fn tick(&mut self, pending: &mut Changed, now: Instant) -> Result<()> {
+    fn tick(&mut self, pending: &mut Changed, now: Instant) {
         let prepared = &mut self.prepared;
-        prepared.network.read_routes()?;
+        prepared.network.survey_routes();
         prepared.ports.read();
         prepared.network.set_ephemeral(&prepared.ports.ephemeral);
         prepared.network.read_arp_settings();
@@ -451,7 +470,6 @@ impl Router {
         if let Some(speaker) = &mut self.speaker {
             speaker.ask_host(super::sysctl::forwards, now);
         }
-        Ok(())
     }
 }
 
@@ -473,12 +491,12 @@ impl Prepared {
         requests: Receiver<Request>,
         plane: Box<dyn Plane>,
     ) -> Router {
-        let (vipas, inherited) = (&self.config.adapter.addresses, &self.network.mirror().learned);
+        let (vipas, inherited) = (&self.config.adapter.addresses, self.network.mirror().learned());
         let names = || self.config.nics.iter().map(|nic| nic.name.clone());
         let now = Instant::now();
         let speaker = self.config.rip.as_ref().map(|settings| {
             let names = names().collect();
-            Speaker::new(settings, names, vipas, inherited.clone(), SPEAKER, now)
+            Speaker::new(settings, names, vipas, inherited.to_vec(), SPEAKER, now)
         });
         let announcements =
             announce::speaker::Speaker::new(self.config.announce, vipas, names(), ANNOUNCEMENTS);
@@ -498,11 +516,13 @@ impl Prepared {
             speaker,
             announcements,
             farewells: 0,
+            learned_since: None,
         }
     }
 
-    fn compute(&self) -> Draft {
+    fn compute(&mut self) -> Draft {
         let around = Surroundings {
+            reaches: &self.network.reaches(),
             health: self.network.health(),
             ephemeral: &self.ports.ephemeral,
             listening: &self.ports.listening,
@@ -523,6 +543,12 @@ impl Prepared {
             self.network.resolve(ifindex, hop.1);
         }
     }
+}
+
+/// Notes the time since `start`, if none was longer.
+fn longest(gauge: &Gauge, start: Instant) {
+    let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    gauge.set(gauge.get().max(micros));
 }
 
 fn ifindex(config: &Config, network: &Network, nic: NicId) -> Option<u32> {
@@ -570,6 +596,7 @@ fn set_up(
         }
     }
     let around = Surroundings {
+        reaches: &network.reaches(),
         health: network.health(),
         ephemeral: &ports.ephemeral,
         listening: &ports.listening,

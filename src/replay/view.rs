@@ -12,6 +12,7 @@ use crate::link::MAIN_TABLE;
 use crate::link::health::Health;
 use crate::link::mirror::{Address, KernelHop, KernelRoute, Link, Mirror, Neighbour, RouteKind};
 use crate::link::net_view::{self, Surroundings};
+use crate::link::plan::routes::reaches;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::{Family, Prefix};
 
@@ -74,6 +75,7 @@ pub fn view(config: &Config) -> NetView {
         }
     }
     let around = Surroundings {
+        reaches: &reaches(config, &mirror),
         health: &Health::of(vec![NicState::Live; config.nics.len()]),
         ephemeral: &config.replay.ephemeral,
         listening: &[],

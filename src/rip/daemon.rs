@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use self::output::About;
-use super::table::{Full, Heard, Route, Table};
-use super::{Learned, NicSettings, Reject, Settings, classful};
+use super::table::{Full, Heard, Table};
+use super::{Learned, NicSettings, Reject, Settings, Ways, classful};
 use crate::forward::view::NicId;
 use crate::wire::ip::{Family, Prefix};
 use crate::wire::rip::{self, Command, Entry, INFINITY, Item, Message, NG_PORT, PORT, Version};
@@ -226,15 +226,17 @@ impl Daemon {
 
     /// The routes that neighbours told of and that lead somewhere.
     pub fn learned(&self) -> impl Iterator<Item = Learned> {
-        self.table.iter().filter_map(|(prefix, route)| {
-            let ways = route.ways();
-            (!ways.is_empty()).then_some(Learned { prefix: *prefix, ways })
+        // One neighbour tells of many routes.
+        let mut last = Ways::default();
+        self.table.iter().filter_map(move |(prefix, route)| {
+            route.ways(&mut last).map(|ways| Learned { prefix: *prefix, ways })
         })
     }
 
     /// The ways to `prefix` that neighbours told of; none: it was not learned, or leads nowhere.
     pub fn learned_of(&self, prefix: &Prefix) -> Vec<(NicId, IpAddr)> {
-        self.table.get(prefix).map(Route::ways).unwrap_or_default()
+        let ways = self.table.get(prefix).and_then(|route| route.ways(&mut Ways::default()));
+        ways.unwrap_or_default().to_vec()
     }
 
     /// When [`Daemon::tick`] has something to do.

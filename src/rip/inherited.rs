@@ -1,9 +1,11 @@
 //! Routes that an earlier run of the forwarder learned. The kernel has kept to them since; so do we, until the neighbours tell them anew or
 //! have had the time to.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use super::Learned;
+use crate::wire::ip::Prefix;
 
 /// What is left of them.
 #[derive(Debug)]
@@ -35,7 +37,11 @@ impl Inherited {
     /// Adds what the neighbours have not told yet to what they have. Who was told of once is inherited no more: what becomes of it is
     /// the neighbours' word.
     pub fn add_to(&mut self, learned: &mut Vec<Learned>) {
-        self.routes.retain(|old| !learned.iter().any(|new| new.prefix == old.prefix));
+        if self.routes.is_empty() {
+            return;
+        }
+        let told: HashSet<Prefix> = learned.iter().map(|new| new.prefix).collect();
+        self.routes.retain(|old| !told.contains(&old.prefix));
         learned.extend(self.routes.iter().cloned());
     }
 }
@@ -49,7 +55,7 @@ mod tests {
 
     fn learned(prefix: &str, gateway: &str) -> Learned {
         let gateway = gateway.parse().expect("an address");
-        Learned { prefix: prefix.parse().expect("a prefix"), ways: vec![(NicId(0), gateway)] }
+        Learned { prefix: prefix.parse().expect("a prefix"), ways: [(NicId(0), gateway)].into() }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod table;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -211,11 +212,14 @@ impl From<Malformed> for Reject {
     }
 }
 
+/// NICs and gateways, in order; shared by routes that have the same.
+pub type Ways = Arc<[(crate::forward::view::NicId, IpAddr)]>;
+
 /// A route that neighbours told of, with every way there that is equally short.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
     /// Where to.
     pub prefix: Prefix,
-    /// By these NICs and gateways.
-    pub ways: Vec<(crate::forward::view::NicId, IpAddr)>,
+    /// By these.
+    pub ways: Ways,
 }

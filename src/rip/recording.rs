@@ -213,7 +213,8 @@ impl Recorder {
         }
         let mut known = self.known.remove(&family).unwrap_or_default();
         if known.version != daemon.version() {
-            let ways: BTreeMap<_, _> = daemon.learned().map(|l| (l.prefix, l.ways)).collect();
+            let ways: BTreeMap<_, _> =
+                daemon.learned().map(|l| (l.prefix, l.ways.to_vec())).collect();
             let gone = known.ways.keys().filter(|prefix| !ways.contains_key(prefix));
             let gone = gone.map(|prefix| (*prefix, Vec::new()));
             let is_new = |(prefix, new): &(&Prefix, &Vec<_>)| known.ways.get(prefix) != Some(*new);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -22,6 +22,8 @@ use crate::wire::rip::{NG_PORT, PORT};
 const TOLD_ANEW: u32 = 2;
 /// Datagrams taken of one socket in a turn, so that no flood holds up news of the kernel.
 const BUDGET: usize = 64;
+/// While more comes in, the routes learned so far are told no more often.
+const GATHERING: Duration = Duration::from_millis(20);
 /// A full table of a neighbour comes in one burst.
 const RECEIVE_BUFFER: i32 = 4 << 20;
 /// RIPng's messages are bounded by the MTU; RIP's are 512 bytes and a digest.
@@ -69,6 +71,8 @@ pub struct Speaker {
     is_unfinished: bool,
     /// As last told by [`Speaker::news`]; `None`: there is news in any case.
     told: Option<u64>,
+    /// Since when there is more to tell.
+    untold: Option<Instant>,
     inherited: Inherited,
     buffer: Box<[u8]>,
     /// Could not be opened; told once.
@@ -117,6 +121,7 @@ impl Speaker {
             counted: (0, 0),
             is_unfinished: false,
             told: Some(0),
+            untold: None,
             inherited: Inherited::new(inherited, now + TOLD_ANEW * settings.update),
             buffer: vec![0; LARGEST].into_boxed_slice(),
             refused: Vec::new(),
@@ -293,18 +298,22 @@ impl Speaker {
         daemons.chain(self.inherited.next_deadline()).min()
     }
 
-    /// The learned routes, if they are other than the last time.
-    pub fn news(&mut self) -> Option<Vec<Learned>> {
+    /// The learned routes, if they are other than the last time, and since when. What comes in one burst is told together.
+    pub fn news(&mut self, now: Instant) -> Option<(Vec<Learned>, Instant)> {
         let version = self.daemons.iter().map(|(_, daemon)| daemon.version()).sum();
         if self.told == Some(version) {
             return None;
         }
-        self.told = Some(version);
+        let since = *self.untold.get_or_insert(now);
+        if self.is_unfinished && now.duration_since(since) < GATHERING {
+            return None;
+        }
+        (self.told, self.untold) = (Some(version), None);
         let mut learned: Vec<Learned> =
             self.daemons.iter().flat_map(|(_, daemon)| daemon.learned()).collect();
         self.counts.learned = learned.len() as u64;
         self.inherited.add_to(&mut learned);
-        Some(learned)
+        Some((learned, since))
     }
 
     /// Tells the neighbours that nothing is to be reached by us any more.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Ways;
 use crate::forward::view::NicId;
 use crate::wire::ip::Prefix;
 use crate::wire::rip::INFINITY;
@@ -56,15 +58,22 @@ impl Route {
     }
 
     /// By NIC and gateway, in order; none where it was not learned or is unreachable.
-    pub fn ways(&self) -> Vec<(NicId, IpAddr)> {
-        let Origin::Learned(ways) = &self.origin else { return Vec::new() };
+    /// Those of many routes are the `last` ones.
+    pub fn ways(&self, last: &mut Ways) -> Option<Ways> {
+        let Origin::Learned(ways) = &self.origin else { return None };
         if self.garbage.is_some() {
-            return Vec::new();
+            return None;
         }
-        let mut ways: Vec<_> = ways.iter().map(|way| (way.nic, way.gateway)).collect();
-        ways.sort_unstable();
-        ways.dedup();
-        ways
+        let ways = ways.iter().map(|way| (way.nic, way.gateway));
+        if !ways.clone().eq(last.iter().copied()) {
+            let mut ways: Vec<_> = ways.collect();
+            ways.sort_unstable();
+            ways.dedup();
+            if *ways != **last {
+                *last = ways.into();
+            }
+        }
+        Some(Arc::clone(last))
     }
 
     /// Would what it covers be sent by `nic`? Split horizon asks this (RFC 2453 section 3.4.3).
@@ -101,6 +110,8 @@ pub struct Table {
     learned: usize,
     /// Counts changes of what is learned.
     version: u64,
+    /// The neighbours do not know all news.
+    has_news: bool,
 }
 
 /// The table is full.
@@ -125,16 +136,19 @@ impl Table {
 
     /// Is there a route that the neighbours do not know the news of?
     pub fn is_changed(&self) -> bool {
-        self.routes.values().any(|route| route.is_changed)
+        self.has_news
     }
 
     /// The neighbours were told.
     pub fn told(&mut self) {
-        self.routes.values_mut().for_each(|route| route.is_changed = false);
+        if std::mem::take(&mut self.has_news) {
+            self.routes.values_mut().for_each(|route| route.is_changed = false);
+        }
     }
 
     /// All routes are news.
     pub fn all_changed(&mut self) {
+        self.has_news = true;
         self.routes.values_mut().for_each(|route| route.is_changed = true);
     }
 
@@ -164,6 +178,7 @@ impl Table {
         let is_learned = |route: &Route| matches!(route.origin, Origin::Learned(_));
         self.learned += usize::from(is_learned(&route));
         let is_news = is_learned(&route);
+        self.has_news |= route.is_changed;
         let old = self.routes.insert(prefix, route);
         let was_learned = old.as_ref().is_some_and(is_learned);
         self.learned -= usize::from(was_learned);
@@ -175,14 +190,16 @@ impl Table {
     pub fn fail_nic(&mut self, nic: NicId, keep: impl Fn(&Prefix) -> bool, garbage: Instant) {
         for (prefix, route) in &mut self.routes {
             match &mut route.origin {
-                Origin::Real(real) if *real == nic && !keep(prefix) => expire(route, garbage),
+                Origin::Real(real) if *real == nic && !keep(prefix) => {
+                    self.has_news |= expire(route, garbage);
+                }
                 Origin::Learned(ways) => {
                     let before = ways.len();
                     if ways.iter().any(|way| way.nic != nic) {
                         ways.retain(|way| way.nic != nic);
                         self.version += u64::from(ways.len() != before);
                     } else if route.garbage.is_none() && ways.iter().any(|way| way.nic == nic) {
-                        expire(route, garbage);
+                        self.has_news |= expire(route, garbage);
                         self.version += 1;
                     }
                 }
@@ -195,7 +212,7 @@ impl Table {
     pub fn drop_real(&mut self, nic: NicId, keep: impl Fn(&Prefix) -> bool, garbage: Instant) {
         for (prefix, route) in &mut self.routes {
             if matches!(route.origin, Origin::Real(real) if real == nic) && !keep(prefix) {
-                expire(route, garbage);
+                self.has_news |= expire(route, garbage);
             }
         }
     }
@@ -251,6 +268,7 @@ impl Table {
                 let is_tagged = route.tag != heard.tag;
                 route.tag = heard.tag;
                 route.is_changed |= is_tagged;
+                self.has_news |= is_tagged;
                 self.version += u64::from(is_other);
             }
             (None, std::cmp::Ordering::Equal) if ways.len() < MOST_WAYS => {
@@ -266,7 +284,7 @@ impl Table {
                 self.put(heard.prefix, learned(way, heard));
             }
             (Some(_), std::cmp::Ordering::Greater) => {
-                expire(route, garbage);
+                self.has_news |= expire(route, garbage);
                 self.version += 1;
             }
             (None, _) => {}
@@ -286,7 +304,7 @@ impl Table {
             if ways.iter().any(|way| now < way.expires) {
                 ways.retain(|way| now < way.expires);
             } else {
-                expire(route, now + garbage);
+                self.has_news |= expire(route, now + garbage);
             }
         }
         let is_over = |route: &Route| route.garbage.is_some_and(|at| at <= now);
@@ -314,11 +332,11 @@ fn learned(way: Way, heard: Heard) -> Route {
     Route { tag: heard.tag, ..Route::of(Origin::Learned(vec![way]), heard.metric) }
 }
 
-/// RFC 2453 section 3.8: unreachable, told to all, forgotten at `garbage`.
-fn expire(route: &mut Route, garbage: Instant) {
-    if route.garbage.is_none() {
-        route.metric = INFINITY;
-        route.garbage = Some(garbage);
-        route.is_changed = true;
+/// RFC 2453 section 3.8: unreachable, told to all, forgotten at `garbage`; true if that is news.
+fn expire(route: &mut Route, garbage: Instant) -> bool {
+    if route.garbage.is_some() {
+        return false;
     }
+    (route.metric, route.garbage, route.is_changed) = (INFINITY, Some(garbage), true);
+    true
 }

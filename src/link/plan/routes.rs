@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::rules::{default_vipa, never_ours, tables};
 use crate::config::Config;
@@ -28,24 +29,27 @@ pub struct Way {
     pub gateway: Option<IpAddr>,
 }
 
+/// Where which prefix leads.
+pub type Reaches = BTreeMap<Prefix, Reach>;
+
 /// Where a prefix leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Over these NICs, not empty.
-    Nics(Vec<Way>),
+    /// Over these NICs, not empty; shared by learned routes that have the same.
+    Nics(Arc<[Way]>),
     /// The kernel's business: its route leaves by a device that is no NIC of vipa.
     Elsewhere,
 }
 
 /// Every prefix that concerns vipa, of the families that have a VIPA. The default is there if a NIC has a
 /// gateway; a default over another device stays out, since our NICs' gateways are there to be used.
-pub fn reaches(config: &Config, mirror: &Mirror) -> BTreeMap<Prefix, Reach> {
+pub fn reaches(config: &Config, mirror: &Mirror) -> Reaches {
     let mut reaches = BTreeMap::new();
     for family in Family::BOTH.into_iter().filter(|f| default_vipa(config, *f).is_some()) {
         let default = Prefix::default_route(family);
         let ways = default_ways(config, mirror, family);
         if !ways.is_empty() {
-            reaches.insert(default, Reach::Nics(ways));
+            reaches.insert(default, Reach::Nics(ways.into()));
         }
         let prefixes: BTreeSet<Prefix> = mirror
             .routes(MAIN_TABLE)
@@ -64,18 +68,20 @@ pub fn reaches(config: &Config, mirror: &Mirror) -> BTreeMap<Prefix, Reach> {
 }
 
 /// What neighbours told, where neither the configuration nor the kernel knows better: both are nearer to the operator.
-fn learn(config: &Config, mirror: &Mirror, reaches: &mut BTreeMap<Prefix, Reach>) {
+fn learn(config: &Config, mirror: &Mirror, reaches: &mut Reaches) {
     let is_ours = |prefix: Prefix| {
         default_vipa(config, prefix.family()).is_some()
             && !(prefix.length() > 0 && is_never_ours(prefix))
             && !config.adapter.addresses.iter().any(|vipa| Prefix::host(*vipa) == prefix)
     };
-    for learned in mirror.learned.iter().filter(|learned| is_ours(learned.prefix)) {
-        let ways = learned.ways.iter();
-        let ways: Vec<Way> =
-            ways.map(|(nic, gateway)| Way { nic: *nic, gateway: Some(*gateway) }).collect();
+    let (mut told, mut ways): (&[_], Arc<[Way]>) = (&[], Arc::new([]));
+    for learned in mirror.learned().iter().filter(|learned| is_ours(learned.prefix)) {
+        if !std::ptr::eq(told, &*learned.ways) {
+            let way = |(nic, gateway): &(NicId, IpAddr)| Way { nic: *nic, gateway: Some(*gateway) };
+            (told, ways) = (&learned.ways, learned.ways.iter().map(way).collect());
+        }
         if !ways.is_empty() {
-            reaches.entry(learned.prefix).or_insert(Reach::Nics(ways));
+            reaches.entry(learned.prefix).or_insert_with(|| Reach::Nics(Arc::clone(&ways)));
         }
     }
 }
@@ -94,6 +100,19 @@ pub fn inherited(config: &Config, mirror: &Mirror) -> Vec<Learned> {
         Learned { prefix: route.prefix, ways }
     };
     mirror.routes(config.adapter.table).filter(is_inherited).map(learned).collect()
+}
+
+/// Every NIC and gateway that a prefix leads over, some of them often.
+pub fn next_hops(reaches: &Reaches) -> impl Iterator<Item = (NicId, IpAddr)> {
+    let (mut last, none): (&[Way], &[Way]) = (&[], &[]);
+    let ways = reaches.values().flat_map(move |reach| match reach {
+        Reach::Nics(ways) if !std::ptr::eq(last, &**ways) => {
+            last = ways;
+            ways
+        }
+        _ => none,
+    });
+    ways.filter_map(|way| Some((way.nic, way.gateway?)))
 }
 
 fn is_never_ours(prefix: Prefix) -> bool {
@@ -129,7 +148,7 @@ fn reach(config: &Config, mirror: &Mirror, prefix: Prefix) -> Option<Reach> {
     Some(if ways.is_empty() {
         Reach::Elsewhere
     } else {
-        Reach::Nics(kernel_ways(config, mirror, prefix))
+        Reach::Nics(kernel_ways(config, mirror, prefix).into())
     })
 }
 
@@ -197,10 +216,18 @@ pub struct PlannedRoute {
     /// The table's VIPA, except on a throw.
     pub source: Option<IpAddr>,
     /// Empty: a throw.
-    pub next_hops: Vec<PlannedHop>,
+    pub next_hops: Arc<[PlannedHop]>,
 }
 
+/// What tells a route from others, in the order of [`routes`].
+pub type RouteKey = (Prefix, u32, u32);
+
 impl PlannedRoute {
+    /// Prefix, table and metric.
+    pub fn key(&self) -> RouteKey {
+        (self.prefix, self.table, self.metric)
+    }
+
     /// Ends the lookup in our table.
     pub fn is_throw(&self) -> bool {
         self.next_hops.is_empty()
@@ -221,7 +248,7 @@ impl fmt::Display for PlannedRoute {
             0 => write!(f, "default")?,
             _ => write!(f, "{}", self.prefix)?,
         }
-        for hop in &self.next_hops {
+        for hop in self.next_hops.iter() {
             let is_alone = self.next_hops.len() == 1;
             if !is_alone {
                 write!(f, " nexthop")?;
@@ -245,22 +272,32 @@ impl fmt::Display for PlannedRoute {
     }
 }
 
-/// All routes of our tables: the same in each, but for the preferred source.
-pub fn routes(config: &Config, mirror: &Mirror, health: &Health) -> Vec<PlannedRoute> {
-    let adapter = PlannedHop {
+/// All routes of our tables, in the order of their keys: the same in each, but for the preferred source.
+pub fn routes(
+    config: &Config,
+    mirror: &Mirror,
+    reaches: &Reaches,
+    health: &Health,
+) -> Vec<PlannedRoute> {
+    let adapter: Arc<[PlannedHop]> = Arc::new([PlannedHop {
         device: config.adapter.name.clone(),
         ifindex: mirror.link(&config.adapter.name).map_or(0, |(index, _)| index),
         gateway: None,
         weight: 1,
         is_onlink: false,
-    };
-    let tables = tables(config);
+    }]);
+    let nothing: Arc<[PlannedHop]> = Arc::new([]);
+    let mut tables = tables(config);
+    tables.sort_unstable();
     let mut routes = Vec::new();
-    for (prefix, reach) in reaches(config, mirror) {
-        let next_hops = match &reach {
-            Reach::Nics(ways) => fallback(config, mirror, health, ways),
-            Reach::Elsewhere => Vec::new(),
-        };
+    let (mut last, mut next_hops): (&[Way], _) = (&[], Arc::clone(&nothing));
+    for (prefix, reach) in reaches {
+        let prefix = *prefix;
+        if let Reach::Nics(ways) = reach
+            && !std::ptr::eq(last, &**ways)
+        {
+            (last, next_hops) = (ways, fallback(config, mirror, health, ways).into());
+        }
         let of_family = tables.iter().filter(|(_, vipa)| Family::of(*vipa) == prefix.family());
         for (table, vipa) in of_family.copied() {
             let route = |metric, source, next_hops| PlannedRoute {
@@ -270,13 +307,13 @@ pub fn routes(config: &Config, mirror: &Mirror, health: &Health) -> Vec<PlannedR
                 source,
                 next_hops,
             };
-            if reach == Reach::Elsewhere {
-                routes.push(route(ADAPTER_METRIC, None, Vec::new()));
+            if *reach == Reach::Elsewhere {
+                routes.push(route(ADAPTER_METRIC, None, Arc::clone(&nothing)));
                 continue;
             }
-            routes.push(route(ADAPTER_METRIC, Some(vipa), vec![adapter.clone()]));
+            routes.push(route(ADAPTER_METRIC, Some(vipa), Arc::clone(&adapter)));
             if !next_hops.is_empty() {
-                routes.push(route(FALLBACK_METRIC, Some(vipa), next_hops.clone()));
+                routes.push(route(FALLBACK_METRIC, Some(vipa), Arc::clone(&next_hops)));
             }
         }
     }

@@ -455,6 +455,6 @@ fn b1_what_nobody_else_explains_was_learned_by_an_earlier_run() {
         fixture::insert(&mut mirror, route);
     }
     let ways = vec![(NicId(0), address("10.1.1.1")), (NicId(1), address("10.1.2.1"))];
-    let learned = Learned { prefix: prefix("10.9.0.0/24"), ways };
+    let learned = Learned { prefix: prefix("10.9.0.0/24"), ways: ways.into() };
     assert_eq!(routes::inherited(&config, &mirror), [learned]);
 }

@@ -208,7 +208,7 @@ impl Again {
             recorded.version = self.daemon.version();
             recorded.ways.retain(|_, ways| !ways.is_empty());
             let learned: BTreeMap<_, _> =
-                self.daemon.learned().map(|l| (l.prefix, l.ways)).collect();
+                self.daemon.learned().map(|l| (l.prefix, l.ways.to_vec())).collect();
             if recorded.ways != learned {
                 return Err(other(format!("{:?}", recorded.ways), format!("{learned:?}")));
             }

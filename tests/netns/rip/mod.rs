@@ -4,6 +4,7 @@ pub(crate) mod daemon;
 mod decoded;
 mod forwarding;
 mod leave;
+mod many;
 mod ours;
 mod told;
 
