@@ -147,6 +147,7 @@ impl Daemon {
                 nic,
                 is_live: has_carrier,
                 has_carrier,
+                is_waking: false,
                 silent: Vec::new(),
                 ifindex: self.router.index(name).ok()?,
                 addresses: self.router.addresses(name).ok()?,

@@ -276,6 +276,10 @@ impl Network {
                 nic: id,
                 is_live: self.health.is_live(id),
                 has_carrier: link.is_up && link.has_carrier,
+                is_waking: self
+                    .paths
+                    .iter()
+                    .any(|(hop, state, _)| hop.0 == id && state == State::Waking),
                 silent: Family::BOTH
                     .into_iter()
                     .filter(|family| !self.health.carries(id, *family))

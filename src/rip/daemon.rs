@@ -30,6 +30,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Who has several ways to the VIPA, by several NICs of ours, drops those that it is told are longer now one after the other, but for the
 /// last, and takes the others again only when it is told again. What is told at a start may also be lost.
 const TELL_AGAIN: Duration = Duration::from_secs(2);
+/// BIRD and FRR speak BFD only to neighbours of whom they hear: one that answers again is told of us at once, and so often until it does.
+const REMINDER: Duration = Duration::from_secs(1);
 /// Neighbours of which rejections are counted.
 const NEIGHBOURS: usize = 256;
 /// Datagrams that may wait to be sent before requests are no longer answered: several whole tables.
@@ -49,6 +51,9 @@ pub struct Interface {
     pub is_live: bool,
     /// Can anything be sent by it at all?
     pub has_carrier: bool,
+    /// Somebody behind it who was silent answers again, and does not speak BFD yet.
+    #[serde(default)]
+    pub is_waking: bool,
     /// Families of which nobody behind it answers any more.
     pub silent: Vec<Family>,
     /// The kernel's index, for link-local addresses.
@@ -60,6 +65,11 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// Nothing but its neighbour's BFD is lacking.
+    fn is_awaited(&self) -> bool {
+        self.is_waking && self.has_carrier && !self.is_live
+    }
+
     fn is_on_link(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -155,6 +165,8 @@ pub struct Daemon {
     is_forwarding: bool,
     /// The link-local address that each NIC speaks RIPng from.
     designated: BTreeMap<NicId, IpAddr>,
+    /// When neighbours that answer again are told of us.
+    next_reminder: Option<Instant>,
     /// NICs by which nobody has answered yet: when to ask again, and how often still.
     asking: Vec<(NicId, Instant, u8)>,
     seed: u64,
@@ -181,6 +193,7 @@ impl Daemon {
             is_triggered: false,
             next_aging: now + settings.timeout,
             again: None,
+            next_reminder: None,
             reserve_until: None,
             is_withdrawn: false,
             is_forwarding: true,
@@ -243,10 +256,17 @@ impl Daemon {
     pub fn next_deadline(&self) -> Instant {
         let triggered = self.is_triggered.then(|| self.quiet_until.unwrap_or(self.next_update));
         let asked = self.asking.iter().map(|(_, at, _)| *at).min();
-        [triggered, self.again, self.reserve_until, Some(self.next_aging), asked]
-            .into_iter()
-            .flatten()
-            .fold(self.next_update, Instant::min)
+        [
+            triggered,
+            self.again,
+            self.next_reminder,
+            self.reserve_until,
+            Some(self.next_aging),
+            asked,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.next_update, Instant::min)
     }
 
     /// FIG. 3A, at its timer and at any news of an interface.
@@ -292,6 +312,15 @@ impl Daemon {
             self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
             self.again = Some(now + TELL_AGAIN);
         }
+        let awaited = |all: &[Interface]| -> Vec<NicId> {
+            all.iter().filter(|i| i.is_awaited()).map(|i| i.nic).collect()
+        };
+        let (were_awaited, are_awaited) = (awaited(&before), awaited(interfaces));
+        if are_awaited.iter().any(|nic| !were_awaited.contains(nic)) {
+            self.next_reminder = Some(now);
+        } else if are_awaited.is_empty() {
+            self.next_reminder = None;
+        }
         self.next_aging = self.next_aging.min(garbage);
         if is_path_lost {
             // All VIPAs in full, in the same tick, whatever was sent a moment ago.
@@ -317,6 +346,18 @@ impl Daemon {
         }
         let reserve = u8::from(self.reserve_until.is_none());
         (self.settings.metric + reserve).min(INFINITY - 1)
+    }
+
+    fn remind(&mut self, now: Instant) {
+        if self.next_reminder.is_none_or(|at| now < at) {
+            return;
+        }
+        self.next_reminder = Some(now + REMINDER);
+        for interface in self.interfaces.clone() {
+            if interface.is_awaited() {
+                self.say_farewell(&interface);
+            }
+        }
     }
 
     fn ask_again(&mut self, now: Instant) {
@@ -389,6 +430,7 @@ impl Daemon {
             }
         }
         self.ask_again(now);
+        self.remind(now);
         if self.again.is_some_and(|at| at <= now) {
             self.again = None;
             self.broadcast(About::Everything);

@@ -51,6 +51,7 @@ impl Host {
                 nic: ETH1,
                 is_live: true,
                 has_carrier: true,
+                is_waking: false,
                 silent: Vec::new(),
                 ifindex: 2,
                 addresses: addresses.into_iter().filter(|a| Family::of(a.0) == family).collect(),

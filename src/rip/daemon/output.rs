@@ -40,15 +40,14 @@ impl Daemon {
             if interface.is_live && !self.nic(interface.nic).is_passive {
                 self.update(&interface, about);
             } else if interface.has_carrier && about == About::Everything {
-                // Who still hears us knows that we are here, and not to come this way: BIRD and FRR speak BFD only to neighbours
-                // of whom they hear.
+                // Who still hears us knows that we are here, and not to come this way.
                 self.say_farewell(&interface);
             }
             self.interfaces.push(interface);
         }
     }
 
-    fn say_farewell(&mut self, interface: &Interface) {
+    pub(super) fn say_farewell(&mut self, interface: &Interface) {
         if !self.nic(interface.nic).is_passive {
             self.say(interface, About::Everything, |told| Told { metric: INFINITY, ..told });
         }

@@ -23,9 +23,9 @@ fn interface(nic: NicId) -> Interface {
     let v4: IpAddr = format!("10.1.{n}.2").parse().expect("an address");
     let v6: IpAddr = format!("fe80::{n}:2").parse().expect("an address");
     let addresses = vec![(v4, 24), (v6, 64)];
-    let (is_live, has_carrier) = (true, true);
+    let (is_live, has_carrier, is_waking) = (true, true, false);
     let (ifindex, silent) = (u32::from(n), Vec::new());
-    Interface { nic, is_live, has_carrier, silent, ifindex, addresses, mtu: 1500 }
+    Interface { nic, is_live, has_carrier, is_waking, silent, ifindex, addresses, mtu: 1500 }
 }
 
 impl World {
@@ -208,6 +208,29 @@ fn where_the_path_is_dead_and_the_link_is_not_the_vipa_is_told_to_be_gone() {
     world.wait(40);
     let all = world.told(A);
     assert!(!all.is_empty() && all.iter().all(|(_, metric)| *metric == 16), "{all:?}");
+}
+
+#[test]
+fn a_neighbour_that_answers_again_is_reminded_until_its_path_is_live() {
+    let mut world = World::v4();
+    world.wait(6);
+    world.interfaces[0].is_live = false;
+    world.look();
+    world.daemon.take_sends();
+    world.interfaces[0].is_waking = true;
+    world.look();
+    for _ in 0..3 {
+        world.wait(0);
+        assert_eq!(world.told(A), told(&[("203.0.113.10/32", 16)]), "at once, and each second");
+        world.look();
+        world.wait(0);
+        assert_eq!(world.daemon.take_sends().len(), 0, "news of others are no reason");
+        world.now += Duration::from_secs(1);
+    }
+    world.interfaces[0].is_live = true;
+    world.look();
+    world.daemon.take_sends();
+    assert!(world.daemon.next_deadline() > world.now + Duration::from_millis(900));
 }
 
 #[test]

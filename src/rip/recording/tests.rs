@@ -19,6 +19,7 @@ fn interface(is_live: bool) -> Interface {
         nic: NicId(0),
         is_live,
         has_carrier: true,
+        is_waking: false,
         silent: Vec::new(),
         ifindex: 3,
         addresses: vec![("10.1.1.2".parse().expect("an address"), 24)],

@@ -41,6 +41,7 @@ fn interface(number: u8) -> Interface {
     Interface {
         nic: NicId(number),
         has_carrier: true,
+        is_waking: false,
         silent: Vec::new(),
         is_live: true,
         ifindex: u32::from(number) + 1,
