@@ -28,10 +28,11 @@ const REQUESTS: u8 = 5;
 /// … and at this distance, until one answers.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Who has several ways to the VIPA, by several NICs of ours, drops those that it is told are longer now one after the other, but for the
-/// last, and takes the others again only when it is told again. What is told at a start may also be lost.
-const TELL_AGAIN: Duration = Duration::from_secs(2);
-/// BIRD and FRR speak BFD only to neighbours of whom they hear: one that answers again is told of us at once, and so often until it does.
-const REMINDER: Duration = Duration::from_secs(1);
+/// last, and takes the others again only when it is told again: after so much, and so much more, since what is told may also be lost.
+const TELL_AGAIN: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
+/// BIRD and FRR speak BFD only to neighbours of whom they hear: one that answers again is told of us at once, lest its end of the link
+/// comes up later so much after that, and then after twice the time again and again.
+const REMINDER: Duration = Duration::from_millis(125);
 /// Neighbours of which rejections are counted.
 const NEIGHBOURS: usize = 256;
 /// Datagrams that may wait to be sent before requests are no longer answered: several whole tables.
@@ -156,17 +157,18 @@ pub struct Daemon {
     /// News wait.
     is_triggered: bool,
     next_aging: Instant,
-    /// Everything is told once more then.
-    again: Option<Instant>,
-    /// The shorter metric is told until then.
+    /// Everything is told once more then, and at these distances after that.
+    again: Option<(Instant, &'static [Duration])>,
+    /// The shorter metric is told until then, or until all NICs that were lost since are live again.
     reserve_until: Option<Instant>,
+    lost: Vec<NicId>,
     is_withdrawn: bool,
     /// Does the host forward for others?
     is_forwarding: bool,
     /// The link-local address that each NIC speaks RIPng from.
     designated: BTreeMap<NicId, IpAddr>,
-    /// When neighbours that answer again are told of us.
-    next_reminder: Option<Instant>,
+    /// When neighbours that answer again are told of us, and the time to the next after that.
+    reminder: Option<(Instant, Duration)>,
     /// NICs by which nobody has answered yet: when to ask again, and how often still.
     asking: Vec<(NicId, Instant, u8)>,
     seed: u64,
@@ -193,8 +195,9 @@ impl Daemon {
             is_triggered: false,
             next_aging: now + settings.timeout,
             again: None,
-            next_reminder: None,
+            reminder: None,
             reserve_until: None,
+            lost: Vec::new(),
             is_withdrawn: false,
             is_forwarding: true,
             designated: BTreeMap::new(),
@@ -256,10 +259,11 @@ impl Daemon {
     pub fn next_deadline(&self) -> Instant {
         let triggered = self.is_triggered.then(|| self.quiet_until.unwrap_or(self.next_update));
         let asked = self.asking.iter().map(|(_, at, _)| *at).min();
+        let reminder = self.reminder.map(|(at, _)| at);
         [
             triggered,
-            self.again,
-            self.next_reminder,
+            self.again.map(|(at, _)| at),
+            reminder,
             self.reserve_until,
             Some(self.next_aging),
             asked,
@@ -271,9 +275,14 @@ impl Daemon {
 
     /// FIG. 3A, at its timer and at any news of an interface.
     pub fn interface_timer(&mut self, interfaces: &[Interface], now: Instant) {
-        let is_path_lost = self.interfaces.iter().any(|old| {
-            old.is_live && !interfaces.iter().any(|new| new.nic == old.nic && new.is_live)
-        });
+        let is_live = |nic: NicId| interfaces.iter().any(|new| new.nic == nic && new.is_live);
+        let was_live = self.interfaces.iter().filter(|old| old.is_live).map(|old| old.nic);
+        let lost: Vec<NicId> = was_live.filter(|nic| !is_live(*nic)).collect();
+        let is_path_lost = !lost.is_empty();
+        self.lost.extend(lost);
+        self.lost.retain(|nic| !is_live(*nic));
+        // Nothing is stale any more, and the next failure may need the reserve.
+        let is_whole_again = self.reserve_until.is_some() && self.lost.is_empty();
         let before = std::mem::replace(&mut self.interfaces, interfaces.to_vec());
         self.designate();
         let garbage = now + self.settings.garbage;
@@ -281,6 +290,8 @@ impl Daemon {
         // 303–315: the virtual adapter first, whose routes (319) never time out (307).
         if is_path_lost {
             self.reserve_until = Some(now + self.settings.timeout);
+        } else if is_whole_again {
+            self.reserve_until = None;
         }
         self.put_virtual();
         for interface in interfaces {
@@ -307,19 +318,25 @@ impl Daemon {
             }
         }
         self.asking.retain(|(nic, ..)| interfaces.iter().any(|i| i.nic == *nic && i.is_live));
+        if is_whole_again {
+            // First where the shorter metric was told: who still has it takes no other way for as good.
+            self.broadcast(About::Everything);
+            self.table.told();
+            self.tell_again(now);
+        }
         for interface in &reactivated {
             self.greet(interface);
             self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
-            self.again = Some(now + TELL_AGAIN);
+            self.tell_again(now);
         }
         let awaited = |all: &[Interface]| -> Vec<NicId> {
             all.iter().filter(|i| i.is_awaited()).map(|i| i.nic).collect()
         };
         let (were_awaited, are_awaited) = (awaited(&before), awaited(interfaces));
         if are_awaited.iter().any(|nic| !were_awaited.contains(nic)) {
-            self.next_reminder = Some(now);
+            self.reminder = Some((now, REMINDER));
         } else if are_awaited.is_empty() {
-            self.next_reminder = None;
+            self.reminder = None;
         }
         self.next_aging = self.next_aging.min(garbage);
         if is_path_lost {
@@ -349,15 +366,18 @@ impl Daemon {
     }
 
     fn remind(&mut self, now: Instant) {
-        if self.next_reminder.is_none_or(|at| now < at) {
-            return;
-        }
-        self.next_reminder = Some(now + REMINDER);
+        let Some((_, pause)) = self.reminder.filter(|(at, _)| *at <= now) else { return };
+        self.reminder = Some((now + pause, (pause * 2).min(self.settings.update)));
         for interface in self.interfaces.clone() {
             if interface.is_awaited() {
                 self.say_farewell(&interface);
             }
         }
+    }
+
+    fn tell_again(&mut self, now: Instant) {
+        let [first, left @ ..] = &TELL_AGAIN;
+        self.again = Some((now + *first, left));
     }
 
     fn ask_again(&mut self, now: Instant) {
@@ -418,9 +438,10 @@ impl Daemon {
     pub fn tick(&mut self, now: Instant) {
         if self.reserve_until.is_some_and(|until| until <= now) {
             self.reserve_until = None;
+            self.lost.clear();
             self.put_virtual();
             self.trigger(now);
-            self.again = Some(now + TELL_AGAIN);
+            self.tell_again(now);
         }
         if self.next_aging <= now {
             self.table.age(now, self.settings.garbage);
@@ -431,8 +452,8 @@ impl Daemon {
         }
         self.ask_again(now);
         self.remind(now);
-        if self.again.is_some_and(|at| at <= now) {
-            self.again = None;
+        if let Some((_, left)) = self.again.filter(|(at, _)| *at <= now) {
+            self.again = left.split_first().map(|(pause, left)| (now + *pause, left));
             self.broadcast(About::Everything);
         }
         if self.next_update <= now {
