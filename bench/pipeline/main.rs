@@ -1,0 +1,144 @@
+//! What a packet costs in the pipeline alone: `cargo bench --bench pipeline [-- --quick] [--only PART]`.
+//!
+//! `process_batch` over packets in memory, no device and no kernel, in parts: `memory` of a million flows; `flows`, packets of open
+//! flows in random order at growing numbers of flows, by kind; `new` flows and open ones among them; `updates`, open ones while the
+//! preferred servers change a hundred times a second; `growth` with services, servers, routes and NICs; `workers`, two of them pinned
+//! to processors of their own; `instructions` and last-level misses of a packet, by valgrind. Times have the writing of each packet into
+//! its frame in them, instructions do not. Medians of several rounds; `target/bench/pipeline.json`.
+
+mod count;
+mod host;
+mod updates;
+mod workers;
+
+use serde_json::{Map, Value, json};
+use vipa::wire::ip::Family;
+
+use crate::host::{Host, Kind, Setup, median, resident};
+
+/// What there is to measure, and how long.
+struct Measure {
+    is_quick: bool,
+    rounds: usize,
+    packets: u32,
+}
+
+/// A part's name and what it finds.
+type Part = (&'static str, fn(&Measure) -> Value);
+
+const PARTS: [Part; 7] = [
+    ("memory", memory),
+    ("flows", flows),
+    ("new", new_flows),
+    ("updates", |measure| updates::rate(measure.rounds, measure.packets)),
+    ("growth", growth),
+    ("workers", |measure| workers::scaling(measure.rounds, measure.packets)),
+    ("instructions", |measure| count::table(if measure.is_quick { 10_000 } else { 1_000_000 })),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(at) = arguments.iter().position(|word| word == "--count") {
+        return count::counted(&arguments[at + 1..]);
+    }
+    let is_quick = arguments.iter().any(|word| word == "--quick");
+    let only = arguments.iter().position(|word| word == "--only").map(|at| {
+        let name = arguments.get(at + 1).map(String::as_str).unwrap_or_default();
+        let names = PARTS.map(|(name, _)| name);
+        assert!(names.contains(&name), "--only takes one of {names:?}");
+        name
+    });
+    let (rounds, packets) = if is_quick { (3, 400_000) } else { (7, 2_000_000) };
+    let measure = Measure { is_quick, rounds, packets };
+    let mut told = Map::new();
+    for (name, part) in PARTS.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        told.insert((*name).to_owned(), part(&measure));
+    }
+    let place = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    std::fs::create_dir_all(&place).expect("target takes directories");
+    let text = serde_json::to_string_pretty(&told).expect("numbers");
+    std::fs::write(place.join("pipeline.json"), text).expect("target takes files");
+}
+
+fn memory(_: &Measure) -> Value {
+    let of = |family| {
+        let before = resident();
+        let host = Host::full(Setup::of(Kind::Service, family, 1_000_000));
+        let bytes = resident() - before;
+        let flows = host.state.flows.served();
+        println!("{family:?}: {flows} open flows in {:.1} MB", bytes as f64 / 1e6);
+        json!({ "family": format!("{family:?}"), "flows": flows, "bytes": bytes })
+    };
+    Family::BOTH.map(of).to_vec().into()
+}
+
+/// Nanoseconds of an open flow's packet.
+fn established(host: &mut Host, flows: u32, measure: &Measure) -> f64 {
+    median((0..measure.rounds).map(|_| host.established(measure.packets, flows)).collect())
+}
+
+fn flows(measure: &Measure) -> Value {
+    let mut rows = Vec::new();
+    println!("{:<12} {:<3} {:>11} {:>8} {:>7}", "", "", "open flows", "ns", "M/s");
+    for kind in Kind::ALL {
+        for family in Family::BOTH {
+            for flows in [1_000, 100_000, 1_000_000, 10_000_000] {
+                // 64 KB of each handshake's packets take their time, and so do ten million flows.
+                let is_long = flows > 1_000_000 && (measure.is_quick || kind != Kind::Service);
+                if is_long || kind == Kind::Large && flows > 100_000 {
+                    continue;
+                }
+                let mut host = Host::full(Setup::of(kind, family, flows));
+                let ns = established(&mut host, flows, measure);
+                let name = kind.name();
+                println!("{name:<12} {family:<3?} {flows:>11} {ns:>8.0} {:>7.2}", 1e3 / ns);
+                rows.push(json!({
+                    "kind": name, "family": format!("{family:?}"), "flows": flows, "ns": ns
+                }));
+            }
+        }
+    }
+    rows.into()
+}
+
+fn new_flows(measure: &Measure) -> Value {
+    const OPEN: u32 = 100_000;
+    let mut host = Host::new(Setup::of(Kind::Service, Family::V4, 1_000_000));
+    host.open(OPEN);
+    let alone = established(&mut host, OPEN, measure);
+    let mut next = OPEN;
+    let rounds = (0..measure.rounds).map(|_| host.among_new(measure.packets / 4, OPEN, &mut next));
+    let (new, among): (Vec<f64>, Vec<f64>) = rounds.unzip();
+    let (new, among) = (median(new), median(among));
+    println!("new flows: {:.0} thousand a second", 1e6 / new);
+    println!(
+        "{OPEN} open ones among as many new ones: {among:.0} ns a packet, alone {alone:.0} ns"
+    );
+    json!({ "new_per_second": 1e9 / new, "open_ns_alone": alone, "open_ns_among_new": among })
+}
+
+/// What open and new flows cost as one dimension grows.
+fn growth(measure: &Measure) -> Value {
+    const OPEN: u32 = 10_000;
+    let base = Setup::of(Kind::Service, Family::V4, 1_000_000);
+    let mut setups = Vec::new();
+    setups.extend(
+        [1, 100, 10_000].map(|n| ("services", u32::from(n), Setup { services: n, ..base })),
+    );
+    setups.extend([4, 100, 1_000].map(|n| ("servers", u32::from(n), Setup { servers: n, ..base })));
+    setups.extend([0, 10_000, 1_000_000].map(|n| ("routes", n, Setup { routes: n, ..base })));
+    setups.extend([2, 8, 64].map(|n| ("nics", u32::from(n), Setup { nics: n, ..base })));
+    println!("{:<9} {:>9} {:>9} {:>9}", "", "", "open ns", "new ns");
+    let rows = setups.into_iter().map(|(what, n, setup)| {
+        let mut host = Host::new(setup);
+        host.open(OPEN);
+        let open = established(&mut host, OPEN, measure);
+        let mut next = OPEN;
+        let rounds =
+            (0..measure.rounds).map(|_| host.among_new(measure.packets / 10, OPEN, &mut next).0);
+        let new = median(rounds.collect());
+        println!("{what:<9} {n:>9} {open:>9.0} {new:>9.0}");
+        json!({ "what": what, "n": n, "open_ns": open, "new_ns": new })
+    });
+    rows.collect::<Vec<_>>().into()
+}

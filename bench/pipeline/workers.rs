@@ -1,0 +1,93 @@
+//! Two workers, each with flows of its own on a processor of its own, beside one; and two copies of an empty loop beside one, which is
+//! as much as this machine has to give.
+
+#![allow(unsafe_code)] // threads are pinned to processors
+
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use vipa::wire::ip::Family;
+
+use crate::host::{BATCH, Host, Kind, Setup, median};
+
+const FLOWS: u32 = 100_000;
+
+/// The rate of two in multiples of that of one.
+pub(crate) fn scaling(rounds: usize, packets: u32) -> Value {
+    let batches = packets / BATCH as u32;
+    let pipeline = || {
+        let mut host = Host::full(Setup::of(Kind::Service, Family::V4, FLOWS));
+        move || {
+            for _ in 0..batches {
+                host.fill_established(FLOWS);
+                host.run(BATCH);
+            }
+        }
+    };
+    let empty = || {
+        move || {
+            for at in 0..u64::from(packets) * 200 {
+                black_box(at);
+            }
+        }
+    };
+    let pipeline = ratio(rounds, pipeline);
+    let limit = ratio(rounds, empty);
+    println!("two workers: {pipeline:.2} times one; two empty loops: {limit:.2} times one");
+    json!({ "two_workers": pipeline, "two_empty_loops": limit })
+}
+
+/// Work of two at a time in multiples of that of one, per second; medians of rounds that take turns.
+fn ratio<W: FnMut()>(rounds: usize, make: impl Fn() -> W + Sync) -> f64 {
+    let once = |copies: usize| {
+        let start = Arc::new(Barrier::new(copies + 1));
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..copies)
+                .map(|at| {
+                    let (start, make) = (Arc::clone(&start), &make);
+                    scope.spawn(move || {
+                        pin(at);
+                        let mut work = make();
+                        work();
+                        start.wait();
+                        let began = Instant::now();
+                        work();
+                        began.elapsed().as_secs_f64()
+                    })
+                })
+                .collect();
+            start.wait();
+            let times = threads.into_iter().map(|thread| thread.join().expect("no panic"));
+            copies as f64 / times.fold(0.0, f64::max)
+        })
+    };
+    median(
+        (0..rounds)
+            .map(|_| {
+                let one = once(1);
+                once(2) / one
+            })
+            .collect(),
+    )
+}
+
+/// To processor number `at` of those that we may use, counted from 0.
+fn pin(at: usize) {
+    const SIZE: usize = size_of::<libc::cpu_set_t>();
+    // SAFETY: a set is plain bits, of which none is a set too; both calls get one of the size that they are told.
+    let is_pinned = unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, SIZE, &raw mut allowed) == 0
+            && (0..8 * SIZE).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed)).nth(at).is_some_and(
+                |cpu| {
+                    libc::CPU_SET(cpu, &mut one);
+                    libc::sched_setaffinity(0, SIZE, &raw const one) == 0
+                },
+            )
+    };
+    assert!(is_pinned, "two processors are wanted");
+}
