@@ -7,6 +7,7 @@
 
 mod entries;
 mod key;
+mod open;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use entries::{
     SERVED, SERVED_BY, WAYS, stride,
 };
 pub use key::{Key, Side};
+pub(super) use open::{Ends, Open};
 
 use super::preferred::{ServerId, ServiceId};
 use super::rewrite::{Edit, Endpoint};
@@ -25,7 +27,7 @@ use crate::wire::ip::{self, Family};
 use crate::wire::packet::{Headers, Layer4};
 
 /// Rises with each change of what the words mean.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// How many flows of each family a table has room for; each below 2^31 - 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +54,13 @@ impl Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowId(u32);
 
+/// A flow that the index names for a key, and its direction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guess {
+    at: u32,
+    direction: Direction,
+}
+
 const V6: u32 = 1 << 31;
 
 impl FlowId {
@@ -77,9 +86,9 @@ pub struct Millis(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// As the flow began.
-    Original,
+    Original = 0,
     /// Back.
-    Reply,
+    Reply = 1,
 }
 
 impl Direction {
@@ -152,6 +161,12 @@ pub struct Expected {
     pub client: u32,
     /// The other end.
     pub server: u32,
+}
+
+impl Expected {
+    fn word(self) -> u64 {
+        u64::from(self.client) << 32 | u64::from(self.server)
+    }
 }
 
 /// Entries looked at to find one to evict.
@@ -279,6 +294,31 @@ impl FlowTable {
         Some((FlowId::new(family, at), direction))
     }
 
+    /// Where the index alone says that `key` is, one of `N` words of addresses: nothing of the entry is read, which may be another's.
+    #[inline(always)]
+    pub(super) fn guess<const N: usize>(&self, key: &Key) -> Option<Guess> {
+        let entries = self.half(key.family());
+        entries.guess(entries.hash_of::<N>(key)).map(|(at, direction)| Guess { at, direction })
+    }
+
+    /// Reads a word of the entry, so that it is at hand.
+    #[inline(always)]
+    pub(super) fn fetch<const S: usize>(&self, family: Family, guess: Guess) -> u64 {
+        let entry = self.half(family).entry::<S>(guess.at);
+        entry.map_or(0, |words| words[0].load(Relaxed))
+    }
+
+    /// The flow at a guessed place, if it has this key.
+    #[inline(always)]
+    pub(super) fn open<const N: usize, const S: usize>(
+        &self,
+        key: &Key,
+        guess: Guess,
+    ) -> Option<Open<'_, N, S>> {
+        let words = self.half(key.family()).entry(guess.at)?;
+        Open::of(words, guess.direction, key)
+    }
+
     /// Remembers a flow of this host; `key` is not in the table, nor that of its replies. Where the table is full
     /// another flow makes room, which is returned if it was a rewritten one.
     ///
@@ -398,8 +438,7 @@ impl FlowTable {
     /// Whose a served flow is; `None`: of nobody that this process knows.
     #[inline]
     pub fn served_by(&self, id: FlowId) -> Option<(ServiceId, ServerId)> {
-        let word = self.word(id, SERVED_BY).load(Relaxed) & NOBODY;
-        (word != NOBODY).then_some((ServiceId((word >> 16) as u16), ServerId(word as u16)))
+        served_by_in(self.word(id, SERVED_BY).load(Relaxed))
     }
 
     /// Says whose an adopted flow is.
@@ -519,30 +558,19 @@ impl FlowTable {
 
     /// What both ends of a served TCP connection expect next.
     pub fn expected(&self, id: FlowId) -> Expected {
-        let word = self.word(id, SEQUENCES).load(Relaxed);
-        Expected { client: (word >> 32) as u32, server: word as u32 }
+        expected_in(self.word(id, SEQUENCES).load(Relaxed))
     }
 
     /// Remembers what they expect.
     #[inline]
     pub fn set_expected(&mut self, id: FlowId, expected: Expected) {
-        let word = u64::from(expected.client) << 32 | u64::from(expected.server);
-        self.word(id, SEQUENCES).store(word, Relaxed);
+        self.word(id, SEQUENCES).store(expected.word(), Relaxed);
     }
 
     /// The way of one direction that was found under this generation of the view.
     #[inline]
     pub fn way(&self, id: FlowId, direction: Direction, generation: u32) -> Option<WayId> {
-        let word = self.word(id, WAYS).load(Relaxed);
-        if (word >> 32) as u32 != generation {
-            return None;
-        }
-        let one = match direction {
-            Direction::Original => (word >> 16) as u16,
-            Direction::Reply => word as u16,
-        };
-        // One more than it is: a new entry has none.
-        one.checked_sub(1).map(WayId)
+        way_in(self.word(id, WAYS).load(Relaxed), direction, generation)
     }
 
     /// Remembers a way for this generation of the view.
@@ -743,6 +771,30 @@ impl FlowTable {
     fn set_flags(&mut self, id: FlowId, mask: u32, flags: u32) {
         self.half_mut(id.family()).set_flags(id.at(), mask, flags);
     }
+}
+
+#[inline]
+fn served_by_in(word: u64) -> Option<(ServiceId, ServerId)> {
+    let word = word & NOBODY;
+    (word != NOBODY).then_some((ServiceId((word >> 16) as u16), ServerId(word as u16)))
+}
+
+#[inline]
+fn expected_in(word: u64) -> Expected {
+    Expected { client: (word >> 32) as u32, server: word as u32 }
+}
+
+#[inline]
+fn way_in(word: u64, direction: Direction, generation: u32) -> Option<WayId> {
+    if (word >> 32) as u32 != generation {
+        return None;
+    }
+    let one = match direction {
+        Direction::Original => (word >> 16) as u16,
+        Direction::Reply => word as u16,
+    };
+    // One more than it is: a new entry has none.
+    one.checked_sub(1).map(WayId)
 }
 
 /// No entry is free and none may be evicted.

@@ -72,16 +72,19 @@ impl Frame {
     }
 
     /// The packet, from its IP header on.
+    #[inline]
     pub fn packet(&self) -> &[u8] {
         &self.buffer[HEADROOM..HEADROOM + self.length]
     }
 
     /// The packet, to be edited.
+    #[inline]
     pub fn packet_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[HEADROOM..HEADROOM + self.length]
     }
 
     /// Cuts what lies behind the packet's own length (padding of the link).
+    #[inline]
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
     }

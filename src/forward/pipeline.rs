@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 
 use super::begin::{self, Begun};
+use super::fast;
 use super::flow::{Direction, FlowId, FlowTable, Key, Millis, Rewritten, Side};
 use super::fragments::{Fate, FragmentKey, Fragments};
 use super::frame::{Frame, Ingress};
@@ -68,12 +69,24 @@ pub struct Sight<'a> {
 
 /// Gives each frame its verdict and makes its edits.
 pub fn process_batch(frames: &mut [Frame], state: &mut State, sight: Sight<'_>) {
-    for frame in frames {
-        frame.verdict = match process(frame, state, sight) {
-            Ok(verdict) => verdict,
-            Err(reason) => Verdict::Drop(reason),
-        };
+    for frames in frames.chunks_mut(fast::AHEAD) {
+        let mut ahead = [None; fast::AHEAD];
+        fast::look_ahead(frames, &state.flows, &mut ahead);
+        for (frame, plain) in frames.iter_mut().zip(&ahead) {
+            if !plain.as_ref().is_some_and(|plain| fast::carry(frame, plain, state, sight)) {
+                process_one(frame, state, sight);
+            }
+        }
     }
+}
+
+/// A packet that is not plain.
+#[inline(never)]
+pub(super) fn process_one(frame: &mut Frame, state: &mut State, sight: Sight<'_>) {
+    frame.verdict = match process(frame, state, sight) {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::Drop(reason),
+    };
 }
 
 fn process(frame: &mut Frame, state: &mut State, sight: Sight<'_>) -> Result<Verdict, DropReason> {

@@ -56,13 +56,12 @@ impl Sum {
     }
 
     /// Folded to 16 bits, not complemented: what a partial checksum field holds.
+    #[inline(always)]
     pub fn fold(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        // The loop leaves no more than 16 bits.
-        sum as u16
+        // 33 bits are left; then 32, since what carries has left little; then both halves, and what they carry.
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let sum = (sum as u32).wrapping_add((sum >> 32) as u32);
+        (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
     }
 
     /// The complement: what a complete checksum field holds.
@@ -88,12 +87,28 @@ impl Difference {
         Difference(self.0.word(removed).address(added))
     }
 
+    /// Two words were replaced.
+    #[inline(always)]
+    pub fn pair(self, removed: u32, added: u32) -> Difference {
+        // 2^16 is 1 in this arithmetic.
+        Difference(Sum(self.0.0 + u64::from(!removed) + u64::from(added)))
+    }
+
+    /// Four words were replaced.
+    #[inline(always)]
+    pub fn quad(self, removed: u64, added: u64) -> Difference {
+        let (high, low) = ((removed >> 32) as u32, removed as u32);
+        self.pair(high, (added >> 32) as u32).pair(low, added as u32)
+    }
+
     /// RFC 1624, equation 3: `~(~old + ~removed + added)`.
+    #[inline(always)]
     pub fn apply_complete(self, field: u16) -> u16 {
         self.0.word(!field).complement()
     }
 
     /// The same for an uncomplemented sum: `old + ~removed + added`.
+    #[inline(always)]
     pub fn apply_partial(self, field: u16) -> u16 {
         self.0.word(field).fold()
     }

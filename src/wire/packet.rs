@@ -71,6 +71,11 @@ impl TcpFlags {
     const RST: u8 = 0x04;
     const ACK: u8 = 0x10;
 
+    /// ACK, and nothing that begins or ends a connection.
+    pub fn is_data(self) -> bool {
+        self.0 & (Self::SYN | Self::FIN | Self::RST | Self::ACK) == Self::ACK
+    }
+
     /// The first segment of a connection: SYN without ACK or RST.
     pub fn is_bare_syn(self) -> bool {
         self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN

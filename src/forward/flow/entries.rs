@@ -9,8 +9,8 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
 
 use super::key::{Key, Side};
-use super::{Direction, Millis};
-use crate::wire::ip::Family;
+use super::{Direction, Millis, Phase};
+use crate::wire::ip::{self, Family};
 
 /// 64-bit words of an IPv4 flow.
 pub(super) const WORDS_V4: usize = 8;
@@ -18,8 +18,8 @@ pub(super) const WORDS_V4: usize = 8;
 pub(super) const WORDS_V6: usize = 16;
 
 // Behind the addresses of both keys:
-const PORTS: usize = 0;
-const CONTROL: usize = 1;
+pub(super) const PORTS: usize = 0;
+pub(super) const CONTROL: usize = 1;
 pub(super) const WAYS: usize = 2;
 pub(super) const SERVED_BY: usize = 3;
 pub(super) const SEQUENCES: usize = 4;
@@ -35,13 +35,17 @@ pub(super) const FORWARDED: u32 = 1 << 4;
 /// Of a virtual service.
 pub(super) const SERVED: u32 = 1 << 5;
 /// Its original direction comes in by a NIC.
-const FROM_NIC: u32 = 1 << 6;
+pub(super) const FROM_NIC: u32 = 1 << 6;
 /// Its replies come in by the TUN.
-const REPLY_FROM_TUN: u32 = 1 << 7;
+pub(super) const REPLY_FROM_TUN: u32 = 1 << 7;
 pub(super) const PHASE_AT: u32 = 8;
 /// The other end has answered.
 pub(super) const ANSWERED: u32 = 1 << 10;
-const PROTOCOL_AT: u32 = 16;
+/// Four bits, by direction and side: a packet with nothing but data that comes so finds nothing to change and nothing to wait for.
+/// They follow from the others.
+pub(super) const PLAIN_AT: u32 = 11;
+const PLAIN: u32 = 15 << PLAIN_AT;
+pub(super) const PROTOCOL_AT: u32 = 16;
 /// What does not change while the entry lives.
 const FIXED: u32 = LIVE
     | REWRITTEN
@@ -63,7 +67,7 @@ pub(super) struct Entries {
     /// Slot: upper half of the key's hash, direction, entry; open addressing with linear probing.
     index: Box<[u64]>,
     free: Vec<u32>,
-    hasher: foldhash::fast::FixedState,
+    hasher: foldhash::quality::FixedState,
     /// Where sweep and eviction go on.
     hand: u32,
 }
@@ -86,7 +90,7 @@ impl Entries {
             capacity,
             index: vec![EMPTY; slots].into_boxed_slice(),
             free: Vec::with_capacity(capacity as usize),
-            hasher: foldhash::fast::FixedState::with_seed(seed),
+            hasher: foldhash::quality::FixedState::with_seed(seed),
             hand: 0,
         };
         if is_fresh {
@@ -100,6 +104,7 @@ impl Entries {
             let is_whole = (control >> 32) as u32 == entries.checksum(at, flags);
             if flags & LIVE != 0 && is_whole && is_kept(flags) && entries.is_new(at) {
                 entries.behind(at, WAYS).store(0, Relaxed);
+                entries.set_flags(at, 0, 0);
                 entries.link(at);
             } else {
                 torn += usize::from(flags & LIVE != 0 && !is_whole);
@@ -143,6 +148,41 @@ impl Entries {
         }
     }
 
+    /// The entry that the index alone names for a key of this hash, and its direction: nothing of the entry is read, and it may be
+    /// another key's.
+    #[inline]
+    pub(super) fn guess(&self, hash: u64) -> Option<(u32, Direction)> {
+        let mask = self.index.len() - 1;
+        let mut slot = home(hash) & mask;
+        loop {
+            let value = self.index[slot];
+            if value == EMPTY {
+                return None;
+            }
+            if value >> 32 == hash >> 32 {
+                return Some(entry_of(value));
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    /// All words of an entry, of which there are `S`.
+    #[inline(always)]
+    pub(super) fn entry<const S: usize>(&self, at: u32) -> Option<&[AtomicU64; S]> {
+        self.words.as_chunks().0.get(at as usize)
+    }
+
+    /// Hash of a key with `N` words of addresses.
+    #[inline(always)]
+    pub(super) fn hash_of<const N: usize>(&self, key: &Key) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        for word in &key.addresses[..N] {
+            hasher.write_u64(*word);
+        }
+        hasher.write_u64(key.ends);
+        hasher.finish()
+    }
+
     /// A new entry, if there is room. `reply` is what comes back, in the index if `flags` say so.
     pub(super) fn insert(
         &mut self,
@@ -172,6 +212,7 @@ impl Entries {
         if reply.side() == Side::Tun {
             flags |= REPLY_FROM_TUN;
         }
+        flags |= plain(flags);
         let control = u64::from(self.checksum(at, flags)) << 32 | u64::from(flags);
         self.behind(at, CONTROL).store(control, Release);
         self.link(at);
@@ -219,7 +260,7 @@ impl Entries {
         debug_assert_eq!(mask & FIXED, 0);
         let control = self.behind(at, CONTROL);
         let value = control.load(Relaxed) & !u64::from(mask) | u64::from(flags);
-        control.store(value, Relaxed);
+        control.store(value & !u64::from(PLAIN) | u64::from(plain(value as u32)), Relaxed);
     }
 
     pub(super) fn protocol(&self, at: u32) -> u8 {
@@ -277,12 +318,10 @@ impl Entries {
 
     #[inline]
     fn hash(&self, key: &Key) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        for word in &key.addresses[..address_words(self.family)] {
-            hasher.write_u64(*word);
+        match self.family {
+            Family::V4 => self.hash_of::<{ address_words(Family::V4) }>(key),
+            Family::V6 => self.hash_of::<{ address_words(Family::V6) }>(key),
         }
-        hasher.write_u64(key.ends);
-        hasher.finish()
     }
 
     /// An adopted entry whose keys no other entry has.
@@ -360,6 +399,27 @@ const fn address_words(family: Family) -> usize {
         Family::V4 => 1,
         Family::V6 => 4,
     }
+}
+
+/// The bit of [`PLAIN_AT`] for a direction that comes in by a side.
+#[inline(always)]
+pub(super) fn plain_bit(direction: Direction, side: Side) -> u32 {
+    1 << (PLAIN_AT + 2 * direction as u32 + side as u32)
+}
+
+fn plain(flags: u32) -> u32 {
+    let is_tcp = (flags >> PROTOCOL_AT) as u8 == ip::TCP;
+    let is_opening = flags >> PHASE_AT & 3 == Phase::Opening as u32;
+    let is_held = flags & (HELD | REPLY_KEY) != REPLY_KEY;
+    let is_answered = flags & SERVED == 0 || flags & ANSWERED != 0;
+    let mut bits = 0;
+    if is_held && !(is_opening && is_tcp) {
+        bits |= plain_bit(Direction::Original, side(flags, Direction::Original));
+    }
+    if flags & REPLY_KEY != 0 && !is_opening && is_answered {
+        bits |= plain_bit(Direction::Reply, side(flags, Direction::Reply));
+    }
+    bits
 }
 
 fn side(flags: u32, direction: Direction) -> Side {

@@ -11,9 +11,9 @@ use crate::wire::packet::Headers;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The TUN: this host sends it.
-    Tun,
+    Tun = 0,
     /// A NIC.
-    Nic,
+    Nic = 1,
 }
 
 impl From<Ingress> for Side {
@@ -99,13 +99,21 @@ impl Key {
         if self.ends & IPV6 == 0 { Family::V4 } else { Family::V6 }
     }
 
+    /// Its words of addresses.
+    #[inline(always)]
+    pub(in crate::forward) fn addresses(&self) -> &[u64; 4] {
+        &self.addresses
+    }
+
     /// Both ports: source, destination.
-    pub(super) fn ports(&self) -> u32 {
+    #[inline(always)]
+    pub(in crate::forward) fn ports(&self) -> u32 {
         (self.ends >> 32) as u32
     }
 
     /// A key as an entry of the table holds it.
-    pub(super) fn from_parts(
+    #[inline(always)]
+    pub(in crate::forward) fn from_parts(
         addresses: [u64; 4],
         ports: u32,
         protocol: u8,
