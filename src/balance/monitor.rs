@@ -101,6 +101,8 @@ pub struct Monitor {
     publisher: Publisher<PreferredTable>,
     /// Something in the table changed since it was published.
     is_changed: bool,
+    /// Somebody's connections have another fate, and the workers were not woken yet.
+    has_fates: bool,
     /// Readings taken, and those of them that failed.
     readings: (u64, u64),
 }
@@ -171,6 +173,7 @@ impl Monitor {
             table: PreferredTable::default(),
             publisher,
             is_changed: false,
+            has_fates: false,
             readings: (0, 0),
         }
     }
@@ -277,6 +280,11 @@ impl Monitor {
     pub fn is_read(&self) -> bool {
         let mut servers = self.services.iter().flat_map(|service| &service.servers);
         servers.all(|server| server.candidate.checks.iter().all(super::candidate::Check::is_read))
+    }
+
+    /// Has what becomes of any connection changed since the last call? Then the workers are to look at once, traffic or not.
+    pub fn take_fates(&mut self) -> bool {
+        std::mem::take(&mut self.has_fates)
     }
 
     /// What was published last.

@@ -4,8 +4,9 @@
 //! of the period, by lot, so that what began together does not go on together; from then on each period differs a
 //! little. A reading that takes longer than its timeout is dropped, and one that waits holds up nobody else.
 
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use hashbrown::HashMap;
@@ -34,6 +35,31 @@ struct Inner {
     pushed: Arc<Pushed>,
     /// Something may have changed that [`Monitor::tick`] looks at.
     changed: Arc<Notify>,
+    alarm: Alarm,
+}
+
+/// Wakes the workers: what becomes of a connection is theirs to see to, and an idle one brings them no packet.
+#[derive(Default)]
+struct Alarm(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Alarm")
+    }
+}
+
+impl Inner {
+    /// Has the monitor do something, and wakes the workers if any connection has another fate by it.
+    fn with<T>(&self, what: impl FnOnce(&mut Monitor) -> T) -> T {
+        let mut monitor = lock(&self.monitor);
+        let done = what(&mut monitor);
+        let is_urgent = monitor.take_fates();
+        drop(monitor);
+        if let (true, Some(wake)) = (is_urgent, self.alarm.0.get()) {
+            wake();
+        }
+        done
+    }
 }
 
 type Tasks = HashMap<Key, Task, foldhash::fast::RandomState>;
@@ -80,7 +106,14 @@ impl Balance {
             tasks: Mutex::default(),
             pushed: Arc::default(),
             changed: Arc::default(),
+            alarm: Alarm::default(),
         }))
+    }
+
+    /// `wake` is called when a table was published by which somebody's connections have another fate, and only then:
+    /// other tables are read with the next packet, which is soon enough. Only the first that is given counts.
+    pub fn wakes(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.alarm.0.set(Box::new(wake));
     }
 
     /// Goes to work, on the runtime that this is called in.
@@ -95,7 +128,7 @@ impl Balance {
     /// # Errors
     /// Why not; nothing has changed.
     pub fn configure(&self, services: &[Settings]) -> Result<(), String> {
-        lock(&self.0.monitor).configure(services, Instant::now())?;
+        self.0.with(|monitor| monitor.configure(services, Instant::now()))?;
         self.attend();
         Ok(())
     }
@@ -105,7 +138,7 @@ impl Balance {
     /// # Errors
     /// Why it is not done; nothing has changed.
     pub fn change(&self, change: &Change, nics: &[IpAddr]) -> Result<(), String> {
-        lock(&self.0.monitor).change(change, nics, Instant::now())?;
+        self.0.with(|monitor| monitor.change(change, nics, Instant::now()))?;
         self.attend();
         Ok(())
     }
@@ -206,7 +239,8 @@ async fn read(inner: Weak<Inner>, watch: Watch, desk: Arc<Desk>, pushed: Arc<Pus
         let reading = tokio::time::timeout(watch.settings.timeout, object.read(&watch.instance));
         let answer = reading.await.unwrap_or(Err(Failure::Timeout));
         let Some(inner) = inner.upgrade() else { return };
-        let next = lock(&inner.monitor).take(watch.key, answer.clone(), Instant::now());
+        let next =
+            inner.with(|monitor| monitor.take(watch.key, answer.clone(), Instant::now()));
         drop(inner);
         for waiting in lock(&desk.waiting).drain(..) {
             let _ = waiting.send(answer.clone());
@@ -234,10 +268,8 @@ fn part(key: Key, count: u64) -> f64 {
 async fn tick(inner: Weak<Inner>, changed: Arc<Notify>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
-        let (next, is_empty) = {
-            let mut monitor = lock(&inner.monitor);
-            (monitor.tick(Instant::now()), monitor.is_empty())
-        };
+        let (next, is_empty) =
+            inner.with(|monitor| (monitor.tick(Instant::now()), monitor.is_empty()));
         drop(inner);
         match next {
             Some(next) => tokio::time::sleep(next).await,

@@ -136,6 +136,7 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         },
     )
     .map_err(system("start the workers"))?;
+    balance.wakes(workers.waker());
 
     let leave = Leave::new(router_waker);
     let router = prepared.start(Arc::clone(&cell), asked, Box::new(workers));

@@ -123,6 +123,12 @@ impl Workers {
         Ok((plane, statistics))
     }
 
+    /// Wakes every worker, so that it reads what was published.
+    pub fn waker(&self) -> impl Fn() + Send + Sync + 'static {
+        let handles = self.handles.clone();
+        move || handles.iter().for_each(|handle| handle.order(Order::View))
+    }
+
     fn open(&mut self, nic: NicId, wanted: &Opened) -> io::Result<()> {
         self.group = self.group.wrapping_add(1) & 0x7fff;
         let hearing = Hearing {

@@ -67,7 +67,7 @@ pub enum Order {
     First(FragmentKey, Fate),
     /// What is known of the socket that sends packets with this key.
     Socket(Key, Socket),
-    /// A new view stands in the cell.
+    /// Something new was published that should not wait for a packet: a view, or what becomes of connections.
     View,
 }
 

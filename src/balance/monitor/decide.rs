@@ -59,7 +59,7 @@ impl Monitor {
             };
             if self.table.server(server.id).is_some_and(|of| of.fate != fate) {
                 self.table.set_fate(server.id, fate);
-                self.is_changed = true;
+                (self.is_changed, self.has_fates) = (true, true);
             }
         }
     }

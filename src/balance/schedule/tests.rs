@@ -154,6 +154,35 @@ fn a_server_that_dies_is_left_and_one_that_hangs_holds_up_nobody() {
 }
 
 #[test]
+fn workers_are_woken_when_somebodys_connections_end_and_not_for_a_score() {
+    run(async {
+        let end = |last| SocketAddr::from(([10, 2, 0, last], 80));
+        let mut lab =
+            Lab::start(web(vec![pushed()], vec![server("a", end(1)), server("b", end(2))]));
+        let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let woken = || calls.load(std::sync::atomic::Ordering::Relaxed);
+        let counted = calls.clone();
+        lab.balance.wakes(move || {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        for (clients, preferred) in [("5", 0), ("1", 0)] {
+            lab.balance.push("a", "clients", clients).unwrap();
+            lab.until_preferred(preferred).await;
+        }
+        lab.balance.push("b", "clients", "0").unwrap();
+        lab.until_preferred(1).await;
+        lab.balance.change(&Change::Drain("a".to_owned()), &[]).unwrap();
+        assert_eq!(woken(), 0, "nobody's connections ended");
+        lab.balance.change(&Change::Down("a".to_owned()), &[]).unwrap();
+        assert_eq!(lab.reader.get().server(ServerId(0)).unwrap().fate, Fate::Reset);
+        assert_eq!(woken(), 1, "after the table was published");
+        lab.balance.push("b", "clients", "3").unwrap();
+        assert_eq!(lab.balance.check("b").await.unwrap().len(), 1);
+        assert_eq!(woken(), 1);
+    });
+}
+
+#[test]
 fn one_that_never_answers_is_down_and_holds_up_nobody() {
     run(async {
         let (_silent, silent) = listener().await;

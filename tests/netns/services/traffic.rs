@@ -1,12 +1,13 @@
 //! What passes a service: both modes, both families, requests and bulk, with and without checksum offload.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::Read as _;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use vipa::lab::topology::{client_address, vipas};
 use vipa::wire::ip::Family;
 
 use super::farm::{BULK, Server, WEB, address, endpoint, wait_for_servers, who};
-use crate::fixture::{Bench, Setup};
+use crate::fixture::{Bench, PATIENCE, Setup};
 
 const PORT: u16 = 80;
 
@@ -185,4 +186,23 @@ fn connections_outlive_a_killed_forwarder() {
     assert!(output.status.success(), "{said}");
     assert_eq!(said["error"], serde_json::Value::Null);
     assert!(said["end"]["sum_received"]["bytes"].as_u64().expect("a count") > 1 << 20);
+}
+
+/// Nothing is sent: neither by the client, nor by the server, which is cut off and can tell nobody.
+#[test]
+fn an_idle_connection_to_a_server_that_dies_is_reset() {
+    let bench = Bench::start(&served(Setup::new(2), "mode = \"nat\"", PORT, Some(WEB), &[1]));
+    let server = Server::start(&bench, 1);
+    wait_for_servers(&bench);
+    let clients = Family::BOTH.map(|family| {
+        let connect = || TcpStream::connect_timeout(&at(family, PORT), PATIENCE);
+        let client = bench.network.client.run(connect).expect("the service answers");
+        client.set_read_timeout(Some(PATIENCE)).expect("a patience");
+        client
+    });
+    server.namespace.link_down("eth0").expect("a link");
+    for mut client in clients {
+        let read = client.read(&mut [0]).expect_err("the server says nothing");
+        assert_eq!(read.kind(), std::io::ErrorKind::ConnectionReset);
+    }
 }
