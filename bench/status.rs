@@ -45,7 +45,7 @@ async fn measure() {
     let balance = Balance::new(Monitor::new(world, publisher));
     balance.start();
     let services: Vec<Settings> = (0..SERVICES).map(service).collect();
-    balance.configure(&services).expect("services");
+    balance.configure(&[VIPA], &services).expect("services");
     tokio::time::sleep(WARM_UP).await;
     let before = (Instant::now(), processor_time(), balance.report());
     tokio::time::sleep(MEASURED).await;

@@ -74,6 +74,13 @@ fn adapter(letter: char) -> String {
     format!("{letter}{}", std::process::id())
 }
 
+/// Nobody takes what it hands over.
+fn reloader() -> vipa::engine::message::Reloader {
+    let poll = mio::Poll::new().unwrap();
+    let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+    vipa::engine::message::Reloader::new(Arc::new(waker)).0
+}
+
 fn leave() -> Leave {
     let poll = mio::Poll::new().unwrap();
     Leave::new(Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
@@ -235,12 +242,14 @@ fn admin_of(config: &str, adapter: &str, place: &Place) -> Admin {
     let (publisher, _) = vipa::forward::publish::channel(0, Arc::default());
     Admin {
         balance: Balance::of(&config, publisher).unwrap(),
-        config: Arc::new(config),
+        config: Arc::new(arc_swap::ArcSwap::from_pointee(config)),
         cell: Arc::new(arc_swap::ArcSwap::from_pointee(view())),
         workers: Vec::new(),
         router: Arc::default(),
         started: Instant::now(),
         leave: leave(),
+        reloader: reloader(),
+        turn: Arc::default(),
         socket: place.state().path(adapter, Kept::Socket),
     }
 }

@@ -27,10 +27,11 @@ pub struct Draining {
 pub(super) fn drain(admin: &Admin, wait: Option<Duration>) -> Draining {
     let (asked, is_first) = admin.leave.politely(wait.unwrap_or(leave::WAIT));
     tracing::info!(?wait, "told to drain{}", if is_first { "" } else { " again" });
-    let is_polite = asked.is_polite && admin.config.rip.is_some();
+    let config = admin.config.load();
+    let is_polite = asked.is_polite && config.rip.is_some();
     let ends_in = asked.end.saturating_duration_since(Instant::now());
     Draining {
-        adapter: admin.config.adapter.name.clone(),
+        adapter: config.adapter.name.clone(),
         pid: std::process::id(),
         was_leaving: !is_first,
         told_by: if is_polite { speaking(admin) } else { Vec::new() },
@@ -39,7 +40,8 @@ pub(super) fn drain(admin: &Admin, wait: Option<Duration>) -> Draining {
 }
 
 fn speaking(admin: &Admin) -> Vec<String> {
-    let Some(rip) = &admin.config.rip else { return Vec::new() };
+    let config = admin.config.load();
+    let Some(rip) = &config.rip else { return Vec::new() };
     let is_passive = |at: usize| rip.nics.get(at).is_some_and(|nic| nic.is_passive);
     let view = admin.cell.load();
     let nics = view.nics.iter().enumerate();

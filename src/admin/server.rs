@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
-use tokio::sync::{RwLock, Semaphore, oneshot};
+use tokio::sync::{RwLock, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::drain::drain;
+use super::reload::{self, Refused};
 use super::{Admin, Status, services};
 use crate::explain::{Question, explain};
 use crate::log::limited;
@@ -46,14 +47,26 @@ struct Request {
 #[derive(Serialize)]
 struct Refusal<'a> {
     error: &'a str,
+    /// The configuration is wrong, not what was to be done with it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_wrong: bool,
 }
 
 /// The monitor thread; dropping it ends the thread and removes the socket.
 #[derive(Debug)]
 pub struct Running {
     stop: Option<oneshot::Sender<()>>,
+    reload: mpsc::UnboundedSender<()>,
     thread: Option<JoinHandle<()>>,
     socket: PathBuf,
+}
+
+impl Running {
+    /// Has the configuration file read again.
+    pub fn reload(&self) {
+        // It fails only where the thread has ended.
+        let _ = self.reload.send(());
+    }
 }
 
 impl Drop for Running {
@@ -79,12 +92,13 @@ pub fn start(admin: Admin) -> io::Result<Running> {
         listen(&admin.socket)?
     };
     let (stop, stopped) = oneshot::channel();
+    let (reload, reloads) = mpsc::unbounded_channel();
     let socket = admin.socket.clone();
     let thread = std::thread::Builder::new()
         .name("monitor".to_owned())
-        .spawn(move || runtime.block_on(serve(listener, Arc::new(admin), stopped)));
+        .spawn(move || runtime.block_on(serve(listener, Arc::new(admin), stopped, reloads)));
     match thread {
-        Ok(thread) => Ok(Running { stop: Some(stop), thread: Some(thread), socket }),
+        Ok(thread) => Ok(Running { stop: Some(stop), reload, thread: Some(thread), socket }),
         Err(error) => {
             let _ = std::fs::remove_file(&socket);
             Err(error)
@@ -111,8 +125,20 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Until the handle is dropped; the tasks go with the runtime. Who was asked answers: that it drains may be its last word.
-async fn serve(listener: UnixListener, admin: Arc<Admin>, stopped: oneshot::Receiver<()>) {
+async fn serve(
+    listener: UnixListener,
+    admin: Arc<Admin>,
+    stopped: oneshot::Receiver<()>,
+    mut reloads: mpsc::UnboundedReceiver<()>,
+) {
     admin.balance.start();
+    tokio::spawn(reload::follow(admin.clone()));
+    let reloading = admin.clone();
+    tokio::spawn(async move {
+        while reloads.recv().await.is_some() {
+            let _ = reload::reload(&reloading).await;
+        }
+    });
     let answering = Arc::new(RwLock::new(()));
     tokio::spawn(accept(listener, admin, Arc::clone(&answering)));
     let _ = stopped.await;
@@ -186,20 +212,25 @@ async fn answer(line: &[u8], admin: &Admin) -> String {
             ("status", _) => json_line(&Status::of(admin)),
             ("explain", Some(question)) => explained(&question, admin),
             ("drain", _) => json_line(&drain(admin, request.wait_ms.map(Duration::from_millis))),
+            ("reload", _) => match reload::reload(admin).await {
+                Ok(reloaded) => json_line(&reloaded),
+                Err(Refused::Failed(why)) => refusal(&why),
+                Err(Refused::Wrong(why)) => json_line(&Refusal { error: &why, is_wrong: true }),
+            },
             ("explain", None) => refusal("explain needs a question"),
             (command, _) => match services::answer(command, request.of_services, admin).await {
                 Some(Ok(line)) => line,
                 Some(Err(error)) => refusal(&error),
-                None => {
-                    refusal("unknown command; known: change, check, drain, explain, push, status")
-                }
+                None => refusal(
+                    "unknown command; known: change, check, drain, explain, push, reload, status",
+                ),
             },
         },
     }
 }
 
 fn explained(question: &Question, admin: &Admin) -> String {
-    let file = admin.config.file.display().to_string();
+    let file = admin.config.load().file.display().to_string();
     match explain(&admin.cell.load(), question, &file) {
         Ok(explanation) => json_line(&explanation),
         Err(error) => refusal(&error.to_string()),
@@ -207,7 +238,7 @@ fn explained(question: &Question, admin: &Admin) -> String {
 }
 
 fn refusal(error: &str) -> String {
-    json_line(&Refusal { error })
+    json_line(&Refusal { error, is_wrong: false })
 }
 
 pub(super) fn json_line(answer: &impl Serialize) -> String {

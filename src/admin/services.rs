@@ -12,8 +12,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Admin;
 use super::server::json_line;
+use super::{Admin, reload};
 use crate::balance::monitor::Change;
 
 /// The fields of such requests.
@@ -61,7 +61,7 @@ pub(super) async fn answer(
     let done = |done: Result<(), String>| done.map(|()| json_line(&Done { done: true }));
     Some(match command {
         "change" => match asked.change {
-            Some(change) => done(admin.balance.change(&change, &nics(admin))),
+            Some(change) => done(reload::change(admin, &change, &nics(admin)).await),
             None => Err("change needs a change".to_owned()),
         },
         "check" => match asked.server {

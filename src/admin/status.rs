@@ -380,7 +380,8 @@ fn announcements(admin: &Admin, view: &NetView) -> AnnouncementsStatus {
 }
 
 fn rip(admin: &Admin) -> RipStatus {
-    let is_spoken = admin.config.rip.is_some();
+    let config = admin.config.load();
+    let is_spoken = config.rip.is_some();
     let counts = admin.router.rip.load();
     let Some(counts) = counts.as_ref() else {
         return RipStatus { is_spoken, ..RipStatus::default() };
@@ -405,22 +406,22 @@ fn rip(admin: &Admin) -> RipStatus {
 impl Status {
     /// Of the forwarder behind `admin`, now.
     pub fn of(admin: &Admin) -> Status {
-        let view = admin.cell.load();
+        let (view, config) = (admin.cell.load(), admin.config.load());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            adapter: admin.config.adapter.name.clone(),
+            adapter: config.adapter.name.clone(),
             pid: std::process::id(),
             uptime_seconds: (admin.started.elapsed().as_millis() as f64) / 1000.0,
             withdrawing: withdrawing(admin),
-            config: admin.config.file.display().to_string(),
+            config: config.file.display().to_string(),
             generation: view.generation,
-            vipas: admin.config.adapter.addresses.iter().map(ToString::to_string).collect(),
+            vipas: config.adapter.addresses.iter().map(ToString::to_string).collect(),
             nics: nics(&view, &admin.workers),
             routes: routes(&view),
             route_count: view.routes.routes().len(),
             neighbours: neighbours(&view),
             neighbour_count: view.neighbours.len(),
-            rules: rules(&admin.config),
+            rules: rules(&config),
             workers: (0..)
                 .zip(&admin.workers)
                 .map(|(number, worker)| of_worker(number, worker))
@@ -473,6 +474,7 @@ fn nics(view: &NetView, workers: &[std::sync::Arc<WorkerStatistics>]) -> Vec<Nic
     (0..)
         .map(NicId)
         .zip(&view.nics)
+        .filter(|(_, nic)| !nic.is_gone())
         .map(|(id, nic)| NicStatus {
             name: nic.name.clone(),
             state: nic.state.name().to_owned(),

@@ -105,6 +105,13 @@ fn socket(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("vipa-admin-{name}-{}.sock", std::process::id()))
 }
 
+/// Nobody takes what it hands over.
+fn reloader() -> crate::engine::message::Reloader {
+    let poll = mio::Poll::new().unwrap();
+    let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+    crate::engine::message::Reloader::new(Arc::new(waker)).0
+}
+
 fn leave() -> Leave {
     let poll = mio::Poll::new().unwrap();
     Leave::new(Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()))
@@ -119,12 +126,14 @@ fn admin_of(config: &str, socket: &Path) -> Admin {
     let (publisher, _) = channel(0, Arc::default());
     Admin {
         balance: Balance::of(&config, publisher).unwrap(),
-        config: Arc::new(config),
+        config: Arc::new(ArcSwap::from_pointee(config)),
         cell: Arc::new(ArcSwap::from_pointee(view())),
         workers: vec![Arc::default(), Arc::default()],
         router: Arc::new(RouterStatistics::default()),
         started: Instant::now(),
         leave: leave(),
+        reloader: reloader(),
+        turn: Arc::default(),
         socket: socket.to_owned(),
     }
 }
@@ -389,7 +398,7 @@ fn drain_is_asked_for_once_and_status_tells_of_it() {
     let socket = socket("drain");
     let speaking = format!("{CONFIG}[rip]\n[[rip.nic]]\nname = \"eth2\"\npassive = true\n");
     let config = Config::parse(&speaking, Path::new("vipa.toml")).unwrap().0;
-    let admin = Admin { config: Arc::new(config), ..admin(&socket) };
+    let admin = Admin { config: Arc::new(ArcSwap::from_pointee(config)), ..admin(&socket) };
     let (leave, router) = (admin.leave.clone(), admin.router.clone());
     let _running = start(admin).unwrap();
     assert_eq!(status(&socket).withdrawing, None);

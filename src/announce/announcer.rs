@@ -129,6 +129,19 @@ impl Announcer {
         }
     }
 
+    /// Other settings; what is announced now and then is so from now on.
+    pub fn reconfigure(&mut self, settings: Settings, now: Instant) {
+        if settings == self.settings {
+            return;
+        }
+        self.settings = settings;
+        let next = Some(now + settings.interval).filter(|_| !settings.interval.is_zero());
+        let is_quiet = |one: &&mut One| one.left == 0 && one.conflict.is_none();
+        for one in self.places.values_mut().filter(is_quiet) {
+            (one.announce_at, one.ask_at) = (next, next);
+        }
+    }
+
     /// What lies where now, and the Ethernet addresses of this host. What is new or has moved is announced with the next
     /// [`Announcer::tick`], in a conflict too: the neighbours would go on sending to a NIC that is gone.
     pub fn follow(&mut self, spots: &BTreeMap<Place, Spot>, own: &BTreeSet<MacAddr>, now: Instant) {

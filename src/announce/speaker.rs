@@ -144,6 +144,24 @@ impl Speaker {
         }
     }
 
+    /// Other settings, VIPAs or `[[nic]]`s.
+    pub fn reconfigure(
+        &mut self,
+        settings: Settings,
+        vipas: &[IpAddr],
+        names: impl IntoIterator<Item = String>,
+        now: Instant,
+    ) {
+        self.announcer.reconfigure(settings, now);
+        self.names = names.into_iter().collect();
+        if *vipas != *self.vipas {
+            // The sockets hear of the VIPAs that there were: others are opened with the next scene, which is then a new one.
+            self.vipas = vipas.to_vec();
+            self.ears.clear();
+            self.scene = Scene::default();
+        }
+    }
+
     /// The links as they are now. What is new or has moved is announced at once.
     pub fn follow(&mut self, scene: Scene, registry: &Registry, now: Instant) {
         if scene == self.scene {

@@ -42,7 +42,8 @@ pub fn look(config: &Config, view: &NetView) -> Outlook {
     if config.services.is_empty() {
         return outlook;
     }
-    let absent = view.nics.iter().filter(|nic| nic.state != NicState::Live);
+    let there = view.nics.iter().filter(|nic| !nic.is_gone());
+    let absent = there.filter(|nic| nic.state != NicState::Live);
     let absent: Vec<&str> = absent.map(|nic| &*nic.name).collect();
     // Where a NIC is missing, or routes are still to be learned, nothing is concluded from what is not there.
     let is_whole = absent.is_empty() && config.rip.is_none();

@@ -6,12 +6,13 @@
 //! decision is made when a reading arrives, and published at once; [`Monitor::tick`] sees to what changes without one:
 //! connections that were given since, and slow starts.
 //!
-//! Of `monitor/`: `decide.rs` picks, `change.rs` is what a reload or an operator may change (L8, L9), `table.rs` makes the table of it,
-//! `report.rs` tells of it.
+//! Of `monitor/`: `decide.rs` picks, `change.rs` is what a reload or an operator may change (L8, L9), `retired.rs` is what was taken away
+//! and has connections, `table.rs` makes the table of it, `report.rs` tells of it.
 
 mod change;
 mod decide;
 mod report;
+mod retired;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -94,6 +95,10 @@ pub enum Next {
 pub struct Monitor {
     world: World,
     services: Vec<Service>,
+    /// What was taken away and has connections.
+    retired: Vec<retired::Retired>,
+    /// The last of them ended.
+    has_ended: bool,
     /// Where each server is: of which service, and which of its servers.
     places: HashMap<ServerId, (usize, usize), foldhash::fast::RandomState>,
     next: Numbers,
@@ -168,6 +173,8 @@ impl Monitor {
         Monitor {
             world,
             services: Vec::new(),
+            retired: Vec::new(),
+            has_ended: false,
             places: HashMap::default(),
             next: Numbers::default(),
             table: PreferredTable::default(),
@@ -245,6 +252,9 @@ impl Monitor {
                 self.decide(at, now);
             }
         }
+        if self.forget_retired(now) {
+            self.rebuild();
+        }
         self.publish();
         next
     }
@@ -271,9 +281,9 @@ impl Monitor {
         watches
     }
 
-    /// Are there no services?
+    /// Are there no services, and nothing left of any?
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
+        self.services.is_empty() && self.retired.is_empty()
     }
 
     /// Has every status object of every server been read?

@@ -35,6 +35,8 @@ struct Inner {
     pushed: Arc<Pushed>,
     /// Something may have changed that [`Monitor::tick`] looks at.
     changed: Arc<Notify>,
+    /// What is served became less, without anybody asking for it.
+    ended: Notify,
     alarm: Alarm,
 }
 
@@ -53,8 +55,11 @@ impl Inner {
     fn with<T>(&self, what: impl FnOnce(&mut Monitor) -> T) -> T {
         let mut monitor = lock(&self.monitor);
         let done = what(&mut monitor);
-        let is_urgent = monitor.take_fates();
+        let (is_urgent, has_ended) = (monitor.take_fates(), monitor.take_ended());
         drop(monitor);
+        if has_ended {
+            self.ended.notify_one();
+        }
         if let (true, Some(wake)) = (is_urgent, self.alarm.0.get()) {
             wake();
         }
@@ -106,6 +111,7 @@ impl Balance {
             tasks: Mutex::default(),
             pushed: Arc::default(),
             changed: Arc::default(),
+            ended: Notify::new(),
             alarm: Alarm::default(),
         }))
     }
@@ -123,14 +129,43 @@ impl Balance {
         tokio::spawn(tick(inner, self.0.changed.clone()));
     }
 
-    /// Takes the services of a configuration: what differs from what it said before.
+    /// Takes the services of a configuration, and the VIPAs: what differs from what it said before.
     ///
     /// # Errors
     /// Why not; nothing has changed.
-    pub fn configure(&self, services: &[Settings]) -> Result<(), String> {
-        self.0.with(|monitor| monitor.configure(services, Instant::now()))?;
+    pub fn configure(&self, vipas: &[IpAddr], services: &[Settings]) -> Result<(), String> {
+        self.0.with(|monitor| {
+            let before = monitor.set_vipas(vipas);
+            let done = monitor.configure(services, Instant::now());
+            if done.is_err() {
+                monitor.set_vipas(&before);
+            }
+            done
+        })?;
         self.attend();
         Ok(())
+    }
+
+    /// All that is to be heard now ([`Monitor::served`]).
+    pub fn served(&self) -> Vec<Settings> {
+        lock(&self.0.monitor).served()
+    }
+
+    /// What would have to be heard beside that were `change` done ([`Monitor::would_serve`]).
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub fn would_serve(
+        &self,
+        change: &Change,
+        nics: &[IpAddr],
+    ) -> Result<Option<Settings>, String> {
+        lock(&self.0.monitor).would_serve(change, nics)
+    }
+
+    /// Waits until something that was taken away has lost its last connection: [`Balance::served`] is less then.
+    pub async fn ended(&self) {
+        self.0.ended.notified().await;
     }
 
     /// Does what an operator asks for. `nics` are the addresses of this host's NICs.
@@ -239,8 +274,7 @@ async fn read(inner: Weak<Inner>, watch: Watch, desk: Arc<Desk>, pushed: Arc<Pus
         let reading = tokio::time::timeout(watch.settings.timeout, object.read(&watch.instance));
         let answer = reading.await.unwrap_or(Err(Failure::Timeout));
         let Some(inner) = inner.upgrade() else { return };
-        let next =
-            inner.with(|monitor| monitor.take(watch.key, answer.clone(), Instant::now()));
+        let next = inner.with(|monitor| monitor.take(watch.key, answer.clone(), Instant::now()));
         drop(inner);
         for waiting in lock(&desk.waiting).drain(..) {
             let _ = waiting.send(answer.clone());

@@ -174,6 +174,12 @@ impl Settings {
         matches!(&self.mode, Mode::Nat { sources, keeps_client: false } if sources.is_empty())
     }
 
+    /// Is it the same service as `other`, whatever else is set? Connections of one at another place, or reached in another way, are others.
+    pub fn is_in_place_of(&self, other: &Settings) -> bool {
+        let place = |of: &Settings| (of.address, of.ports.clone(), of.protocol);
+        self.name == other.name && place(self) == place(other) && self.mode == other.mode
+    }
+
     /// Does it own `port` of `address`?
     pub fn owns(&self, address: IpAddr, port: u16) -> bool {
         self.address == address && self.ports.contains(&port)

@@ -9,6 +9,7 @@ mod failure;
 mod forwarder;
 mod output;
 mod plan;
+mod reload;
 mod replay;
 mod run;
 mod server;
@@ -50,6 +51,8 @@ enum Command {
     Server(Server),
     /// Give a service of a running forwarder another policy.
     Policy(Policy),
+    /// Have a running forwarder read its configuration again; what stays as it was goes on.
+    Reload(Reload),
     /// Run a capture through the real forwarder, without privilege.
     Replay(Replay),
     /// Explain which source address, NIC and next hop the first packet of a flow gets, and why.
@@ -140,6 +143,20 @@ pub struct StatusOf {
     pub state: Option<PathBuf>,
 }
 
+/// `vipa reload`.
+#[derive(Clone, Debug, Args)]
+pub struct Reload {
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// The adapter, where this network namespace has several.
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Where state is kept [default: $RUNTIME_DIRECTORY, else /run/vipa].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
 /// `vipa replay`.
 #[derive(Clone, Debug, Args)]
 pub struct Replay {
@@ -214,6 +231,7 @@ pub fn call(arguments: &Arguments) -> ExitCode {
         Command::Status(status) => status::run(status),
         Command::Server(server) => server::run(server),
         Command::Policy(policy) => server::policy(policy),
+        Command::Reload(reload) => reload::run(reload),
         Command::Replay(replay) => replay::run(replay),
         Command::Explain(explain) => explain::run(explain),
         Command::Demo(demo) => demo::run(demo),

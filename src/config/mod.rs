@@ -3,10 +3,12 @@
 
 mod address;
 mod announce;
+pub mod difference;
 mod mistake;
 mod path;
 mod read;
 mod reader;
+mod reload;
 mod replay;
 mod rip;
 mod rules;
@@ -44,7 +46,8 @@ pub struct Config {
     pub adapter: Adapter,
     /// `[forwarder]`.
     pub forwarder: Forwarder,
-    /// `[[nic]]`, 1 to 64, in order.
+    /// `[[nic]]`, 1 to 64. In order; after a reload those that were there before keep their places, and one that is gone leaves its
+    /// place empty ([`Nic::is_gone`]): whatever speaks of a NIC by its place goes on to mean the same one.
     pub nics: Vec<Nic>,
     /// `[source]`.
     pub source: Source,
@@ -74,7 +77,7 @@ impl Config {
 }
 
 /// `[virtual]`: the virtual adapter (V1, V2).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adapter {
     /// Name of the TUN device.
     pub name: String,
@@ -90,7 +93,7 @@ pub struct Adapter {
 }
 
 /// `[forwarder]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarder {
     /// Worker threads, 1 to 64.
     pub workers: u8,
@@ -113,8 +116,21 @@ pub struct Nic {
     pub hold_down: Duration,
 }
 
+impl Nic {
+    /// Was it taken out of the configuration while the forwarder ran?
+    pub fn is_gone(&self) -> bool {
+        self.name.is_empty()
+    }
+
+    /// In the place of one that is gone.
+    fn gone() -> Nic {
+        let (name, gateways) = (String::new(), Vec::new());
+        Nic { name, gateways, weight: 1, metric: u32::MAX, hold_down: Duration::ZERO }
+    }
+}
+
 /// `[source]`: FIG. 4.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Step 415.
     pub sourcevipa: bool,

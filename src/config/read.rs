@@ -14,13 +14,15 @@ use super::address::{self, Place};
 use super::mistake::{Errors, Mistakes, Warning};
 use super::reader::{Table, Value, string, strings};
 use super::{
-    Adapter, Config, Forwarder, Forwards, Nic, Source, announce, path as paths, replay, rip, rules,
-    secret, service,
+    Adapter, Config, Forwarder, Forwards, Nic, Source, announce, path as paths, reload, replay,
+    rip, rules, secret, service,
 };
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
 const LARGEST_FILE: u64 = 1 << 20;
+/// More have no place in what the workers keep of each.
+pub(super) const MOST_NICS: usize = crate::engine::statistics::NICS;
 /// Sections that a later version has.
 const NOT_YET: [&str; 3] = ["dns", "admin", "monitor"];
 
@@ -41,18 +43,16 @@ impl Config {
         path: &Path,
         forwards: Option<Forwards<'_>>,
     ) -> Result<(Config, Vec<Warning>), Errors> {
-        let unreadable = |source| Errors::Unreadable { path: path.to_owned(), source };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > LARGEST_FILE {
-            let reason = format!("it is larger than {} KiB", LARGEST_FILE >> 10);
-            return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, reason)));
-        }
-        match String::from_utf8(bytes) {
-            Ok(text) => Config::parse_for(&text, path, forwards),
-            Err(error) => Err(not_utf8(&error, path)),
-        }
+        read(path, forwards, None)
+    }
+
+    /// Reads the file of this configuration again, for the forwarder that runs by it: besides being right, nothing may have changed that
+    /// needs a restart. NICs keep their places.
+    ///
+    /// # Errors
+    /// As [`Config::load_for`].
+    pub fn reload(&self, forwards: Option<Forwards<'_>>) -> Result<(Config, Vec<Warning>), Errors> {
+        read(&self.file, forwards, Some(self))
     }
 
     /// Checks `text`, which was read from `path`.
@@ -60,13 +60,14 @@ impl Config {
     /// # Errors
     /// Every mistake in it; where it is no TOML, those of the syntax alone.
     pub fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), Errors> {
-        Config::parse_for(text, path, None)
+        Config::parse_for(text, path, None, None)
     }
 
-    fn parse_for(
+    pub(super) fn parse_for(
         text: &str,
         path: &Path,
         forwards: Option<Forwards<'_>>,
+        running: Option<&Config>,
     ) -> Result<(Config, Vec<Warning>), Errors> {
         let mut mistakes = Mistakes::new(text);
         let (document, syntax) = DeTable::parse_recoverable(text);
@@ -82,8 +83,12 @@ impl Config {
         }
         let config =
             is_readable.then(|| read_file(document.get_ref(), path, forwards, &mut mistakes));
+        let mut config = config.flatten();
+        if let (Some(config), Some(running)) = (&mut config, running) {
+            reload::follow(running, config, document.get_ref(), &mut mistakes);
+        }
         let warnings = mistakes.finish(path)?;
-        match config.flatten() {
+        match config {
             Some(config) => Ok((config, warnings)),
             // Nothing is left out without a mistake; should that ever fail, it is told as one.
             None => Err(Errors::Unreadable {
@@ -91,6 +96,25 @@ impl Config {
                 source: io::Error::new(io::ErrorKind::InvalidData, "it is not complete"),
             }),
         }
+    }
+}
+
+fn read(
+    path: &Path,
+    forwards: Option<Forwards<'_>>,
+    running: Option<&Config>,
+) -> Result<(Config, Vec<Warning>), Errors> {
+    let unreadable = |source| Errors::Unreadable { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        let reason = format!("it is larger than {} KiB", LARGEST_FILE >> 10);
+        return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, reason)));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Config::parse_for(&text, path, forwards, running),
+        Err(error) => Err(not_utf8(&error, path)),
     }
 }
 
@@ -248,7 +272,7 @@ fn read_nics(
     let value = file.required("nic", "at least one network card, [[nic]]", mistakes);
     let tables = Table::all_of(value, "[[nic]]", mistakes);
     if let (Some(value), Some(tables)) = (value, value.and_then(|value| value.get_ref().as_array()))
-        && !(1..=64).contains(&tables.len())
+        && !(1..=MOST_NICS).contains(&tables.len())
     {
         let found = format!("there are {} [[nic]]", tables.len());
         mistakes.error(value.span(), found, "from 1 to 64");

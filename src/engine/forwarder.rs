@@ -22,6 +22,7 @@ use super::guard::Guard;
 use super::heartbeat::{HeartbeatPage, monotonic_ns};
 use super::leave::{self, Leave};
 use super::lock::{self, Lock};
+use super::message::Reloader;
 use super::plane::{Supplies, Workers};
 use super::statistics::{RouterStatistics, WorkerStatistics};
 use super::watchdog::{self, Watchdog};
@@ -138,8 +139,9 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
     .map_err(system("start the workers"))?;
     balance.wakes(workers.waker());
 
-    let leave = Leave::new(router_waker);
-    let router = prepared.start(Arc::clone(&cell), asked, Box::new(workers));
+    let leave = Leave::new(Arc::clone(&router_waker));
+    let (reloader, reloads) = Reloader::new(router_waker);
+    let router = prepared.start(Arc::clone(&cell), asked, reloads, Box::new(workers));
     let is_over = Arc::new(AtomicBool::new(false));
     let (over, news) = (Arc::clone(&is_over), Arc::clone(&desk.news));
     let thread = start_router(router, leave.clone(), move || {
@@ -158,6 +160,7 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
         balance,
         started,
         leave: leave.clone(),
+        reloader,
     };
     let ended = desk.wait(&is_over, end, || monitor.start(state.path(&adapter, Kept::Socket)));
     let _ = watchdog::stopping();
@@ -225,6 +228,7 @@ struct Monitor {
     balance: Balance,
     started: Instant,
     leave: Leave,
+    reloader: Reloader,
 }
 
 impl Monitor {
@@ -238,13 +242,15 @@ impl Monitor {
             "forwarding"
         );
         admin::start(Admin {
-            config: Arc::clone(config),
+            config: Arc::new(ArcSwap::new(Arc::clone(config))),
             cell: Arc::clone(&self.cell),
             workers: self.statistics.clone(),
             router: Arc::clone(&self.router_statistics),
             balance: self.balance.clone(),
             started: self.started,
             leave: self.leave.clone(),
+            reloader: self.reloader.clone(),
+            turn: Arc::default(),
             socket,
         })
         .map_err(Error::Control)
@@ -270,8 +276,8 @@ struct Desk {
 impl Desk {
     fn open(adapter: &str, router: Arc<RouterStatistics>) -> Result<Desk, Error> {
         let poll = Poll::new().map_err(system("poll"))?;
-        let mut signals =
-            Signals::new([libc::SIGTERM, libc::SIGINT]).map_err(system("hear signals"))?;
+        let mut signals = Signals::new([libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
+            .map_err(system("hear signals"))?;
         poll.registry()
             .register(&mut signals, SIGNALS, Interest::READABLE)
             .map_err(system("hear signals"))?;
@@ -302,17 +308,19 @@ impl Desk {
         Ok(())
     }
 
-    /// Waits for the router's end. `told` is called at each signal; `attached` once, when the workers carry traffic, and what it
+    /// Waits for the router's end. `told` is called at each signal to stop; `attached` once, when the workers carry traffic, and what it
     /// returns is kept until the end.
-    fn wait<T>(
+    fn wait(
         &mut self,
         is_over: &AtomicBool,
         told: impl Fn(),
-        attached: impl FnOnce() -> Result<T, Error>,
+        attached: impl FnOnce() -> Result<admin::Running, Error>,
     ) -> Result<(), Error> {
         let mut events = Events::with_capacity(8);
         let mut attached = Some(attached);
-        let mut _running = None;
+        let mut running: Option<admin::Running> = None;
+        // Before that there is nobody to do it.
+        let mut is_to_reload = false;
         loop {
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
@@ -326,18 +334,27 @@ impl Desk {
                 match event.token() {
                     SIGNALS => {
                         for signal in self.signals.pending() {
-                            tracing::info!(signal, "told to stop");
-                            told();
+                            if signal == libc::SIGHUP {
+                                tracing::info!(signal, "told to reload");
+                                is_to_reload = true;
+                            } else {
+                                tracing::info!(signal, "told to stop");
+                                told();
+                            }
                         }
                     }
                     GUARD => self.bury_guard(),
                     _ => {
                         if let Some(attached) = attached.take() {
-                            _running = Some(attached()?);
+                            running = Some(attached()?);
                             let _ = watchdog::ready();
                         }
                     }
                 }
+            }
+            if is_to_reload && let Some(running) = &running {
+                running.reload();
+                is_to_reload = false;
             }
             self.feed_watchdog();
             if self.guard_due.is_some_and(|due| Instant::now() >= due)

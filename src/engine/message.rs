@@ -2,7 +2,13 @@
 //! beside each. Never a packet on its fast path.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, Sender};
+use mio::Waker;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
 use crate::forward::flow::Key;
 use crate::forward::rewrite::Endpoint;
 use crate::forward::socket::Socket;
@@ -63,6 +69,42 @@ pub enum Command {
     Held(HeldFlow),
     /// What is known of the socket that sends packets with this key.
     Socket(Key, Socket),
+}
+
+/// The router is to go by another configuration.
+#[derive(Debug)]
+pub struct Reload {
+    /// The whole of it; of the services that which is to be heard.
+    pub config: Arc<Config>,
+    /// That it stands, or why everything is as it was.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// Hands configurations to the router.
+#[derive(Clone, Debug)]
+pub struct Reloader {
+    orders: Sender<Reload>,
+    router: Arc<Waker>,
+}
+
+impl Reloader {
+    /// For a router that `router` wakes, and what it is to take them from.
+    pub fn new(router: Arc<Waker>) -> (Reloader, Receiver<Reload>) {
+        let (orders, taken) = crossbeam_channel::unbounded();
+        (Reloader { orders, router }, taken)
+    }
+
+    /// Has the router go by `config`, and waits until it does.
+    ///
+    /// # Errors
+    /// Why not; then it goes by what it had.
+    pub async fn apply(&self, config: Arc<Config>) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        let is_sent =
+            self.orders.send(Reload { config, answer }).is_ok() && self.router.wake().is_ok();
+        let gone = || Err("the router has ended".to_owned());
+        if is_sent { answered.await.unwrap_or_else(|_| gone()) } else { gone() }
+    }
 }
 
 /// The data plane as the router sees it; all calls come from the router thread.

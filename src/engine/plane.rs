@@ -152,6 +152,7 @@ impl Plane for Workers {
     fn follow(&mut self, view: &NetView) {
         // Closing a packet socket waits for the kernel's readers: here, not on a worker.
         self.retired.try_iter().for_each(drop);
+        self.opened.resize(view.nics.len(), None);
         for (at, nic) in view.nics.iter().enumerate() {
             let id = NicId(at as u8);
             let wanted = (nic.ifindex != 0).then(|| Opened {

@@ -85,6 +85,11 @@ pub struct NicView {
 }
 
 impl NicView {
+    /// Was it taken out of the configuration while the forwarder ran? Its place stays empty.
+    pub fn is_gone(&self) -> bool {
+        self.name.is_empty()
+    }
+
     /// Its preferred address of a family.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
         self.addresses.iter().map(|(address, _)| *address).find(|a| Family::of(*a) == family)

@@ -148,6 +148,21 @@ impl Forwarder {
         }
     }
 
+    /// All that it has told its service manager since it was last heard (sd_notify(3)), a line each. Where nobody listens it waits, once
+    /// it has told a handful.
+    pub fn told(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        let mut message = [0; 512];
+        let soon = Some(Duration::from_micros(1));
+        while self.readiness.set_read_timeout(soon).is_ok()
+            && let Ok(length) = self.readiness.recv(&mut message)
+        {
+            let text = String::from_utf8_lossy(&message[..length]);
+            told.extend(text.lines().map(str::to_owned));
+        }
+        told
+    }
+
     /// SIGKILL; it is gone when this returns.
     pub fn kill(&mut self) {
         self.process = None;

@@ -48,6 +48,21 @@ impl HoldDown {
         HoldDown { nics, hops: BTreeMap::new() }
     }
 
+    /// Takes the hold-downs of another configuration, in which NICs keep their places; what is known of them stays.
+    pub fn reconfigure(&mut self, config: &Config) {
+        for (at, nic) in config.nics.iter().enumerate() {
+            match self.nics.get_mut(at) {
+                Some(track) => track.hold_down = nic.hold_down,
+                None => self.nics.push(Track::new(nic.hold_down)),
+            }
+        }
+        for (hop, track) in &mut self.hops {
+            track.hold_down =
+                config.nics.get(hop.0.index()).map_or(track.hold_down, |nic| nic.hold_down);
+        }
+        self.nics.truncate(config.nics.len());
+    }
+
     /// Looks at the NICs and the paths behind them, and says which carry traffic now.
     pub fn observe(
         &mut self,

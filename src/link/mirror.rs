@@ -251,6 +251,11 @@ impl Mirror {
         Mirror { tables, ..Mirror::default() }
     }
 
+    /// Holds routes of these tables too. Those that are new to it are returned: they are to be read.
+    pub fn follow(&mut self, tables: impl IntoIterator<Item = u32>) -> Vec<u32> {
+        tables.into_iter().filter(|table| self.tables.insert(*table)).collect()
+    }
+
     /// Holds neighbours of these devices alone: others' come and go by the thousand.
     pub fn watch<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         self.watched = names.into_iter().map(str::to_owned).collect();

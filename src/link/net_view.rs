@@ -9,7 +9,7 @@ use super::mirror::{Address, Mirror};
 use super::plan::routes::{Reach, Reaches, Way, next_hops, nic_of};
 use super::plan::rules::default_vipa;
 use super::resolve::Hop;
-use crate::balance::service::{GIVEN, Mode};
+use crate::balance::service::{GIVEN, Mode, WhenNone};
 use crate::config::Config;
 use crate::forward::applies::applies;
 use crate::forward::claims::{Claim, Claims};
@@ -41,6 +41,8 @@ pub struct Surroundings<'a> {
     pub ephemeral: &'a RangeInclusive<u16>,
     /// Ports on which a socket of this host is bound: not for rewritten flows.
     pub listening: &'a [u16],
+    /// Addresses that flows of an earlier configuration may carry.
+    pub kept: &'a [IpAddr],
 }
 
 /// The view as of now; of the neighbours that are no gateways those that `is_requested`.
@@ -56,7 +58,7 @@ pub fn draft(
         neighbours: neighbours(config, mirror, reaches, is_requested),
         routes: RouteTable::new(routes(reaches, around.health)),
         source: source(config, around),
-        claims: claims(config),
+        claims: claims(config, around.kept),
     }
 }
 
@@ -176,8 +178,9 @@ fn neighbours(
 }
 
 /// What virtual services own, whatever the network is.
-fn claims(config: &Config) -> Claims {
-    let mut claims = Claims { reserved: config.source.ports.clone(), ..Claims::default() };
+fn claims(config: &Config, kept: &[IpAddr]) -> Claims {
+    let (owned, reserved) = (kept.to_vec(), config.source.ports.clone());
+    let mut claims = Claims { owned, reserved, ..Claims::default() };
     for service in &config.services {
         let ports = (*service.ports.start(), *service.ports.end());
         let claim = |address, ports| Claim { address, protocol: service.protocol, ports };
@@ -191,8 +194,16 @@ fn claims(config: &Config) -> Claims {
             claims.servers.extend(service.servers.iter().filter(|server| !server.is_local).map(
                 |server| claim(server.address, server.port.map_or(ports, |port| (port, port))),
             ));
+            if let WhenNone::Sorry(end) = service.when_none
+                && !config.adapter.addresses.contains(&end.ip())
+            {
+                claims.servers.push(claim(end.ip(), (end.port(), end.port())));
+            }
         }
     }
+    // While services change, one may stand here as it was and as it will be.
+    claims.services.sort_unstable();
+    claims.services.dedup();
     claims.sources.sort_unstable_by_key(|(address, _)| *address);
     claims.sources.dedup();
     claims.servers.sort_unstable();

@@ -29,7 +29,7 @@ use crate::device;
 use crate::engine::statistics::RouterStatistics;
 use crate::forward::view::{NetView, NicId, NicState};
 use crate::path::paths::Paths;
-use crate::path::{Hop, State, Target};
+use crate::path::{Hop, Probe, State, Target};
 use crate::rip::Learned;
 use crate::rip::daemon::Interface;
 use crate::wire::ip::{Family, Prefix};
@@ -79,7 +79,8 @@ pub fn preview(config: &Config) -> Result<Plan> {
 pub fn preview_view(config: &Config) -> Result<NetView> {
     let (mirror, health) = survey(config)?;
     let reaches = &reaches(config, &mirror);
-    let around = Surroundings { reaches, health: &health, ephemeral: &(0..=0), listening: &[] };
+    let around =
+        Surroundings { reaches, health: &health, ephemeral: &(0..=0), listening: &[], kept: &[] };
     Ok(draft(config, &mirror, around, |_| false).view(0))
 }
 
@@ -144,6 +145,57 @@ impl Network {
         }
         network.observe(Instant::now());
         Ok((network, is_adopted))
+    }
+
+    /// Takes another configuration of the same adapter. What is known of NICs and paths that are in both stays; nothing is set up
+    /// before [`Network::settle_anew`].
+    ///
+    /// # Errors
+    /// A table that it needs belongs to somebody else.
+    pub fn follow(&mut self, config: Arc<Config>, now: Instant) -> Result<()> {
+        let before = std::mem::replace(&mut self.config, config);
+        self.saved.follow(&self.config);
+        let tables = |config: &Config| tables(config).into_iter().map(|(table, _)| table);
+        let is_known: HashSet<u32> = tables(&before).collect();
+        let unread = self.mirror.follow(self.saved.tables.iter().copied());
+        if !unread.is_empty() || before.nics != self.config.nics {
+            // Of NICs that are gone what is to be taken away is still to be seen.
+            let nics = before.nics.iter().chain(&self.config.nics);
+            self.mirror.watch(nics.filter(|nic| !nic.is_gone()).map(|nic| nic.name.as_str()));
+            dump(&mut self.netlink, &mut self.mirror)?;
+            self.survey.forget();
+            self.news = Changed::EVERYTHING;
+        }
+        for table in tables(&self.config).filter(|table| !is_known.contains(table)) {
+            if let Some(prefix) = foreign_route(&self.mirror, table) {
+                return Err(Error::ForeignTable { table, route: prefix.to_string() });
+            }
+        }
+        self.hold_down.reconfigure(&self.config);
+        if self.config.path.probe == Probe::Off {
+            self.paths = Paths::default();
+        }
+        self.reached = None;
+        self.observe(now);
+        Ok(())
+    }
+
+    /// Makes the kernel's state the plan's after [`Network::follow`], and gives back the settings that it no longer wants.
+    ///
+    /// # Errors
+    /// Something that is necessary was refused.
+    pub fn settle_anew(&mut self) -> Result<()> {
+        let before = self.stands.take().map_or_else(Vec::new, |plan| plan.sysctls);
+        self.store()?;
+        self.ensure_sysctls(true)?;
+        self.settle(true)?;
+        let wanted = self.stands.as_ref().map_or(&[][..], |plan| &plan.sysctls);
+        let is_wanted = |old: &&sysctl::Sysctl| wanted.iter().any(|new| new.path == old.path);
+        let unwanted: Vec<_> = before.iter().filter(|old| !is_wanted(old)).collect();
+        if let Err(error) = sysctl::give_back(&unwanted, &mut self.saved) {
+            tracing::warn!(%error, "a setting of a NIC that is gone could not be given back");
+        }
+        Ok(())
     }
 
     /// For mio: readable when something happened.
@@ -346,8 +398,8 @@ impl Network {
 
     /// Asks for the link of each NIC and of the adapter: carrier news that the kernel holds back arrive now.
     pub fn probe_links(&mut self) {
-        let names = self.config.nics.iter().map(|nic| &nic.name);
-        for name in names.chain([&self.config.adapter.name]) {
+        let nics = self.config.nics.iter().filter(|nic| !nic.is_gone());
+        for name in nics.map(|nic| &nic.name).chain([&self.config.adapter.name]) {
             // A device that does not exist is no news.
             for notice in self.netlink.get(request::get_link(name)).unwrap_or_default() {
                 self.news.add(self.mirror.apply(notice));
@@ -367,7 +419,7 @@ impl Network {
     pub fn observe(&mut self, now: Instant) -> bool {
         let mut health = self.hold_down.observe(&self.config, &self.mirror, &self.paths, now);
         for (i, (nic, state)) in self.config.nics.iter().zip(&health.states).enumerate() {
-            if self.health.states.get(i) == Some(state) {
+            if nic.is_gone() || self.health.states.get(i) == Some(state) {
                 continue;
             }
             let nic_name = nic.name.as_str();

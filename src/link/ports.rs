@@ -29,6 +29,14 @@ impl Ports {
         ports
     }
 
+    /// Another configuration, by which flows are rewritten that were not, may need them.
+    pub(super) fn follow(&mut self, config: &Config) {
+        if self.reserved.is_none() && can_rewrite(config) {
+            self.reserved = Some(config.source.ports.clone());
+            self.read();
+        }
+    }
+
     /// Reads both anew; what cannot be read stays as it was.
     pub(super) fn read(&mut self) {
         if let Some(range) = ephemeral() {

@@ -5,9 +5,13 @@
 //! the adapter has no carrier, so that the kernel's own routes carry the traffic. [`Router::run`] attaches
 //! the workers last: the carrier that gives is what leads packets to them.
 //!
-//! On news, workers come first: a NIC that died is out of their view before its routes are put right.
+//! On news, workers come first: a NIC that died is out of their view before its routes are put right. Another configuration is
+//! taken in `router/reload.rs`.
+
+mod reload;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +31,7 @@ use super::{Error, Result, down};
 use crate::announce;
 use crate::config::Config;
 use crate::engine::leave::{Asked, Leave};
-use crate::engine::message::{Command, Plane, Request};
+use crate::engine::message::{Command, Plane, Reload, Request};
 use crate::engine::statistics::{Gauge, RouterStatistics};
 use crate::forward::socket::Socket;
 use crate::forward::view::{NetCell, NetView, NicId};
@@ -65,6 +69,8 @@ pub struct Prepared {
     sockets: Sockets,
     requested: Requested,
     draft: Draft,
+    /// Addresses that flows of earlier configurations may carry: owned as long as the process lives, and they are this host's.
+    kept: Vec<IpAddr>,
     poll: Poll,
     waker: Arc<Waker>,
     statistics: Arc<RouterStatistics>,
@@ -75,6 +81,7 @@ pub struct Router {
     prepared: Prepared,
     cell: NetCell,
     requests: Receiver<Request>,
+    reloads: Receiver<Reload>,
     plane: Box<dyn Plane>,
     generation: u32,
     /// Index of the adapter to which the workers are attached.
@@ -240,6 +247,7 @@ impl Router {
         let now = Instant::now();
         pending.add(self.prepared.network.catch_up()?);
         let is_suspect = self.take_requests(pending, now);
+        self.take_reloads(pending, now);
         if is_suspect || pending.links {
             self.prepared.network.probe_links();
             pending.add(self.prepared.network.catch_up()?);
@@ -489,21 +497,18 @@ impl Prepared {
         self,
         cell: NetCell,
         requests: Receiver<Request>,
+        reloads: Receiver<Reload>,
         plane: Box<dyn Plane>,
     ) -> Router {
-        let (vipas, inherited) = (&self.config.adapter.addresses, self.network.mirror().learned());
-        let names = || self.config.nics.iter().map(|nic| nic.name.clone());
-        let now = Instant::now();
-        let speaker = self.config.rip.as_ref().map(|settings| {
-            let names = names().collect();
-            Speaker::new(settings, names, vipas, inherited.to_vec(), SPEAKER, now)
-        });
-        let announcements =
-            announce::speaker::Speaker::new(self.config.announce, vipas, names(), ANNOUNCEMENTS);
+        let vipas = &self.config.adapter.addresses;
+        let speaker = self.speaker(Instant::now());
+        let (settings, names) = (self.config.announce, self.names());
+        let announcements = announce::speaker::Speaker::new(settings, vipas, names, ANNOUNCEMENTS);
         Router {
             prepared: self,
             cell,
             requests,
+            reloads,
             plane,
             generation: 1,
             attached: None,
@@ -520,12 +525,25 @@ impl Prepared {
         }
     }
 
+    fn names(&self) -> Vec<String> {
+        self.config.nics.iter().map(|nic| nic.name.clone()).collect()
+    }
+
+    /// RIP, if it is to be spoken, with what has been learned so far.
+    fn speaker(&self, now: Instant) -> Option<Speaker> {
+        let settings = self.config.rip.as_ref()?;
+        let inherited = self.network.mirror().learned().to_vec();
+        let vipas = &self.config.adapter.addresses;
+        Some(Speaker::new(settings, self.names(), vipas, inherited, SPEAKER, now))
+    }
+
     fn compute(&mut self) -> Draft {
         let around = Surroundings {
             reaches: &self.network.reaches(),
             health: self.network.health(),
             ephemeral: &self.ports.ephemeral,
             listening: &self.ports.listening,
+            kept: &self.kept,
         };
         let is_requested = |hop: &Hop| self.requested.contains(hop);
         draft(&self.config, self.network.mirror(), around, is_requested)
@@ -600,6 +618,7 @@ fn set_up(
         health: network.health(),
         ephemeral: &ports.ephemeral,
         listening: &ports.listening,
+        kept: &[],
     };
     let draft = draft(&config, network.mirror(), around, |hop| requested.contains(hop));
     let tables = Tables::open(&config, &draft, &ports.listening)?;
@@ -615,6 +634,7 @@ fn set_up(
         sockets,
         requested,
         draft,
+        kept: Vec::new(),
         poll,
         waker,
         statistics,

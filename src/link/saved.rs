@@ -81,6 +81,13 @@ impl Saved {
             }
             Err(e) => return Err(e),
         };
+        saved.follow(config);
+        Ok((saved, is_adopted))
+    }
+
+    /// Brings it up to another configuration of the same adapter.
+    pub fn follow(&mut self, config: &Config) {
+        let saved = self;
         let before = saved.clone();
         for (table, _) in tables(config).into_iter().rev() {
             to_front(&mut saved.tables, table);
@@ -98,7 +105,6 @@ impl Saved {
         saved.is_changed |= saved.tables != before.tables
             || saved.preferences != before.preferences
             || saved.addresses != before.addresses;
-        Ok((saved, is_adopted))
     }
 
     /// All files of this network namespace, or that of one adapter.
@@ -167,6 +173,13 @@ impl Saved {
             reserved,
         });
         self.is_changed = true;
+    }
+
+    /// Takes out what is known of settings of which `is_over` says that they are as they were again.
+    pub fn forget(&mut self, is_over: impl Fn(&Original) -> bool) {
+        let before = self.sysctls.len();
+        self.sysctls.retain(|original| !is_over(original));
+        self.is_changed |= self.sysctls.len() != before;
     }
 
     /// Writes the file if it changed: whole or not at all, and on disk when this returns.

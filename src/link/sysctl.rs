@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::mirror::Mirror;
-use super::saved::Saved;
+use super::saved::{Original, Saved};
 use crate::wire::ip::Family;
 
 /// Does the host forward IPv4?
@@ -152,6 +152,23 @@ pub fn ensure(wanted: &[Sysctl], adapter: &str, saved: &mut Saved) -> io::Result
             found,
         })
         .collect())
+}
+
+/// Writes back the originals of `unwanted`, settings of devices that are as we wanted them, and forgets them. What others have set
+/// meanwhile, and what cannot be set, stays.
+pub fn give_back(unwanted: &[&Sysctl], saved: &mut Saved) -> io::Result<()> {
+    for sysctl in unwanted {
+        let is_it = |o: &Original| o.path == sysctl.path && o.ifindex == sysctl.ifindex();
+        let Some(original) = saved.sysctls.iter().find(|original| is_it(original)) else {
+            continue;
+        };
+        let Wanted::Exactly(ours) = &sysctl.wanted else { continue };
+        if read(&sysctl.path)?.is_some_and(|now| now == *ours) {
+            write(&sysctl.path, &original.original)?;
+        }
+        saved.forget(is_it);
+    }
+    saved.store()
 }
 
 /// Writes the originals back; goes on where one fails and tells of it. A setting of a device that is gone,

@@ -69,6 +69,33 @@ impl Tables {
         Ok(Tables { inner: Some(inner) })
     }
 
+    /// Makes them say what another configuration wants, where the network is as in `draft`. Where there were some they stay, though it
+    /// wants none: flows of before may need them.
+    ///
+    /// # Errors
+    /// nftables refused.
+    pub(super) fn follow(
+        &mut self,
+        config: &Config,
+        draft: &Draft,
+        listening: &[u16],
+    ) -> Result<()> {
+        let Some(inner) = &mut self.inner else {
+            if owns_anything(config) {
+                *self = Tables::open(config, draft, listening)?;
+            }
+            return Ok(());
+        };
+        inner.config = config.clone();
+        inner.nft.spare_ports(listening.iter().copied());
+        let wanted = inner.wanted(draft);
+        if inner.stands.as_ref() != Some(&wanted) {
+            inner.nft.ensure(&wanted.0).map_err(Error::Nftables)?;
+            inner.stands = Some(wanted);
+        }
+        Ok(())
+    }
+
     /// For mio: readable when nftables changed.
     pub(super) fn fd(&self) -> Option<RawFd> {
         self.inner.as_ref().map(|inner| inner.nft.event_fd()).filter(|fd| *fd >= 0)
@@ -199,7 +226,10 @@ impl Inner {
         local.dedup();
         let rules = NftRules {
             local,
-            nics: draft.nics().iter().map(|nic| nic.name.clone()).collect(),
+            nics: {
+                let nics = draft.nics().iter().filter(|nic| !nic.is_gone());
+                nics.map(|nic| nic.name.clone()).collect()
+            },
             claims: view.claims,
             ephemeral: view.source.ephemeral.clone().unwrap_or(32768..=60999),
             sources,

@@ -16,7 +16,7 @@ const SLOW: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(3);
 
 /// `[path.bfd]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// "Desired Min TX Interval".
     pub transmit: Duration,
@@ -36,7 +36,7 @@ impl Default for Settings {
 }
 
 /// Keyed SHA1 (RFC 5880 section 6.7.4).
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Key {
     /// Its number on the wire.
     pub id: u8,

@@ -34,7 +34,7 @@ pub enum Probe {
 }
 
 /// `[path]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How.
     pub probe: Probe,

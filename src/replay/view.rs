@@ -79,6 +79,7 @@ pub fn view(config: &Config) -> NetView {
         health: &Health::of(vec![NicState::Live; config.nics.len()]),
         ephemeral: &config.replay.ephemeral,
         listening: &[],
+        kept: &[],
     };
     net_view::draft(config, &mirror, around, |_| false).view(1)
 }

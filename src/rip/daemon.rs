@@ -350,6 +350,40 @@ impl Daemon {
         }
     }
 
+    /// This NIC is spoken by no more: whoever is behind it is told that nothing is to be reached this way. No path has died by it, and the
+    /// reserve stays.
+    pub fn leave(&mut self, nic: NicId, now: Instant) {
+        let is_it = |interface: &mut Interface| interface.nic == nic;
+        let left: Vec<Interface> = self.interfaces.extract_if(.., is_it).collect();
+        let live = left.iter().filter(|interface| interface.is_live);
+        live.for_each(|interface| self.say_farewell(interface));
+        self.lost.retain(|lost| *lost != nic);
+        self.table.fail_nic(nic, |_| false, now + self.settings.garbage);
+    }
+
+    /// Other VIPAs, and other settings of the NICs. What was learned stays; what costs another metric now is learned so with the next
+    /// update.
+    pub fn reconfigure(&mut self, nics: Vec<NicSettings>, vipas: &[IpAddr], now: Instant) {
+        self.settings.nics = nics;
+        let is_of_family = |vipa: &IpAddr| Family::of(*vipa) == self.family;
+        let vipas: Vec<IpAddr> = vipas.iter().copied().filter(is_of_family).collect();
+        let garbage = now + self.settings.garbage;
+        for gone in self.vipas.iter().filter(|vipa| !vipas.contains(vipa)) {
+            self.table.drop_virtual(Prefix::host(*gone), garbage);
+        }
+        self.vipas = vipas;
+        self.put_virtual();
+        let ids: Vec<NicId> = self.interfaces.iter().map(|interface| interface.nic).collect();
+        for nic in ids {
+            self.table.set_real(nic, self.nic(nic).cost);
+        }
+        self.next_aging = self.next_aging.min(garbage);
+        if self.table.is_changed() {
+            self.trigger(now);
+            self.tell_again(now);
+        }
+    }
+
     fn put_virtual(&mut self) {
         let metric = self.virtual_metric();
         for vipa in &self.vipas {

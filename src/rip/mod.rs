@@ -26,7 +26,7 @@ use crate::wire::ip::Prefix;
 use crate::wire::rip::Malformed;
 
 /// What a daemon is to do: `[rip]`. Defaults are those of RFC 2453 section 3.8.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Speak version 1, hear it too.
     pub is_v1: bool,

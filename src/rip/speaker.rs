@@ -12,7 +12,7 @@ use super::auth::Keyring;
 use super::daemon::{Daemon, Datagram, GROUP, Input, Interface, NG_GROUP, Send};
 use super::inherited::Inherited;
 use super::recording::Recorder;
-use super::{Advertise, Learned, Settings};
+use super::{Advertise, Learned, NicSettings, Settings};
 use crate::device::datagram::DatagramSocket;
 use crate::forward::view::NicId;
 use crate::wire::ip::Family;
@@ -141,6 +141,31 @@ impl Speaker {
                 let input = Input::Interfaces(&of_family);
                 feed(daemon, &mut self.recorder, *family, input, now);
             }
+        }
+        self.flush(now);
+    }
+
+    /// Other VIPAs, other NICs, or other settings of NICs; what has changed is told at once. All else that is set is as it was.
+    pub fn reconfigure(
+        &mut self,
+        nics: &[NicSettings],
+        names: Vec<String>,
+        vipas: &[IpAddr],
+        now: Instant,
+    ) {
+        let ids = (0..).map(NicId).zip(&self.names);
+        let is_gone = |at: usize| names.get(at).is_none_or(String::is_empty);
+        let left = ids.filter(|(nic, name)| !name.is_empty() && is_gone(nic.index()));
+        let left: Vec<NicId> = left.map(|(nic, _)| nic).collect();
+        self.names = names;
+        if self.recorder.take().is_some() {
+            tracing::warn!(
+                "the recording of RIP ends: it cannot say that the configuration changed"
+            );
+        }
+        for (_, daemon) in &mut self.daemons {
+            left.iter().for_each(|nic| daemon.leave(*nic, now));
+            daemon.reconfigure(nics.to_vec(), vipas, now);
         }
         self.flush(now);
     }

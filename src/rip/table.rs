@@ -163,6 +163,27 @@ impl Table {
         }
     }
 
+    /// The virtual adapter has this address no more: unreachable, and later forgotten.
+    pub fn drop_virtual(&mut self, prefix: Prefix, garbage: Instant) {
+        let route = self.routes.get_mut(&prefix).filter(|route| route.origin == Origin::Virtual);
+        if let Some(route) = route {
+            self.has_news |= expire(route, garbage);
+        }
+    }
+
+    /// Networks of this NIC are so far now.
+    pub fn set_real(&mut self, nic: NicId, metric: u8) {
+        for route in self.routes.values_mut() {
+            if route.origin == Origin::Real(nic)
+                && route.garbage.is_none()
+                && route.metric != metric
+            {
+                (route.metric, route.is_changed) = (metric, true);
+                self.has_news = true;
+            }
+        }
+    }
+
     /// FIG. 3A 321: a network of a NIC. A virtual route stays what it is; so does that of a live NIC before it.
     pub fn put_real(&mut self, prefix: Prefix, nic: NicId, metric: u8) {
         if let Some(route) = self.routes.get(&prefix)

@@ -189,6 +189,7 @@ impl Fixture {
         let (sender, receiver) = crossbeam_channel::bounded(64);
         let waker = prepared.waker();
         let leave = Leave::new(Arc::clone(&waker));
+        let (_, reloads) = vipa::engine::message::Reloader::new(Arc::clone(&waker));
         let attachments = Arc::new(AtomicU32::new(0));
         let told = Arc::new(Mutex::new(Vec::new()));
         let plane = TestPlane {
@@ -196,7 +197,7 @@ impl Fixture {
             told: Arc::clone(&told),
             queue: None,
         };
-        let router = prepared.start(Arc::clone(&cell), receiver, Box::new(plane));
+        let router = prepared.start(Arc::clone(&cell), receiver, reloads, Box::new(plane));
         let thread = {
             let leave = leave.clone();
             thread::spawn(move || router.run(&leave).expect("it runs"))

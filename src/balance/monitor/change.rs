@@ -11,7 +11,7 @@ use super::{Monitor, Server, Service, Watch};
 use crate::balance::candidate::Check;
 use crate::balance::policy::{NoScore, Policy};
 use crate::balance::score::Score;
-use crate::balance::service::{self, Settings, WhenNone, check_name, parse_endpoint};
+use crate::balance::service::{self, Mode, Settings, WhenNone, check_name, parse_endpoint};
 use crate::balance::status::{self, Administrative};
 use crate::forward::preferred::{Choice, ServerId, ServiceId};
 
@@ -53,7 +53,8 @@ pub enum Change {
 }
 
 impl Monitor {
-    /// Takes the services of a configuration: at first all of them, later what differs from what it said before.
+    /// Takes the services of a configuration: at first all of them, later what differs from what it said before. One that is elsewhere,
+    /// or reached in another way, is another service.
     ///
     /// # Errors
     /// The process has had more services or servers than it can count; nothing has changed.
@@ -62,15 +63,40 @@ impl Monitor {
         self.room_for(services.len(), servers)?;
         let mut before = std::mem::take(&mut self.services);
         for filed in services {
-            let at = before.iter().position(|service| service.settings.name == filed.name);
+            let at = before.iter().position(|service| service.settings.is_in_place_of(filed));
             let service = match at {
                 Some(at) => self.reconfigure(before.swap_remove(at), filed, now),
                 None => self.begin(filed, now),
             };
             self.services.push(service);
         }
+        before.into_iter().for_each(|gone| self.retire_service(gone, now));
         self.renew(now);
         Ok(())
+    }
+
+    /// This host's VIPAs are others now, from the next table on. Those before come back.
+    pub fn set_vipas(&mut self, vipas: &[IpAddr]) -> Vec<IpAddr> {
+        std::mem::replace(&mut self.world.vipas, vipas.to_vec())
+    }
+
+    /// What would have to be heard beside what is heard now, were `change` done; `None`: nothing.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub fn would_serve(
+        &self,
+        change: &Change,
+        nics: &[IpAddr],
+    ) -> Result<Option<Settings>, String> {
+        let Change::Add { service, name, address, weight, capacity } = change else {
+            return Ok(None);
+        };
+        let at = self.service(service)?;
+        let server = self.new_server(at, name, address, (*weight, *capacity), nics)?;
+        let settings = &self.services[at].settings;
+        let is_heard = matches!(settings.mode, Mode::Nat { keeps_client: true, .. });
+        Ok(is_heard.then(|| Settings { servers: vec![server], ..settings.clone() }))
     }
 
     /// Does what an operator asks for.
@@ -92,8 +118,10 @@ impl Monitor {
             Change::Remove(server) => {
                 let (at, place) = self.server(server)?;
                 let service = &mut self.services[at];
-                service.servers.remove(place);
+                let gone = service.servers.remove(place);
                 service.settings.servers.remove(place);
+                let (id, settings) = (service.id, service.settings.clone());
+                self.retire_servers((id, &settings), vec![gone], now);
             }
             Change::Drain(server) => self.set_operator(server, Administrative::Drain)?,
             Change::Up(server) => self.set_operator(server, Administrative::Ready)?,
@@ -179,10 +207,6 @@ impl Monitor {
     fn reconfigure(&mut self, mut service: Service, filed: &Settings, now: Instant) -> Service {
         let before = std::mem::replace(&mut service.filed, filed.clone());
         let settings = &mut service.settings;
-        settings.address = filed.address;
-        settings.ports = filed.ports.clone();
-        settings.protocol = filed.protocol;
-        settings.mode = filed.mode.clone();
         settings.choose = filed.choose;
         settings.hysteresis = filed.hysteresis;
         settings.on_death = filed.on_death;
@@ -212,7 +236,9 @@ impl Monitor {
             |server: &service::Server| !filed.servers.iter().any(|of| of.name == server.name);
         let removed = before.servers.iter().filter(|server| gone(server));
         let removed: Vec<_> = removed.map(|server| server.name.clone()).collect();
-        service.servers.retain(|server| !removed.contains(&server.settings.name));
+        let is_gone = |server: &mut Server| removed.contains(&server.settings.name);
+        let gone: Vec<Server> = service.servers.extract_if(.., is_gone).collect();
+        self.retire_servers((service.id, &service.settings), gone, now);
         let is_new = |server: &&service::Server| {
             let was = before.servers.iter().find(|was| was.name == server.name);
             was.is_none_or(|was| !was.is_as(server))
@@ -243,7 +269,9 @@ impl Monitor {
                 other => {
                     // Elsewhere it is another server, of which nothing is known.
                     let replaced = other.map(|server| server.id);
-                    service.servers.retain(|server| Some(server.id) != replaced);
+                    let is_gone = |server: &mut Server| Some(server.id) == replaced;
+                    let gone = service.servers.extract_if(.., is_gone).collect();
+                    self.retire_servers((service.id, &service.settings), gone, now);
                     let id = self.next_server();
                     let checks = service.statuses.len();
                     service.servers.push(Server::new(
@@ -347,6 +375,10 @@ impl Monitor {
         })
     }
 
+    /// Can it count so many more?
+    ///
+    /// # Errors
+    /// No.
     fn room_for(&self, services: usize, servers: usize) -> Result<(), String> {
         const PLACES: usize = 1 << 16;
         if self.next.service + services > PLACES || self.next.server + servers > PLACES {

@@ -40,6 +40,7 @@ impl Monitor {
                 });
             }
         }
+        self.put_retired(&mut services, &mut servers);
         let generation = self.table.generation;
         self.table = PreferredTable::new(services, servers);
         self.table.generation = generation;

@@ -148,6 +148,12 @@ impl Lab {
         (0..connections).for_each(|_| counters.of(WorkerId(0)).unwrap().began());
     }
 
+    /// What was taken away and has no connections is forgotten.
+    fn wait_for_retired(&mut self) {
+        self.now += Duration::from_secs(2);
+        self.monitor.tick(self.now);
+    }
+
     fn report(&self) -> ServiceStatus {
         self.monitor.report(self.now, UNIX_EPOCH + Duration::from_secs(1000)).services.remove(0)
     }
@@ -492,6 +498,7 @@ fn servers_come_and_go_and_the_others_keep_all() {
     assert_eq!(lab.preferred(), "d");
     lab.change(Change::Remove("web/d".to_owned()));
     assert_eq!((lab.preferred(), lab.id("a"), lab.id("b")), ("a".to_owned(), a, b));
+    lab.wait_for_retired();
     assert!(lab.table().server(d).is_none());
     assert_eq!(lab.report().switches.last().unwrap().why, "the preferred server was removed");
     let key = Key { server: d, status: 1 };
@@ -640,8 +647,80 @@ fn a_file_read_anew_changes_what_it_says_otherwise_and_nothing_else() {
     assert_eq!(lab.report().policy, "clients");
     assert!(lab.monitor.watches_of("c").is_err());
     lab.monitor.configure(&[], lab.now).unwrap();
-    assert!(lab.table().is_empty());
+    assert_eq!(lab.choice(), Choice::Refuse, "while a worker may go by the table before");
+    lab.wait_for_retired();
+    assert!(lab.table().is_empty() && lab.monitor.is_empty());
     assert_eq!(lab.monitor.tick(lab.now), None);
+}
+
+#[test]
+fn a_service_that_is_gone_refuses_and_is_heard_until_its_last_connection_ends() {
+    let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
+    let (web_id, a) = (lab.table().find(VIPA, TCP, 80).unwrap(), lab.id("a"));
+    lab.give("a", 1);
+    let counters = lab.table().server(a).unwrap().counters.clone();
+    let other = Settings { name: "other".into(), ports: 81..=81, ..web() };
+    lab.monitor.configure(std::slice::from_ref(&other), lab.now).unwrap();
+    lab.wait_for_retired();
+    assert_eq!((lab.choice(), lab.table().find(VIPA, TCP, 80)), (Choice::Refuse, Some(web_id)));
+    let served = |lab: &Lab| -> Vec<String> {
+        lab.monitor.served().iter().map(|service| service.name.to_string()).collect()
+    };
+    assert_eq!(served(&lab), ["other", "web"]);
+    assert!(!lab.monitor.take_ended());
+    // Back, it is another one: new connections are its own, and the old one's go on.
+    lab.monitor.configure(&[other.clone(), web()], lab.now).unwrap();
+    assert_ne!(lab.table().find(VIPA, TCP, 80), Some(web_id));
+    assert_eq!(lab.choice(), Choice::Wait);
+    assert!(lab.table().server(a).is_some());
+    counters.of(WorkerId(0)).unwrap().ended(false);
+    lab.wait_for_retired();
+    assert!(lab.table().server(a).is_none());
+    assert!(lab.monitor.take_ended());
+    assert_eq!(served(&lab), ["other", "web"]);
+}
+
+#[test]
+fn a_service_at_another_place_is_another_and_anything_else_is_not() {
+    let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
+    let a = lab.id("a");
+    let same = Settings { policy: Policy::LeastLoaded, hysteresis: 0.5, fall: 9, ..web() };
+    lab.monitor.configure(&[same], lab.now).unwrap();
+    assert_eq!((lab.id("a"), lab.preferred()), (a, "a".to_owned()));
+    let moved = Settings { ports: 80..=89, ..web() };
+    lab.monitor.configure(&[moved], lab.now).unwrap();
+    assert_ne!(lab.id("a"), a);
+    let direct = Settings { mode: Mode::Direct, ports: 80..=89, ..web() };
+    let before = lab.id("a");
+    lab.monitor.configure(&[direct], lab.now).unwrap();
+    assert_ne!(lab.id("a"), before);
+}
+
+#[test]
+fn a_server_that_answers_by_way_of_this_host_is_heard_first_and_until_its_last_connection() {
+    let keeps = Settings { mode: Mode::Nat { sources: Vec::new(), keeps_client: true }, ..web() };
+    let mut lab = Lab::with_clients(keeps, [1.0, 2.0, 3.0]);
+    let add = |service: &str| Change::Add {
+        service: service.to_owned(),
+        name: "d".to_owned(),
+        address: "10.2.0.4:80".to_owned(),
+        weight: 1,
+        capacity: None,
+    };
+    let more = lab.monitor.would_serve(&add("web"), &[]).unwrap().unwrap();
+    assert_eq!(more.servers.iter().map(|server| &*server.name).collect::<Vec<_>>(), ["d"]);
+    assert!(lab.monitor.would_serve(&add("mail"), &[]).is_err());
+    lab.change(add("web"));
+    lab.read("d", "clients", Some(0.0));
+    lab.give("d", 1);
+    lab.change(Change::Remove("d".to_owned()));
+    lab.wait_for_retired();
+    let served = lab.monitor.served();
+    assert!(served.iter().any(|service| service.servers.iter().any(|server| &*server.name == "d")));
+    // Of another mode the servers need no hearing of their own.
+    let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
+    assert_eq!(lab.monitor.would_serve(&add("web"), &[]), Ok(None));
+    lab.change(add("web"));
 }
 
 #[test]

@@ -69,7 +69,8 @@ impl Lab {
         let world = World { vipas: vec![settings.address], workers: 1 };
         let balance = Balance::new(Monitor::new(world, publisher));
         balance.start();
-        balance.configure(&[settings]).unwrap();
+        let vipas = [settings.address];
+        balance.configure(&vipas, &[settings]).unwrap();
         Lab { balance, reader: readers.pop().unwrap() }
     }
 
@@ -196,7 +197,7 @@ fn one_that_never_answers_is_down_and_holds_up_nobody() {
         let works = web(vec![tcp, pushed()], vec![server("works", other)]);
         let works = Settings { name: "fine".into(), ports: 81..=81, ..works };
         let mut lab = Lab::start(hangs.clone());
-        lab.balance.configure(&[hangs, works]).unwrap();
+        lab.balance.configure(&[hangs.address], &[hangs.clone(), works]).unwrap();
         lab.balance.push("hangs", "clients", "1").unwrap();
         lab.balance.push("works", "clients", "1").unwrap();
         let chosen = Choice::Preferred(ServerId(1));
@@ -261,7 +262,7 @@ fn tasks_come_and_go_with_what_is_to_be_read() {
         lab.balance.change(&add, &[]).unwrap();
         let answers = lab.balance.check("a").await.unwrap();
         assert!(matches!(answers[0].1, Err(Failure::Stale)), "{answers:?}");
-        lab.balance.configure(&[]).unwrap();
+        lab.balance.configure(&[], &[]).unwrap();
         assert_eq!(tasks(&lab), 0);
     });
 }

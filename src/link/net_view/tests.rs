@@ -6,7 +6,8 @@ use crate::link::plan::tests::{config, mirror};
 
 fn draft_of(mirror: &Mirror, health: &Health, listening: &[u16]) -> Draft {
     let reaches = &crate::link::plan::routes::reaches(&config(), mirror);
-    let around = Surroundings { reaches, health, ephemeral: &(32768..=60999), listening };
+    let around =
+        Surroundings { reaches, health, ephemeral: &(32768..=60999), listening, kept: &[] };
     draft(&config(), mirror, around, |hop| hop.1.to_string() == "10.1.1.77")
 }
 

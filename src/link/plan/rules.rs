@@ -262,7 +262,7 @@ fn of_family(config: &Config, family: Family, around: &Around) -> Vec<Rule> {
         rules.push(Rule::new(family, first + LANDING, Action::Nop));
     }
     rules.extend(never_ours(family).map(|prefix| main(0).to(prefix)));
-    rules.extend(config.nics.iter().map(|nic| {
+    rules.extend(config.nics.iter().filter(|nic| !nic.is_gone()).map(|nic| {
         let mut rule = main(1);
         rule.oif = Some(nic.name.clone());
         rule

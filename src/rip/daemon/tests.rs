@@ -1056,3 +1056,50 @@ fn a_host_that_ceases_to_forward_is_no_way_to_what_it_learned() {
     world.daemon.forwards(true, world.now);
     assert_eq!(of(&mut world), told(&[("10.9.0.0/24", 3)]));
 }
+
+#[test]
+fn other_vipas_are_told_at_once_and_what_was_learned_stays() {
+    let mut world = World::v4();
+    world.hear(A, &[("10.9.0.0/24", 2)]);
+    world.wait(60);
+    world.daemon.take_sends();
+    let vipas: [IpAddr; 1] = ["203.0.113.11".parse().expect("an address")];
+    world.daemon.reconfigure(vec![NicSettings::default(); 2], &vipas, world.now);
+    let said = world.told(B);
+    assert!(said.contains(&("203.0.113.10/32".to_owned(), 16)), "{said:?}");
+    assert!(said.contains(&("203.0.113.11/32".to_owned(), 2)), "{said:?}");
+    assert_eq!(world.learned(), [("10.9.0.0/24".to_owned(), vec![0])]);
+    // It is forgotten as any route that is gone.
+    world.wait(120);
+    world.daemon.take_sends();
+    world.daemon.broadcast_timer(world.now);
+    assert_eq!(world.told(B), told(&[("203.0.113.11/32", 2)]));
+}
+
+#[test]
+fn a_network_of_a_nic_costs_what_the_nic_costs_now() {
+    let real = Settings { advertise: Advertise::VirtualAndReal, ..settings() };
+    let mut world = World::new(Family::V4, real);
+    world.wait(60);
+    world.daemon.take_sends();
+    let nics = vec![NicSettings { cost: 5, ..NicSettings::default() }, NicSettings::default()];
+    let vipas: [IpAddr; 1] = ["203.0.113.10".parse().expect("an address")];
+    world.daemon.reconfigure(nics, &vipas, world.now);
+    assert_eq!(world.told(B), told(&[("10.1.1.0/24", 5)]), "and nothing else is news");
+}
+
+#[test]
+fn a_nic_that_is_taken_out_is_told_good_bye_by_and_costs_no_reserve() {
+    let mut world = World::v4();
+    world.hear(A, &[("10.9.0.0/24", 2)]);
+    world.hear(B, &[("10.8.0.0/24", 2)]);
+    world.wait(60);
+    world.daemon.take_sends();
+    world.daemon.leave(A, world.now);
+    assert_eq!(world.told(A), told(&[("203.0.113.10/32", 16)]));
+    world.interfaces.remove(0);
+    world.look();
+    assert_eq!(world.learned(), [("10.8.0.0/24".to_owned(), vec![1])]);
+    world.daemon.broadcast_timer(world.now);
+    assert!(world.told(B).contains(&("203.0.113.10/32".to_owned(), 2)), "no shorter than ever");
+}

@@ -6,6 +6,7 @@ mod forwarding;
 mod leave;
 mod many;
 mod ours;
+mod reload;
 mod told;
 
 use vipa::lab::topology::{client_address, nic_name, vipas};

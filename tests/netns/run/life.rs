@@ -16,7 +16,7 @@ fn vipa(bench: &Bench, arguments: &[&str]) -> Output {
 }
 
 /// All that vipa may touch, as text: rules, routes, addresses, nftables, sysctls.
-fn settings(host: &Namespace) -> String {
+pub(super) fn settings(host: &Namespace) -> String {
     let mut text = String::new();
     for command in [
         "ip rule",

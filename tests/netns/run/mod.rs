@@ -5,5 +5,6 @@ mod life;
 mod neighbours;
 mod nics;
 mod published;
+mod reload;
 mod servers;
 mod traced;
