@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use super::server::Answer;
 use crate::engine::heartbeat::monotonic_ns;
-use crate::lab::{Error, Namespace};
+use crate::lab::{Error, Namespace, syscall};
 
 /// Clients, …
 const CLIENTS: u32 = 32;
-/// … each of which asks this often, if it is answered in time: a thousand requests a second.
-const EVERY: Duration = Duration::from_millis(32);
+/// … each of which asks this often, if it is answered in time: five hundred requests a second.
+const EVERY: Duration = Duration::from_millis(64);
 /// A request that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(4);
 
@@ -97,6 +97,8 @@ fn keep_asking(
     requests: &Mutex<Vec<Request>>,
     is_over: &AtomicBool,
 ) {
+    // Elsewhere they would not share the forwarder's processors; where that is refused, they do.
+    let _ = syscall::give_way();
     for number in 0_u64.. {
         thread::sleep(next.saturating_duration_since(Instant::now()));
         if is_over.load(Ordering::Relaxed) {

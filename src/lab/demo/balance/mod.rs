@@ -66,7 +66,10 @@ pub fn balance(json: bool) -> Result<bool, Error> {
         farm.describe()
     ));
     let mut stage = Stage::new(display, &network, farm, forwarder);
-    stage.play()?;
+    if let Err(error) = stage.play() {
+        say_last(&stage.last_words());
+        return Err(error);
+    }
     let report = stage.finish()?;
     if json {
         let text = serde_json::to_string(&report).map_err(|e| Error::Program(e.to_string()))?;
@@ -75,8 +78,12 @@ pub fn balance(json: bool) -> Result<bool, Error> {
     } else {
         display.line(format_args!("\n{report}"));
     }
-    report.last_words.lines().for_each(|line| eprintln!("forwarder: {line}"));
+    say_last(&report.last_words);
     Ok(report.ok)
+}
+
+fn say_last(words: &str) {
+    words.lines().for_each(|line| eprintln!("forwarder: {line}"));
 }
 
 /// The forwarder on the host, ready.
@@ -89,7 +96,7 @@ fn carry(network: &Network, farm: &Farm) -> Result<Forwarder, Error> {
     Ok(forwarder)
 }
 
-/// A VIPA is given to the service wholly: a thousand connections a second would use the same ports again while servers still remember
+/// A VIPA is given to the service wholly: five hundred connections a second would use the same ports again while servers still remember
 /// them (TIME_WAIT).
 fn config(network: &Network, farm: &Farm) -> String {
     let [vipa, second] = vipas(Family::V4);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::heartbeat::monotonic_ns;
+use crate::lab::syscall;
 
 /// What is asked for to have a session.
 pub(super) const SESSION: &str = "/session";
@@ -52,6 +53,8 @@ struct Server {
 /// # Errors
 /// The address cannot be listened on.
 pub fn serve(name: &str, address: SocketAddr, pause: Duration) -> io::Result<()> {
+    // Elsewhere it would not share the forwarder's processors.
+    syscall::give_way()?;
     let listener = TcpListener::bind(address)?;
     let server = Arc::new(Server {
         name: name.to_owned(),

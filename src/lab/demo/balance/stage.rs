@@ -107,9 +107,15 @@ impl<'a> Stage<'a> {
             report.complain(format!("{REMEMBERED} switches and more"));
         }
         if !report.ok {
-            report.last_words = self.forwarder.log();
+            report.last_words = self.last_words();
         }
         Ok(report)
+    }
+
+    /// All that the forwarder said, and how it ended, if it did.
+    pub(super) fn last_words(&mut self) -> String {
+        let ended = self.forwarder.ended().map(|status| format!("it ended: {status}"));
+        format!("{}{}", self.forwarder.log(), ended.unwrap_or_default())
     }
 
     fn wait_for_servers(&mut self) -> Result<(), Error> {
