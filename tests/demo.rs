@@ -60,3 +60,54 @@ fn the_demo_loses_nothing_and_reports_every_field() {
         }
     }
 }
+
+/// The milestones: load, death, another policy, return and drain each move the new connections, and no request pays for it.
+#[test]
+fn the_demo_of_a_service_fails_no_request_and_reports_every_field() {
+    let output = Command::new(env!("CARGO_BIN_EXE_vipa"))
+        .args(["demo", "--balance", "--json"])
+        .output()
+        .unwrap();
+    let (said, complaints) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complaints}");
+    let report: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["failed"], 0, "{said}");
+    let count = |field: &str| report[field].as_u64().unwrap();
+    // All of the requests were sent somewhere, and each server had its turn.
+    let per_server = report["per_server"].as_object().unwrap();
+    assert_eq!(per_server.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+    let served = per_server.values().map(|count| count.as_u64().unwrap());
+    assert!(served.clone().all(|count| count > 0), "{said}");
+    let counted = served.sum::<u64>() + count("failed_on_killed_server");
+    assert_eq!(count("requests"), counted, "{said}");
+    let switches = report["switches"].as_array().unwrap();
+    let mut before = 0.0;
+    for switch in switches {
+        let at = switch["at_ms"].as_f64().unwrap();
+        assert!(at >= before, "{said}");
+        before = at;
+        for field in ["from", "to"] {
+            assert!(per_server.contains_key(switch[field].as_str().unwrap()), "{switch}");
+        }
+        assert_ne!(switch["from"], switch["to"], "{switch}");
+        assert!(!switch["why"].as_str().unwrap().is_empty(), "{switch}");
+        assert!(switch["effect_ms"].as_f64().is_none_or(|ms| ms > 0.0), "{switch}");
+    }
+    // In the forwarder's own words: the servers' facts, the operator's orders.
+    for (act, why) in [
+        ("load", "sessions: "),
+        ("kill", " is failing: "),
+        ("policy", "fastest-response: "),
+        ("return", "fastest-response: "),
+        ("drain", " is drain: the operator"),
+    ] {
+        let provoked = |switch: &&Value| switch["provoked_by"] == act;
+        let switch = switches.iter().find(provoked).unwrap_or_else(|| panic!("{act}: {said}"));
+        assert!(switch["effect_ms"].is_number(), "{switch}");
+        let is_order = ["policy", "drain"].contains(&act);
+        assert_eq!(switch["noticed_ms"].is_number(), !is_order, "{switch}");
+        assert!(switch["why"].as_str().unwrap().contains(why), "{switch}");
+    }
+}

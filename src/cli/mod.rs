@@ -21,6 +21,7 @@ pub use explain::End;
 pub use failure::Failure;
 pub use server::{Policy, Server};
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -59,6 +60,9 @@ enum Command {
     Explain(Explain),
     /// Watch the main job on a private network on this machine.
     Demo(Demo),
+    /// Be a server of `demo --balance`, which starts it.
+    #[command(hide = true)]
+    DemoServer(DemoServer),
 }
 
 /// `vipa run`.
@@ -215,9 +219,26 @@ pub struct Explain {
 /// `vipa demo`.
 #[derive(Clone, Debug, Args)]
 pub struct Demo {
+    /// Watch a service instead: three servers that are loaded, killed, drained, and another policy midway.
+    #[arg(long)]
+    pub balance: bool,
     /// One JSON object on stdout, and nothing else there.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `vipa demo-server`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoServer {
+    /// What it calls itself.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Where it serves.
+    #[arg(value_name = "ADDRESS")]
+    pub address: SocketAddr,
+    /// Before each answer.
+    #[arg(value_name = "MILLISECONDS")]
+    pub pause: u64,
 }
 
 /// Does what the command line asks for. A failure is told in a line on stderr, mistakes of a
@@ -235,6 +256,7 @@ pub fn call(arguments: &Arguments) -> ExitCode {
         Command::Replay(replay) => replay::run(replay),
         Command::Explain(explain) => explain::run(explain),
         Command::Demo(demo) => demo::run(demo),
+        Command::DemoServer(server) => demo::serve(server),
     };
     done.unwrap_or_else(|failure| {
         eprintln!("{failure}");

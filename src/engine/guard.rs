@@ -31,7 +31,8 @@
 //! `t`) and has not run since, or a core being written (the descriptors stay open until the last byte is).
 //! From the moment of the hang this makes at most 200 + 30 ms, then what it takes the kernel to
 //! end the process: traffic is back within 300 ms, 500 ms are promised. A guard that was itself kept from
-//! running, or whose machine slept, does not take its late look for a confirmation. See [`symptom`].
+//! running, or whose machine slept, does not take its late look for a confirmation, nor a worker for hung that waits for a
+//! processor: where the machine is so busy, one that does hang is found as much later. See [`symptom`].
 //!
 //! Traps, each of which has a line below:
 //!

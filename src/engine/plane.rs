@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
 use super::descriptors;
+use super::guard::symptom::WORKER;
 use super::heartbeat::HeartbeatPage;
 use super::message::{Command, Plane};
 use super::statistics::WorkerStatistics;
@@ -110,7 +111,7 @@ impl Workers {
         }
         for (number, mut worker) in workers.into_iter().enumerate() {
             worker.meet(handles.clone());
-            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            thread::Builder::new().name(format!("{WORKER}{number}")).spawn(move || {
                 let error = worker.run().err();
                 // A forwarder without one of its workers is worse than none: the kernel takes over.
                 tracing::error!(worker = number, ?error, "the worker's poll failed");

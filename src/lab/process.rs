@@ -1,14 +1,20 @@
 //! Programs inside a network: started, waited for, killed, and never left behind.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::error::Step;
 use super::{Error, Namespace};
+use crate::admin;
+
+/// How long the forwarder may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running program, with what it says on stderr in a file. Dropped, it is killed.
 #[derive(Debug)]
@@ -182,16 +188,20 @@ impl Forwarder {
     ///
     /// # Errors
     /// When it does not answer within two seconds.
-    pub fn status(&self) -> Result<serde_json::Value, Error> {
-        let ask = || -> io::Result<serde_json::Value> {
-            let stream = UnixStream::connect(self.control_socket()?)?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            (&stream).write_all(b"{\"command\":\"status\"}\n")?;
-            let mut line = String::new();
-            BufReader::new(&stream).read_line(&mut line)?;
-            Ok(serde_json::from_str(&line)?)
+    pub fn status(&self) -> Result<Value, Error> {
+        self.ask(&json!({"command": "status"}))
+    }
+
+    /// Asks it over its control socket; a refusal is an answer too.
+    ///
+    /// # Errors
+    /// When it does not answer within two seconds.
+    pub fn ask(&self, request: &Value) -> Result<Value, Error> {
+        let ask = || -> io::Result<Value> {
+            let answer = admin::ask(&self.control_socket()?, &request.to_string(), PATIENCE)?;
+            Ok(serde_json::from_str(&answer)?)
         };
-        ask().step(|| "the forwarder's status".to_owned())
+        ask().step(|| format!("asking the forwarder {request}"))
     }
 
     /// All that the forwarders said so far.

@@ -1,6 +1,6 @@
 //! The lab's system calls that std has no safe name for.
 //!
-//! Unsafe because namespaces, mounts, the parent-death signal, ethtool and timers exist as C calls alone.
+//! Unsafe because namespaces, mounts, the parent-death signal, ethtool, priorities and timers exist as C calls alone.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -94,6 +94,12 @@ pub(super) fn tie_child(command: &mut Command, namespace: Option<Arc<OwnedFd>>) 
     };
     // SAFETY: between fork and exec `prepare` makes system calls alone: it neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Lets others go first from now on: the calling thread, and those that it starts (setpriority(2)).
+pub(super) fn give_way() -> io::Result<()> {
+    // SAFETY: takes numbers alone; 0 is the calling thread.
+    done(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) })
 }
 
 /// Switches checksum offload on transmit for `device` in the network of `socket` (ethtool(8) `-K tx`).

@@ -2,7 +2,8 @@
 //!
 //! One look proves nothing: a worker may stamp in the next microsecond, and under strace every task is
 //! stopped at most moments. So a symptom condemns only when two looks in a row show the *same* one: the same
-//! stamp of the same worker, or the same task stopped with not a nanosecond run in between.
+//! stamp of the same worker, or the same task stopped with not a nanosecond run in between. Nor does a worker hang that waits for a
+//! processor: one that wants one must have run for a while between the looks.
 
 use std::fmt;
 use std::fs;
@@ -18,6 +19,12 @@ pub const HANG: Duration = Duration::from_millis(200);
 pub const LOOK: Duration = Duration::from_millis(200);
 /// Between a symptom and the look that confirms it.
 pub const CONFIRM: Duration = Duration::from_millis(30);
+/// What a worker that wants a processor must have run since the symptom was first seen. A turn takes far less; how long a
+/// task has run the kernel may bring up to date at its ticks alone, of 10 ms at the most.
+const RUN: Duration = Duration::from_millis(15);
+
+/// What the name of a worker's thread begins with; its number follows.
+pub const WORKER: &str = "worker-";
 
 /// Why a forwarder has to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +63,8 @@ pub enum Verdict {
 pub struct Sight {
     /// The workers that are busy.
     pub busy: Vec<Busy>,
+    /// Those workers that run or want to, with the nanoseconds that they ran so far.
+    pub runnable: Vec<(WorkerId, u64)>,
     /// Tasks that are stopped, and a core that is being written.
     pub stopped: Vec<Symptom>,
     /// All tasks are zombies: descriptors are closed, only a tracer still holds the process.
@@ -65,7 +74,14 @@ pub struct Sight {
 /// Remembers the symptoms of the look before.
 #[derive(Debug, Default)]
 pub struct Judge {
-    suspected: Vec<Symptom>,
+    suspected: Vec<Suspicion>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    symptom: Symptom,
+    /// What the worker had run when it was first seen wanting a processor.
+    ran: Option<u64>,
 }
 
 impl Judge {
@@ -79,13 +95,21 @@ impl Judge {
         // What is stopped comes first: it is the cause of the beat that it misses.
         let hung = sight.busy.iter().filter(|busy| silence(busy) > HANG);
         let hung = hung.map(|busy| Symptom::Hung { worker: busy.worker, since: busy.since });
-        let symptoms: Vec<Symptom> = sight.stopped.iter().copied().chain(hung).collect();
-        let counts = |symptom: &&Symptom| !is_late || !matches!(symptom, Symptom::Hung { .. });
-        let mut confirmed = symptoms.iter().filter(counts);
-        if let Some(symptom) = confirmed.find(|symptom| self.suspected.contains(symptom)) {
+        let symptoms = sight.stopped.iter().copied().chain(hung);
+        let suspect = |symptom| {
+            let before = self.suspected.iter().find(|of| of.symptom == symptom);
+            Suspicion { symptom, ran: before.and_then(|of| of.ran).or(sight.ran(symptom)) }
+        };
+        let suspicions: Vec<Suspicion> = symptoms.map(suspect).collect();
+        let confirmed = suspicions.iter().find(|of| {
+            let is_hung = matches!(of.symptom, Symptom::Hung { .. });
+            let is_known = self.suspected.iter().any(|before| before.symptom == of.symptom);
+            is_known && !(is_hung && (is_late || sight.is_starved(**of)))
+        });
+        if let Some(Suspicion { symptom, .. }) = confirmed {
             return Verdict::Kill(*symptom);
         }
-        self.suspected = symptoms;
+        self.suspected = suspicions;
         if !self.suspected.is_empty() {
             return Verdict::LookAgain(CONFIRM);
         }
@@ -97,6 +121,18 @@ impl Judge {
 }
 
 impl Sight {
+    /// What a worker that wants a processor has run.
+    fn ran(&self, symptom: Symptom) -> Option<u64> {
+        let Symptom::Hung { worker, .. } = symptom else { return None };
+        self.runnable.iter().find(|(of, _)| *of == worker).map(|(_, ran)| *ran)
+    }
+
+    /// Does it want a processor, and had none, or hardly?
+    fn is_starved(&self, since: Suspicion) -> bool {
+        let times = self.ran(since.symptom).zip(since.ran);
+        times.is_some_and(|(now, then)| Duration::from_nanos(now.saturating_sub(then)) < RUN)
+    }
+
     /// Looks at the process `pid` through its heartbeats and /proc. A task that goes meanwhile is not seen; a
     /// process that is gone has no task.
     pub fn of(pid: u32, page: &HeartbeatPage) -> io::Result<Sight> {
@@ -113,9 +149,9 @@ impl Sight {
                 continue;
             };
             let directory = format!("/proc/{pid}/task/{number}");
-            let Some(state) = state_of(read(&format!("{directory}/stat"), &mut buffer)) else {
-                continue;
-            };
+            let stat = read(&format!("{directory}/stat"), &mut buffer);
+            let Some(state) = state_of(stat) else { continue };
+            let worker = worker_of(stat).filter(|_| state == b'R');
             match state {
                 b'Z' | b'X' => zombies += 1,
                 _ => others += 1,
@@ -124,6 +160,13 @@ impl Sight {
                 b'T' | b't' => {
                     let schedstat = read(&format!("{directory}/schedstat"), &mut buffer);
                     sight.stopped.push(Symptom::Stopped { task: number, ran: first_of(schedstat) });
+                }
+                b'R' => {
+                    let Some(worker) = worker else { continue };
+                    let schedstat = read(&format!("{directory}/schedstat"), &mut buffer);
+                    // 0: this kernel does not count.
+                    let ran = Some(first_of(schedstat)).filter(|ran| *ran > 0);
+                    sight.runnable.extend(ran.map(|ran| (worker, ran)));
                 }
                 // The tasks of a process that writes its core wait in I; of old kernels, in D.
                 b'I' | b'D' => may_dump_core = true,
@@ -163,6 +206,14 @@ fn read<'a>(path: &str, buffer: &'a mut [u8]) -> &'a [u8] {
 fn state_of(stat: &[u8]) -> Option<u8> {
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     stat.get(name_end + 2).copied()
+}
+
+/// Which worker a task is, by the name of its thread.
+fn worker_of(stat: &[u8]) -> Option<WorkerId> {
+    let begin = stat.iter().position(|byte| *byte == b'(')? + 1;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let name = std::str::from_utf8(stat.get(begin..end)?).ok()?;
+    name.strip_prefix(WORKER)?.parse().ok().map(WorkerId)
 }
 
 fn first_of(numbers: &[u8]) -> u64 {
@@ -246,6 +297,28 @@ mod tests {
         assert_eq!(judge.judge(&stopped(100), 0, false), wait(30));
         assert_eq!(judge.judge(&stopped(101), 30 * MS, false), wait(30));
         assert!(matches!(judge.judge(&stopped(101), 60 * MS, false), Verdict::Kill(_)));
+    }
+
+    #[test]
+    fn a_worker_that_waits_for_a_processor_lives_until_it_has_run() {
+        let ran = |ms: u64| Sight { runnable: vec![(WorkerId(1), ms * MS)], ..busy_since(1_000) };
+        let mut judge = Judge::default();
+        for (step, ms) in (0..).zip([70, 70, 71, 72, 84]) {
+            assert_eq!(judge.judge(&ran(ms), (1_300 + 30 * step) * MS, false), wait(30), "{ms}");
+        }
+        assert!(matches!(judge.judge(&ran(85), 1_500 * MS, false), Verdict::Kill(_)));
+        // One that sleeps wants no processor.
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&ran(70), 1_300 * MS, false), wait(30));
+        assert!(matches!(judge.judge(&busy_since(1_000), 1_330 * MS, false), Verdict::Kill(_)));
+    }
+
+    #[test]
+    fn workers_are_known_by_the_names_of_their_threads() {
+        assert_eq!(worker_of(b"12 (worker-3) R 1 12"), Some(WorkerId(3)));
+        assert_eq!(worker_of(b"12 (worker-) R 1 12"), None);
+        assert_eq!(worker_of(b"12 (monitor) R 1 12"), None);
+        assert_eq!(worker_of(b""), None);
     }
 
     #[test]

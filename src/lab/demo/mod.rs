@@ -2,6 +2,7 @@
 //! one, and to the forwarder itself. The router knows the VIPAs by RIP alone. On a private network of this
 //! machine; about 33 seconds.
 
+mod balance;
 mod comeback;
 mod display;
 mod report;
@@ -9,9 +10,11 @@ mod script;
 mod stage;
 mod windows;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+pub use balance::{balance, serve};
 
 use super::process::Forwarder;
 use super::topology::{Network, vipas};
@@ -65,12 +68,15 @@ fn carry(network: &Network) -> Result<Forwarder, Error> {
     let directory = Path::new("/run"); // ours alone, see `enter`
     let config = directory.join("vipa-demo.toml");
     network.write_config(&config, REWRITTEN_PORT, "[rip]")?;
-    let program = Path::new("/proc/self/exe")
-        .read_link()
-        .map_err(|e| Error::Program(format!("this program's own file: {e}")))?;
-    let mut forwarder = Forwarder::new(&network.host, &program, &config, directory)?;
+    let mut forwarder = Forwarder::new(&network.host, &own_program()?, &config, directory)?;
     forwarder.start_and_wait(START_LIMIT)?;
     Ok(forwarder)
+}
+
+fn own_program() -> Result<PathBuf, Error> {
+    Path::new("/proc/self/exe")
+        .read_link()
+        .map_err(|e| Error::Program(format!("this program's own file: {e}")))
 }
 
 /// Until the router knows every VIPA behind every NIC.
