@@ -186,14 +186,15 @@ fn read_adapter(mut table: Table<'_>, mistakes: &mut Mistakes<'_>) -> Adapter {
         is_protected: table.boolean("protect", true, mistakes),
     };
     let wanted = "a routing table that nothing else uses, such as 923";
-    let more = u32::try_from(adapter.addresses.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    // One for each further address, and one for this host's own use of services.
+    let more = u32::try_from(adapter.addresses.len()).unwrap_or(u32::MAX);
     let last = adapter.table.checked_add(more);
     if (253..=255).contains(&adapter.table) {
         let found = format!("`table` is {}, one of the kernel's own", adapter.table);
         mistakes.error(value_span(&mut table, "table"), found, wanted);
     } else if last.is_none_or(|last| adapter.table < 253 && last >= 253) {
         let found = format!(
-            "`table` is {}, with too few tables behind it for {more} more addresses",
+            "`table` is {}, with too few tables behind it: {more} are wanted",
             adapter.table
         );
         mistakes.error(value_span(&mut table, "table"), found, wanted);

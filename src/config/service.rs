@@ -54,6 +54,7 @@ pub(super) fn read(
     check_overlaps(&read, mistakes);
     check_servers(&read, vipas, mistakes);
     check_sources(&read, vipas, rules, mistakes);
+    check_capacities(&read, mistakes);
     read.into_iter().map(|read| read.settings).collect()
 }
 
@@ -433,6 +434,22 @@ fn check_servers(services: &[Read], vipas: &[IpAddr], mistakes: &mut Mistakes<'_
         }
         if let (WhenNone::Sorry(end), Some(span)) = (settings.when_none, &service.sorry) {
             check((end.ip(), Some(end.port())), span);
+        }
+    }
+}
+
+/// What is stated has to be stated.
+fn check_capacities(services: &[Read], mistakes: &mut Mistakes<'_>) {
+    for service in services {
+        let Some(status) = service.settings.wants_capacity() else { continue };
+        let servers = service.settings.servers.iter().zip(&service.servers);
+        for (server, span) in servers.filter(|(server, _)| server.capacity.is_none()) {
+            let found = format!(
+                "the server {:?} states no `capacity`, and that is what the status object {:?} tells (kind = \"fixed\")",
+                server.name, status.name
+            );
+            let wanted = "`capacity` of the server, or `value` of the status object";
+            mistakes.error(span.clone(), found, wanted);
         }
     }
 }

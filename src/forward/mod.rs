@@ -7,6 +7,7 @@ pub mod claims;
 pub mod flow;
 pub mod fragments;
 pub mod frame;
+pub mod limit;
 pub mod pipeline;
 pub mod preferred;
 pub mod publish;

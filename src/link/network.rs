@@ -17,8 +17,8 @@ use super::net_view::{Surroundings, draft};
 use super::netlink::{Events, Mode, Netlink, Notice, errno};
 use super::plan::homes::homes;
 use super::plan::routes::{Reaches, inherited, next_hops, reaches};
-use super::plan::rules::tables;
-use super::plan::{ManagedNeighbour, NicAddress, Plan, plan, plan_over, sysctls};
+use super::plan::rules::all_tables;
+use super::plan::{ManagedNeighbour, NicAddress, Plan, own, plan, plan_over, sysctls};
 use super::ports;
 use super::saved::Saved;
 use super::survey::Survey;
@@ -86,7 +86,7 @@ pub fn preview_view(config: &Config) -> Result<NetView> {
 /// The network namespace of the calling thread as it is.
 fn survey(config: &Config) -> Result<(Mirror, Health)> {
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
-    let mut mirror = Mirror::new(tables(config).into_iter().map(|(table, _)| table));
+    let mut mirror = Mirror::new(all_tables(config));
     mirror.ephemeral = ports::ephemeral();
     mirror.arp_ignore = announced::arp_ignore_of_all();
     dump(&mut netlink, &mut mirror)?;
@@ -414,6 +414,17 @@ impl Network {
         self.saved.store().map_err(|source| Error::State { path, source })
     }
 
+    /// Writes down whose rule of the `local` table is about to be moved.
+    fn remember_local(&mut self, plan: &Plan) -> Result<()> {
+        let ours = Ours::of(&self.saved);
+        for family in own::moves(&plan.rules) {
+            if own::is_vipas(&self.mirror, family, |rule| ours.leads_to_us(rule)) {
+                self.saved.remember_local(family);
+            }
+        }
+        self.store()
+    }
+
     /// Settings below `/proc/sys`: puts right what is wrong. At start a refusal is an error.
     pub fn ensure_sysctls(&mut self, is_start: bool) -> Result<()> {
         let wanted = sysctls(&self.config, &self.mirror, &self.health);
@@ -457,6 +468,7 @@ impl Network {
                 self.stands = Some(plan);
                 return Ok(is_repair);
             }
+            self.remember_local(&plan)?;
             if !is_start && steps.len() > SLICE {
                 self.waiting = steps.split_off(SLICE).into();
             }

@@ -350,3 +350,16 @@ fn the_readmes_service_is_read_and_its_defaults_are_true() {
         assert!(readme.contains(&format!("| `{policy}` |")), "{policy}");
     }
 }
+
+#[test]
+fn a_fixed_value_that_nobody_states_is_a_mistake_at_the_server() {
+    let fixed = "[[service.status]]\nname = 'room'\nkind = 'fixed'\n";
+    let servers = "[[service.server]]\nname = 'a'\naddress = '10.2.0.2:80'\ncapacity = 2\n\
+                   [[service.server]]\nname = 'b'\naddress = '10.2.0.3:80'\n";
+    let score = "score = 'room'\n";
+    let (at, found, wanted) = mistake(&[&format!("{score}{fixed}{servers}")]);
+    assert_eq!(at, "'10.2.0.3:80'");
+    assert!(found.contains("\"b\" states no `capacity`") && found.contains("\"room\""), "{found}");
+    assert!(wanted.contains("`value`"), "{wanted}");
+    read(&[&format!("{score}{fixed}value = 7\n{servers}")]);
+}

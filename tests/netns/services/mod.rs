@@ -1,4 +1,5 @@
 //! Virtual services with real servers and clients: nginx asked by curl, load by iperf3, in both modes and families.
 
 mod farm;
+mod own;
 mod traffic;
