@@ -124,13 +124,15 @@ fn read_file(
         read_forwarder(optional(&mut file, "forwarder", "[forwarder]", mistakes), mistakes);
     let vipas = adapter.as_ref().map_or(&[][..], |adapter| &adapter.addresses);
     let nics = read_nics(&mut file, adapter.as_ref(), mistakes);
-    let source = read_source(
+    let mut source = read_source(
         optional(&mut file, "source", "[source]", mistakes),
         forwarder.workers,
         vipas,
         mistakes,
     );
     let services = service::read(file.get("service"), vipas, &source.rules, mistakes);
+    let to_direct = service::rules_for_direct(&services, &source.rules);
+    source.rules.extend(to_direct);
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
     let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, forwards, mistakes);
     let announce =

@@ -71,10 +71,10 @@ fn the_host_itself_reaches_servers_of_every_kind_and_every_checksum_is_right() {
             assert_eq!(number, 2);
             let own = nic_addresses(&bench.network, family);
             assert!(own.contains(&seen), "direct: {seen} is none of {own:?}");
-            assert_eq!(asked, endpoint(address(2, family), WEB), "at its own address");
+            assert_eq!(asked, format!("{}:{WEB}", address(2, family)), "at its own address");
             let (number, seen, asked) = who(&bench, host, at(family, HERE));
             assert_eq!((number, seen), (9, first), "a server here");
-            assert_eq!(asked, endpoint(second, WEB));
+            assert_eq!(asked, format!("{second}:{WEB}"));
             // Past the service, as a status object asks it.
             let (number, seen, _) = who(&bench, host, SocketAddr::new(second, WEB));
             assert_eq!((number, seen), (9, second));

@@ -71,8 +71,8 @@ fn direct_servers_answer_the_client_themselves() {
     let setup = served(setup, "mode = \"direct\"", BULK, None, &[1]);
     let bench = Bench::start(&setup);
     let server = Server::start(&bench, 1);
-    wait_for_servers(&bench);
     server.owns_vipas();
+    wait_for_servers(&bench);
     for is_offloaded in [true, false] {
         bench.network.tx_checksum(is_offloaded).expect("ethtool");
         server.tx_checksum(is_offloaded);
