@@ -160,6 +160,58 @@ fn wait_for(bench: &Bench, port: u16) {
     });
 }
 
+/// What `vipa explain` says of a connection from `from` to `to`.
+fn explained(bench: &Bench, from: SocketAddr, to: SocketAddr) -> serde_json::Value {
+    let (from, to) = (from.to_string(), to.to_string());
+    let state = bench.scratch.path().join("state");
+    let state = state.to_str().expect("a path");
+    let asked = ["explain", "--live", "--protocol", "tcp", "--state", state, "--json"];
+    let ends = ["--from", &from, "--to", &to];
+    let said = bench.run(&bench.network.host, PROGRAM, &[&asked[..], &ends].concat());
+    serde_json::from_str(&said).expect("JSON")
+}
+
+#[test]
+fn explain_names_the_server_that_answers_and_why_it_is_that_one() {
+    let remote = |family| endpoint(address(1, family), WEB);
+    let setup = serving(Setup::new(2), NAT, "mode = \"nat\"", remote);
+    let bench =
+        Bench::start(&serving(setup, HERE, "mode = \"nat\"", |f| endpoint(vipas(f)[1], WEB)));
+    for family in Family::BOTH {
+        let client = SocketAddr::new(vipa::lab::topology::client_address(family), 40000);
+        let none = explained(&bench, client, at(family, NAT));
+        assert!(none["server"].is_null(), "{none}");
+    }
+    let _server = Server::start(&bench, 1);
+    let _here = here(&bench, 9);
+    wait_for_servers(&bench);
+    let status = bench.status();
+    for family in Family::BOTH {
+        let client = SocketAddr::new(vipa::lab::topology::client_address(family), 40000);
+        let own = SocketAddr::new(vipas(family)[0], 40000);
+        for (from, namespace) in [(client, &bench.network.client), (own, &bench.network.host)] {
+            let told = explained(&bench, from, at(family, NAT));
+            let (number, seen, _) = who(&bench, namespace, at(family, NAT));
+            assert_eq!((&told["server"], number), (&"s".into(), 1), "{told}");
+            assert_eq!(told["server_address"], endpoint(address(1, family), WEB));
+            assert_eq!((&told["verdict"], &told["nic"]), (&"transmit".into(), &"eth2".into()));
+            assert_eq!(told["source"], seen.to_string());
+            let name = told["service"].as_str().expect("a service");
+            let services = status["balance"]["services"].as_array().expect("services");
+            let service = services.iter().find(|s| s["name"] == name).expect("it is known");
+            let why = service["why"].as_str().expect("a reason");
+            assert!(told["why"].as_str().is_some_and(|told| told.ends_with(why)), "{told}, {why}");
+
+            let told = explained(&bench, from, at(family, HERE));
+            let (_, seen, _) = who(&bench, namespace, at(family, HERE));
+            assert_eq!(
+                (&told["verdict"], &told["source"]),
+                (&"deliver".into(), &seen.to_string().into())
+            );
+        }
+    }
+}
+
 /// A connection in the middle of its bytes when the forwarder is killed goes on when it is back.
 #[test]
 fn the_hosts_own_connections_outlive_a_killed_forwarder() {
