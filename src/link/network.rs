@@ -417,6 +417,16 @@ impl Network {
     /// Writes down whose rule of the `local` table is about to be moved.
     fn remember_local(&mut self, plan: &Plan) -> Result<()> {
         let ours = Ours::of(&self.saved);
+        let blocked = Family::BOTH.into_iter().filter(|family| {
+            own::is_wanted(&self.config, *family)
+                && own::Around::of(&self.mirror, *family).is_blocked
+        });
+        for family in blocked {
+            let what = format!("{family:?}: policy rules of others at preferences 0 to 5");
+            if self.refused.insert(what.clone()) {
+                tracing::warn!(what, "this host's own connections to services keep to the kernel");
+            }
+        }
         for family in own::moves(&plan.rules) {
             if own::is_vipas(&self.mirror, family, |rule| ours.leads_to_us(rule)) {
                 self.saved.remember_local(family);
