@@ -426,7 +426,7 @@ address = "10.2.0.2:80"
         (web["choice"].as_str(), web["servers"][1]["state"].as_str()),
         (Some("a"), Some("maint"))
     );
-    refused(&["server", "drain", "c"], "vipa: there is no server \"c\"");
+    refused(&["server", "drain", "c"], "vipa: there is no server \"c\"; there is a, b");
     refused(
         &["server", "push", "a", "clients", "many"],
         "vipa: answered \"many\", wanted a number, or words such as \"up\", \"75%\", \"drain\"",

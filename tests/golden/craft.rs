@@ -329,11 +329,14 @@ pub(crate) fn cases() -> Vec<Case> {
 const CLIENT: Host = Host([198, 51, 100, 7], 0xc7);
 const SERVER: Host = Host([10, 1, 1, 80], 0x80);
 
+/// Where the server of a family is, true: of IPv6.
+type ServerAt = fn(bool) -> String;
+
 /// A service of each family on the first VIPA, TCP and UDP port 80, with one server, or none.
 fn served(
     name: &'static str,
     about: &'static str,
-    (keys, server): (&str, Option<fn(bool) -> String>),
+    (keys, server): (&str, Option<ServerAt>),
     make: impl FnOnce(&mut Making),
 ) -> Case {
     let mut services = String::new();

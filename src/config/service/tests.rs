@@ -369,9 +369,9 @@ fn what_the_host_sends_a_direct_server_carries_the_cards_address_but_for_rules_o
     let servers = "[[service.server]]\nname = 'a'\naddress = '10.2.0.2:80'\n\
                    [[service.server]]\nname = 'b'\naddress = '10.2.0.3'\n";
     let direct = service(&format!("mode = 'direct'\n{servers}"));
-    let twice = service(&format!(
-        "name = 'api'\naddress = '203.0.113.10:81'\nmode = 'direct'\n[[service.server]]\nname = 'b'\naddress = '10.2.0.3'\n"
-    ));
+    let twice = service(
+        "name = 'api'\naddress = '203.0.113.10:81'\nmode = 'direct'\n[[service.server]]\nname = 'b'\naddress = '10.2.0.3'\n",
+    );
     let own = "[[source.rule]]\ndestination = '0.0.0.0/0'\nport = 53\nprotocol = 'udp'\nuse = '203.0.113.11'\n";
     let text = format!("{HEAD}{own}{direct}{twice}");
     let (config, warnings) = Config::parse(&text, Path::new("vipa.toml")).unwrap();
