@@ -2,11 +2,14 @@
 //! hop. What decides are the functions that the data plane calls; here is only what they are asked, and words
 //! for what they say.
 
+mod served;
+
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpNumber, PacketBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::balance::table::Named;
 use crate::forward::applies::applies;
 use crate::forward::begin;
 use crate::forward::pipeline::{is_multicast, next_hop};
@@ -50,7 +53,7 @@ pub struct Explanation {
     pub question: String,
     /// The way through FIG. 4.
     pub steps: Vec<Step>,
-    /// `transmit`, `drop` or `kernel`.
+    /// `transmit`, `drop`, `kernel`; of a service's `deliver` as well (its server is on this host) and `refuse`.
     pub verdict: String,
     /// Name of the drop reason.
     pub reason: Option<String>,
@@ -76,10 +79,12 @@ pub struct Explanation {
     pub mac: Option<String>,
     /// Every next hop of the route, and why it was or was not taken.
     pub candidates: Vec<Candidate>,
-    /// The service that it is for (no version has any yet).
+    /// The service that it is for.
     pub service: Option<String>,
     /// The server that gets it.
     pub server: Option<String>,
+    /// Where that is asked: address and port.
+    pub server_address: Option<String>,
 }
 
 /// A step of FIG. 4.
@@ -143,11 +148,16 @@ pub enum Error {
     Packet,
 }
 
-/// Explains what `view` would do with the first packet of a flow; `file` is the configuration's name.
+/// Explains what `view` and `services` would do with the first packet of a flow; `file` is the configuration's name.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn explain(view: &NetView, question: &Question, file: &str) -> Result<Explanation, Error> {
+pub fn explain(
+    view: &NetView,
+    services: &Named,
+    question: &Question,
+    file: &str,
+) -> Result<Explanation, Error> {
     let view = &with_dead(view, &question.down)?;
     let (packet, assumed) = first_packet(view, question)?;
     let headers = Headers::parse(&packet).map_err(|_| Error::Packet)?;
@@ -159,6 +169,9 @@ pub fn explain(view: &NetView, question: &Question, file: &str) -> Result<Explan
     if is_multicast(headers.destination) || view.is_broadcast(headers.destination) {
         told.verdict = "kernel".to_owned();
         told.why = "multicast and broadcast keep to the kernel's own routes".to_owned();
+        return Ok(told);
+    }
+    if served::explain(&mut told, view, services, &headers) {
         return Ok(told);
     }
     let is_nic_address = view.has_nic_address(headers.source);
@@ -197,11 +210,7 @@ pub fn explain(view: &NetView, question: &Question, file: &str) -> Result<Explan
             told.verdict = "kernel".to_owned();
             told.why = "the kernel's own route leaves by a device that is no [[nic]]".to_owned();
         }
-        Err(reason) => {
-            told.verdict = "drop".to_owned();
-            told.reason = Some(reason.name().to_owned());
-            told.why = reason.meaning().trim().to_owned();
-        }
+        Err(reason) => told.drops(reason),
         Ok(_) if by_kernel && matches!(decision, Decision::Physical(_)) => {
             told.verdict = "kernel".to_owned();
             told.applied_by = "kernel".to_owned();
@@ -408,27 +417,13 @@ fn sent(
     hop: NextHop,
     by_kernel: bool,
 ) {
-    let nic = view.nic(hop.nic);
-    let address = hop.gateway.unwrap_or(headers.destination);
-    let gateway = hop.gateway.map(|gateway| gateway.to_string());
     let is_home = source != headers.source
         && !by_kernel
-        && nic.addresses.iter().any(|(own, _)| *own == source);
-    for candidate in &mut told.candidates {
-        if candidate.nic == nic.name && candidate.gateway == gateway {
-            candidate.why = match (is_home, candidate.share >= 1.0) {
-                (true, _) => "taken: the flow carries this NIC's address".to_owned(),
-                (false, true) => "taken: the only one that is left".to_owned(),
-                (false, false) => "taken: the flow's highest score (rendezvous hash)".to_owned(),
-            };
-        }
-    }
+        && view.nic(hop.nic).addresses.iter().any(|(own, _)| *own == source);
+    taken(told, view, hop, headers.destination, is_home);
     told.verdict = "transmit".to_owned();
     told.source = Some(source.to_string());
     told.is_rewritten = source != headers.source && !by_kernel;
-    told.nic = Some(nic.name.clone());
-    told.next_hop = Some(address.to_string());
-    told.mac = view.neighbours.find(hop.nic, address).map(|(_, way)| way.destination.to_string());
     if by_kernel {
         told.applied_by = "kernel".to_owned();
         told.why = format!("the socket has {source} from the start");
@@ -440,7 +435,32 @@ fn sent(
     }
 }
 
+/// It leaves by this next hop; `is_home`: since it carries the NIC's address.
+fn taken(told: &mut Explanation, view: &NetView, hop: NextHop, destination: IpAddr, is_home: bool) {
+    let nic = view.nic(hop.nic);
+    let address = hop.gateway.unwrap_or(destination);
+    let gateway = hop.gateway.map(|gateway| gateway.to_string());
+    for candidate in &mut told.candidates {
+        if candidate.nic == nic.name && candidate.gateway == gateway {
+            candidate.why = match (is_home, candidate.share >= 1.0) {
+                (true, _) => "taken: the flow carries this NIC's address".to_owned(),
+                (false, true) => "taken: the only one that is left".to_owned(),
+                (false, false) => "taken: the flow's highest score (rendezvous hash)".to_owned(),
+            };
+        }
+    }
+    told.nic = Some(nic.name.clone());
+    told.next_hop = Some(address.to_string());
+    told.mac = view.neighbours.find(hop.nic, address).map(|(_, way)| way.destination.to_string());
+}
+
 impl Explanation {
+    fn drops(&mut self, reason: DropReason) {
+        self.verdict = "drop".to_owned();
+        self.reason = Some(reason.name().to_owned());
+        self.why = reason.meaning().trim().to_owned();
+    }
+
     /// For a reader at a terminal.
     pub fn render(&self) -> String {
         use std::fmt::Write;
@@ -457,7 +477,13 @@ impl Explanation {
         let mut line = |name: &str, text: &str| {
             let _ = writeln!(page, "{name:<11}{text}");
         };
-        line("\nrule", &format!(" {rule}"));
+        match &self.service {
+            None => line("\nrule", &format!(" {rule}")),
+            Some(service) => line("service", service),
+        }
+        if let (Some(server), Some(address)) = (&self.server, &self.server_address) {
+            line("server", &format!("{server}, {address}"));
+        }
         for at in &self.unknown {
             line(
                 "",

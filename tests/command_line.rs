@@ -353,6 +353,29 @@ fn explain_names_rule_source_nic_and_next_hop() {
 }
 
 #[test]
+fn explain_names_the_first_server_where_nobody_was_asked() {
+    let place = Place::new("explain-service");
+    let text = config("vipa0").replace("[[nic]]", "[[nic]]\ngateway = \"10.1.1.1\"")
+        + "[[service]]\nname = \"web\"\naddress = \"203.0.113.10:80\"\nscore = \"up\"\n\
+           [[service.status]]\nname = \"up\"\nkind = \"tcp\"\n\
+           [[service.server]]\nname = \"a\"\naddress = \"10.1.1.80:8080\"\n\
+           [[replay.nic]]\nname = \"eth1\"\naddresses = [\"10.1.1.2/24\"]\n";
+    let path = place.file("vipa.toml", &text);
+    let config = self::text(&path);
+    let ends = ["--from", "192.0.2.1:40000", "--to", "203.0.113.10:80"];
+    let question = [&["explain", "--config", config, "--protocol", "tcp"][..], &ends].concat();
+    let page = stdout(&vipa(&question));
+    for part in [
+        "service    web",
+        "server     a, 10.1.1.80:8080",
+        "next hop   10.1.1.80",
+        "192.0.2.1 becomes 203.0.113.10: nobody was asked",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+}
+
+#[test]
 fn servers_and_policies_are_changed_and_shown() {
     let place = Place::new("server");
     let adapter = adapter('u');
@@ -412,7 +435,7 @@ address = "10.2.0.2:80"
         (web["choice"].as_str(), web["servers"][1]["state"].as_str()),
         (Some("a"), Some("maint"))
     );
-    refused(&["server", "drain", "c"], "vipa: there is no server \"c\"");
+    refused(&["server", "drain", "c"], "vipa: there is no server \"c\"; there is a, b");
     refused(
         &["server", "push", "a", "clients", "many"],
         "vipa: answered \"many\", wanted a number, or words such as \"up\", \"75%\", \"drain\"",

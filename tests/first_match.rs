@@ -206,7 +206,12 @@ fn both_ways(config: &Config, sent: &Sent, main: Main) -> Carried {
         Main::ForeignDefault => Family::BOTH.to_vec(),
         _ => Vec::new(),
     };
-    let around = Around { nic_addresses: Vec::new(), ephemeral: Some(EPHEMERAL), foreign_defaults };
+    let around = Around {
+        nic_addresses: Vec::new(),
+        ephemeral: Some(EPHEMERAL),
+        foreign_defaults,
+        ..Around::default()
+    };
     match by_kernel(&rules::rules(config, &around), config, sent, main) {
         Carried::Physical => Carried::Physical,
         Carried::Vipa(vipa) => by_forwarder(&policy(config, by, true), sent, vipa),

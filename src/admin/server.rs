@@ -231,7 +231,7 @@ async fn answer(line: &[u8], admin: &Admin) -> String {
 
 fn explained(question: &Question, admin: &Admin) -> String {
     let file = admin.config.load().file.display().to_string();
-    match explain(&admin.cell.load(), question, &file) {
+    match explain(&admin.cell.load(), &admin.balance.named(), question, &file) {
         Ok(explanation) => json_line(&explanation),
         Err(error) => refusal(&error.to_string()),
     }

@@ -375,8 +375,11 @@ fn servers_are_changed_checked_and_handed_values() {
     done(r#"{"command":"change","change":{"remove":"c"}}"#);
     until_choice(&socket, "b");
     for (request, error) in [
-        (r#"{"command":"change","change":{"remove":"c"}}"#, "there is no server \"c\""),
-        (r#"{"command":"check","server":"c"}"#, "there is no server \"c\""),
+        (
+            r#"{"command":"change","change":{"remove":"c"}}"#,
+            "there is no server \"c\"; there is a, b",
+        ),
+        (r#"{"command":"check","server":"c"}"#, "there is no server \"c\"; there is a, b"),
         (r#"{"command":"check"}"#, "check needs a server"),
         (r#"{"command":"change"}"#, "change needs a change"),
         (r#"{"command":"push","server":"a"}"#, "push needs a server, a status and a line"),

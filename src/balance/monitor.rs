@@ -39,13 +39,13 @@ const REMEMBERED: usize = 64;
 const BUSY: Duration = Duration::from_millis(20);
 /// … and while none are.
 const IDLE: Duration = Duration::from_millis(50);
-/// A status object that is read on demand and failed is read again after so long.
-const AGAIN: Duration = Duration::from_secs(10);
+/// A status object that failed is read again after so long, however long its period is.
+const AGAIN: Duration = Duration::from_secs(5);
 /// … and so soon while it is undecided whether its server is up.
 const SOON: Duration = Duration::from_secs(1);
 /// While it is undecided whether a server is up, it is asked this many times as often, …
 const HASTE: u32 = 10;
-/// … but not more often than this.
+/// … but not more often than this, and not less often than [`SOON`].
 const HASTIEST: Duration = Duration::from_millis(50);
 
 /// What services are set in.
@@ -206,7 +206,10 @@ impl Monitor {
         let is_undecided = check.is_undecided() && is_hurried;
         let next = match every {
             Every::Period(every) if is_undecided => {
-                Next::After((every / HASTE).max(HASTIEST).min(every))
+                Next::After((every / HASTE).clamp(HASTIEST, SOON).min(every))
+            }
+            Every::Period(every) if check.failure().is_some() && is_hurried => {
+                Next::After(every.min(AGAIN))
             }
             Every::Period(every) => Next::After(every),
             Every::Demand if is_undecided => Next::After(SOON),

@@ -17,6 +17,7 @@ use super::maglev::mix;
 use super::monitor::{BalanceStatus, Change, Key, Monitor, Next, Watch, World};
 use super::service::Settings;
 use super::status::{Failure, Kind, Reading, Sources, build, push::Pushed};
+use super::table::Named;
 use crate::config::Config;
 use crate::forward::preferred::PreferredTable;
 use crate::forward::publish::Publisher;
@@ -225,6 +226,11 @@ impl Balance {
     /// The table that the workers have now.
     pub fn published(&self) -> Arc<PreferredTable> {
         lock(&self.0.monitor).published().clone()
+    }
+
+    /// The same with names and reasons.
+    pub fn named(&self) -> Named {
+        lock(&self.0.monitor).named()
     }
 
     /// Asks for a reading; `None`: nobody reads it.

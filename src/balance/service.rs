@@ -180,6 +180,17 @@ impl Settings {
         self.name == other.name && place(self) == place(other) && self.mode == other.mode
     }
 
+    /// Do its servers see the client's address, and route back through this host?
+    pub fn keeps_client(&self) -> bool {
+        matches!(&self.mode, Mode::Nat { keeps_client: true, .. })
+    }
+
+    /// A status object that reads nothing of a server without `capacity`.
+    pub fn wants_capacity(&self) -> Option<&status::Settings> {
+        let reads_nothing = |s: &&status::Settings| s.kind == status::Kind::Fixed { value: None };
+        self.statuses.iter().find(reads_nothing)
+    }
+
     /// Does it own `port` of `address`?
     pub fn owns(&self, address: IpAddr, port: u16) -> bool {
         self.address == address && self.ports.contains(&port)

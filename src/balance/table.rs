@@ -3,12 +3,50 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::service::{GIVEN, Mode, Server, Settings};
 use crate::config::Config;
 use crate::forward::preferred::{
     self, Choice, Fate, PreferredTable, ServerCounters, ServerId, ServiceId,
 };
 use crate::wire::ip::Family;
+
+/// A table with what only people need: names and reasons.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// The table.
+    pub table: Arc<PreferredTable>,
+    /// Names of servers.
+    pub names: HashMap<ServerId, String, foldhash::fast::RandomState>,
+    /// Why each service's choice is what it is.
+    pub reasons: HashMap<ServiceId, String, foldhash::fast::RandomState>,
+}
+
+impl Named {
+    /// The server's name; empty: it has none.
+    pub fn name(&self, id: ServerId) -> String {
+        self.names.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// Why the service's choice is this one; empty: nobody says.
+    pub fn why(&self, id: ServiceId) -> &str {
+        self.reasons.get(&id).map_or("", String::as_str)
+    }
+
+    /// That of [`assumed`].
+    pub fn assumed(config: &Config) -> Named {
+        let servers = config.services.iter().flat_map(|service| &service.servers);
+        let ids = (0..).map(ServerId);
+        let reason = "nobody was asked: the first that may have connections".to_owned();
+        let services = (0..config.services.len()).map(|at| ServiceId(at as u16));
+        Named {
+            table: Arc::new(assumed(config)),
+            names: ids.zip(servers).map(|(id, server)| (id, server.name.to_string())).collect(),
+            reasons: services.map(|id| (id, reason.clone())).collect(),
+        }
+    }
+}
 
 /// The entry of a service, where `vipas` are this host's, the first of a family its default source.
 pub fn service(vipas: &[IpAddr], settings: &Settings, choice: Choice) -> preferred::Service {

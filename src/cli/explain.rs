@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Explain, Failure, failure, forwarder, output};
+use crate::balance::table::Named;
 use crate::config;
 use crate::explain::{Explanation, Question, explain};
 use crate::replay;
@@ -49,7 +50,8 @@ pub(super) fn run(arguments: &Explain) -> Result<ExitCode, Failure> {
     let explanation = match config {
         Some(config) if !arguments.live => {
             let file = config.file.display().to_string();
-            explain(&replay::view(&config), &question, &file)
+            let services = Named::assumed(&config);
+            explain(&replay::view(&config), &services, &question, &file)
                 .map_err(|error| Failure::bad_use(error.to_string()))?
         }
         config => {

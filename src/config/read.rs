@@ -148,13 +148,15 @@ fn read_file(
         read_forwarder(optional(&mut file, "forwarder", "[forwarder]", mistakes), mistakes);
     let vipas = adapter.as_ref().map_or(&[][..], |adapter| &adapter.addresses);
     let nics = read_nics(&mut file, adapter.as_ref(), mistakes);
-    let source = read_source(
+    let mut source = read_source(
         optional(&mut file, "source", "[source]", mistakes),
         forwarder.workers,
         vipas,
         mistakes,
     );
     let services = service::read(file.get("service"), vipas, &source.rules, mistakes);
+    let to_direct = service::rules_for_direct(&services, &source.rules);
+    source.rules.extend(to_direct);
     let replay = replay::read(optional(&mut file, "replay", "[replay]", mistakes), &nics, mistakes);
     let rip = rip::read(optional(&mut file, "rip", "[rip]", mistakes), &nics, forwards, mistakes);
     let announce =
@@ -210,14 +212,15 @@ fn read_adapter(mut table: Table<'_>, mistakes: &mut Mistakes<'_>) -> Adapter {
         is_protected: table.boolean("protect", true, mistakes),
     };
     let wanted = "a routing table that nothing else uses, such as 923";
-    let more = u32::try_from(adapter.addresses.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    // One for each further address, and one for this host's own use of services.
+    let more = u32::try_from(adapter.addresses.len()).unwrap_or(u32::MAX);
     let last = adapter.table.checked_add(more);
     if (253..=255).contains(&adapter.table) {
         let found = format!("`table` is {}, one of the kernel's own", adapter.table);
         mistakes.error(value_span(&mut table, "table"), found, wanted);
     } else if last.is_none_or(|last| adapter.table < 253 && last >= 253) {
         let found = format!(
-            "`table` is {}, with too few tables behind it for {more} more addresses",
+            "`table` is {}, with too few tables behind it: {more} are wanted",
             adapter.table
         );
         mistakes.error(value_span(&mut table, "table"), found, wanted);

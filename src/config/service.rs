@@ -16,7 +16,7 @@ use crate::balance::score::Score;
 use crate::balance::service::{Choose, Mode, OnDeath, Server, Settings, WhenNone, parse_endpoint};
 use crate::balance::status::Role;
 use crate::forward::rule::{Rule, Target};
-use crate::wire::ip::{Family, TCP, UDP};
+use crate::wire::ip::{Family, Prefix, TCP, UDP};
 
 /// Services of a configuration, and servers of a service.
 const MOST: usize = 1024;
@@ -54,6 +54,7 @@ pub(super) fn read(
     check_overlaps(&read, mistakes);
     check_servers(&read, vipas, mistakes);
     check_sources(&read, vipas, rules, mistakes);
+    check_capacities(&read, mistakes);
     read.into_iter().map(|read| read.settings).collect()
 }
 
@@ -433,6 +434,42 @@ fn check_servers(services: &[Read], vipas: &[IpAddr], mistakes: &mut Mistakes<'_
         }
         if let (WhenNone::Sorry(end), Some(span)) = (settings.when_none, &service.sorry) {
             check((end.ip(), Some(end.port())), span);
+        }
+    }
+}
+
+/// A server of mode direct has the VIPAs itself, and can answer none of them: what this host sends it, and its status
+/// objects ask, carries a NIC's address. Behind `rules`, the operator's own.
+pub(super) fn rules_for_direct(services: &[Settings], rules: &[Rule]) -> Vec<Rule> {
+    let direct = services.iter().filter(|service| matches!(service.mode, Mode::Direct));
+    let mut added: Vec<Rule> = Vec::new();
+    for server in direct.flat_map(|service| &service.servers) {
+        let (line, _) = server.place;
+        let rule = Rule {
+            destination: Some(Prefix::host(server.address)),
+            line: u32::try_from(line).unwrap_or(u32::MAX),
+            ..Rule::default()
+        };
+        let is_there = |other: &Rule| Rule { line: rule.line, ..other.clone() } == rule;
+        if !rules.iter().chain(&added).any(is_there) {
+            added.push(rule);
+        }
+    }
+    added
+}
+
+/// What is stated has to be stated.
+fn check_capacities(services: &[Read], mistakes: &mut Mistakes<'_>) {
+    for service in services {
+        let Some(status) = service.settings.wants_capacity() else { continue };
+        let servers = service.settings.servers.iter().zip(&service.servers);
+        for (server, span) in servers.filter(|(server, _)| server.capacity.is_none()) {
+            let found = format!(
+                "the server {:?} states no `capacity`, and that is what the status object {:?} tells (kind = \"fixed\")",
+                server.name, status.name
+            );
+            let wanted = "`capacity` of the server, or `value` of the status object";
+            mistakes.error(span.clone(), found, wanted);
         }
     }
 }

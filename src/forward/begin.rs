@@ -108,7 +108,8 @@ fn wire_port(
     if has_port(headers) {
         let share = (state.worker.0, state.workers);
         let remote = key.destination();
-        return state.flows.free_port(wanted, remote, headers.protocol, &view.source.ports, share);
+        let replies = (headers.protocol, Side::Nic);
+        return state.flows.free_port(wanted, remote, replies, &view.source.ports, share);
     }
     let wire = Endpoint { address: wanted, port: key.source().port };
     let reply = Key::new(key.destination(), wire, headers.protocol, Side::Nic);
@@ -161,7 +162,7 @@ fn has_port(headers: &Headers) -> bool {
 
 /// From outside with a source that no other host can have (RFC 1812 section 5.3.7). DHCP and duplicate address
 /// detection (RFC 4862 section 5.4.2) know no source yet.
-pub(super) fn is_martian(headers: &Headers, view: &NetView) -> bool {
+pub(crate) fn is_martian(headers: &Headers, view: &NetView) -> bool {
     let source = headers.source;
     if source.is_unspecified() {
         return !match headers.layer4 {

@@ -585,14 +585,14 @@ impl FlowTable {
         self.word(id, WAYS).store(u64::from(generation) << 32 | u64::from(ways), Relaxed);
     }
 
-    /// A port of `ports` with which packets from `remote` to `address` belong to no flow yet, or `None` if none is
+    /// A port of `ports` with which packets from `remote` to `address`, which come in by `side`, belong to no flow yet, or `None` if none is
     /// found. Only ports of worker `share` of `workers` count. Ports are given out in turn, so one that was
     /// freed rests as long as it can; one that a half-open or closing served flow has held the longest is taken from it.
     pub fn free_port(
         &mut self,
         address: IpAddr,
         remote: Endpoint,
-        protocol: u8,
+        (protocol, side): (u8, Side),
         ports: &[u16],
         (share, workers): (u8, u8),
     ) -> Option<u16> {
@@ -607,7 +607,7 @@ impl FlowTable {
                 continue;
             }
             let local = Endpoint { address, port };
-            match self.find(&Key::new(remote, local, protocol, Side::Nic)) {
+            match self.find(&Key::new(remote, local, protocol, side)) {
                 None => return Some(port),
                 Some((id, _)) if self.is_served(id) && self.phase(id) != Phase::Open => {
                     last_resort.get_or_insert((id, port));

@@ -8,6 +8,7 @@ mod fast;
 pub mod flow;
 pub mod fragments;
 pub mod frame;
+pub mod limit;
 pub mod pipeline;
 pub mod preferred;
 pub mod publish;

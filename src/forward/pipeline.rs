@@ -13,6 +13,7 @@ use super::fast;
 use super::flow::{Direction, FlowId, FlowTable, Key, Millis, Rewritten, Side};
 use super::fragments::{Fate, FragmentKey, Fragments};
 use super::frame::{Frame, Ingress};
+use super::limit::Answers;
 use super::preferred::PreferredTable;
 use super::rewrite::{self, Edit, Endpoint};
 use super::route::NextHop;
@@ -32,6 +33,8 @@ pub struct State {
     pub worker: WorkerId,
     /// How many workers there are.
     pub workers: u8,
+    /// What it may say by itself.
+    pub answers: Answers,
     /// First fragments of late.
     pub fragments: Fragments,
     /// Rewritten flows that made room for others or ended: the egress hold has to forget them.
@@ -49,6 +52,7 @@ impl State {
             flows,
             worker,
             workers,
+            answers: Answers::default(),
             fragments: Fragments::default(),
             released: Vec::with_capacity(1024),
             learned: Vec::with_capacity(64),
@@ -132,6 +136,9 @@ fn outbound(
         Some((id, _)) => Some(id),
         None => match service::asked(headers, preferred) {
             Some(service) => return service::begin(frame, headers, service, state, sight),
+            None if !preferred.is_empty() && view.source.vipas.contains(&headers.destination) => {
+                return service::own_stranger(headers, state, sight);
+            }
             None => None,
         },
     };
@@ -168,7 +175,7 @@ fn outbound(
         state.flows.touch(id, headers, Direction::Original, now);
     }
     if let Some(complaint) = complaint(frame, headers, is_forwarded, view.nic(way.nic).mtu) {
-        return answer(frame, headers, complaint, is_forwarded, view);
+        return answer(frame, headers, complaint, is_forwarded, state, sight);
     }
     if is_forwarded {
         rewrite::lower_ttl(frame.packet_mut(), headers);
@@ -426,8 +433,10 @@ fn answer(
     headers: &Headers,
     complaint: Complaint,
     is_forwarded: bool,
-    view: &NetView,
+    state: &mut State,
+    sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
+    let view = sight.net;
     let reason = match complaint {
         Complaint::TooBig { .. } => DropReason::TooBig,
         Complaint::TimeExceeded => DropReason::TtlExceeded,
@@ -443,10 +452,18 @@ fn answer(
     if !may_be_told {
         return Err(reason);
     }
+    if is_forwarded && !may_complain(complaint, state, sight.now) {
+        return Err(DropReason::AnswersLimited);
+    }
     let length = icmp::complain(frame.space(0), headers, complaint, from).ok_or(reason)?;
     frame.received(length);
     frame.offload = Default::default();
     Ok(Verdict::Answer)
+}
+
+/// Is there room for one more error to another host? Path MTU discovery is not limited.
+pub(super) fn may_complain(complaint: Complaint, state: &mut State, now: Millis) -> bool {
+    matches!(complaint, Complaint::TooBig { .. }) || state.answers.errors.take(now)
 }
 
 /// NIC and MAC address for a packet, or what it has to wait for.
@@ -479,7 +496,7 @@ pub(crate) fn next_hop(
 }
 
 /// The next hop to `destination` for a flow of this hash.
-pub(super) fn hop_to(
+pub(crate) fn hop_to(
     destination: IpAddr,
     flow: u64,
     wire_source: Option<IpAddr>,

@@ -4,21 +4,26 @@
 //! In mode *nat* the server's address and port come in place of the VIPA's, and a VIPA of ours in place of the
 //! client's, so that the answers pass here whatever the server's routes; in mode *direct* only the MAC address
 //! changes, and the server answers the client itself. A server on this host is reached through the TUN.
+//!
+//! What comes by the TUN is this host's own: it is its own client. Then every server, whatever the mode, sees one of the
+//! reserved ports, which no socket here has, so that its answers are told from all else that comes for this host; with
+//! the address of the NIC where the server has the VIPAs itself.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::begin;
 use super::flow::{Direction, Expected, FlowId, Key, Phase, Served, Side};
 use super::fragments::Fate;
 use super::frame::{Frame, Ingress};
-use super::pipeline::{Sight, State, apply, complaint, hop_to, remember, way_by};
+use super::pipeline::{Sight, State, apply, complaint, hop_to, may_complain, remember, way_by};
 use super::preferred::{
     self, Choice, Mode, PreferredTable, Server, ServerId, Service, ServiceId, WorkerCounters,
 };
 use super::rewrite::{self, Edit, Endpoint};
 use super::spread;
 use super::verdict::{DropReason, Verdict, Wait};
-use super::view::{Way, WorkerId};
+use super::view::{NetView, Way, WorkerId};
 use crate::wire::icmp::{self, Complaint};
 use crate::wire::ip;
 use crate::wire::packet::{Fragment, Headers, Layer4};
@@ -30,7 +35,7 @@ const PORT_TRIES: u16 = 64;
 
 /// The service that a packet asks for.
 #[inline]
-pub(super) fn asked(headers: &Headers, preferred: &PreferredTable) -> Option<ServiceId> {
+pub(crate) fn asked(headers: &Headers, preferred: &PreferredTable) -> Option<ServiceId> {
     match headers.layer4 {
         Layer4::Tcp { destination, .. } | Layer4::Udp { destination, .. } => {
             preferred.find(headers.destination, headers.protocol, destination)
@@ -47,14 +52,44 @@ pub(super) fn stranger(
     state: &State,
     sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
-    let reserved = &sight.net.source.ports;
     if !matches!(headers.layer4, Layer4::Tcp { .. } | Layer4::Udp { .. })
-        || !sight.preferred.is_source(headers.destination, port, reserved)
+        || !is_source(headers.destination, port, sight)
     {
         return Ok(Verdict::Kernel);
     }
+    late(port, state)
+}
+
+/// What this host sends to itself by way of the TUN, and no flow knows: of the reserved ports late answers of a server
+/// here, all else the kernel's.
+pub(super) fn own_stranger(
+    headers: &Headers,
+    state: &State,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
+    let (_, port) = headers.ports();
+    match headers.layer4 {
+        Layer4::Tcp { .. } | Layer4::Udp { .. }
+            if sight.net.source.ports.binary_search(&port).is_ok() =>
+        {
+            late(port, state)
+        }
+        _ => Ok(Verdict::Deliver),
+    }
+}
+
+/// An answer that no flow of this worker's knows.
+fn late(port: u16, state: &State) -> Result<Verdict, DropReason> {
     let owner = WorkerId((port % u16::from(state.workers)) as u8);
     if owner == state.worker { Err(DropReason::NoFlow) } else { Ok(Verdict::Punt(owner)) }
+}
+
+/// May a served flow have this source?
+fn is_source(address: IpAddr, port: u16, sight: Sight<'_>) -> bool {
+    let reserved = &sight.net.source.ports;
+    sight.preferred.is_source(address, port, reserved)
+        || sight.net.claims.owned.binary_search(&address).is_ok()
+            && reserved.binary_search(&port).is_ok()
 }
 
 /// The worker that a client's flows belong to: as the packet sockets' fan-out has it.
@@ -68,13 +103,12 @@ pub(crate) fn owner(client: IpAddr, port: u16, workers: u8) -> WorkerId {
 
 /// The worker whose flow an ICMP error is about, if it quotes what a service or its client sent.
 pub(super) fn owner_of_error(quoted: &Headers, sight: Sight<'_>, workers: u8) -> Option<WorkerId> {
-    let preferred = sight.preferred;
     let (source_port, destination_port) = quoted.ports();
-    if preferred.find(quoted.source, quoted.protocol, source_port).is_some() {
+    if sight.preferred.find(quoted.source, quoted.protocol, source_port).is_some() {
         return Some(owner(quoted.destination, destination_port, workers));
     }
-    let is_source = preferred.is_source(quoted.source, source_port, &sight.net.source.ports);
-    is_source.then(|| WorkerId((source_port % u16::from(workers)) as u8))
+    is_source(quoted.source, source_port, sight)
+        .then(|| WorkerId((source_port % u16::from(workers)) as u8))
 }
 
 /// The first packet of a flow.
@@ -82,6 +116,18 @@ pub(super) fn begin(
     frame: &mut Frame,
     headers: &Headers,
     id: ServiceId,
+    state: &mut State,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
+    begin_or_reset(frame, headers, id, false, state, sight)
+}
+
+/// The same; `is_owed`: it was a flow of a server that died, whose client is told of it in any case.
+fn begin_or_reset(
+    frame: &mut Frame,
+    headers: &Headers,
+    id: ServiceId,
+    is_owed: bool,
     state: &mut State,
     sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
@@ -101,22 +147,22 @@ pub(super) fn begin(
     }
     let chosen = choose(service, headers, sight.preferred).filter(|_| !is_middle);
     let Some((server_id, server)) = chosen else {
-        return refuse(frame, headers, sight);
+        return refuse(frame, headers, is_owed, state, sight);
     };
     let key = Key::of(headers, side);
     let client = key.source();
     let instance = Endpoint { address: server.address, port: server.port.unwrap_or(asked_port) };
-    let is_direct = service.mode == Mode::Direct && !server.is_local;
+    let seen = seen(service, server, headers, side, sight.net)?;
+    let is_direct = matches!(seen, Seen::Untouched);
     let back = if server.is_local { Side::Tun } else { Side::Nic };
-    let towards = match &service.mode {
-        _ if is_direct => client,
-        Mode::Nat { sources } if !server.is_local && !sources.is_empty() => {
-            translated(sources, instance, headers, state, sight)
-                .ok_or(DropReason::PortsExhausted)?
+    let towards = match seen {
+        Seen::Untouched => Some(client),
+        Seen::Client => distinct(client, instance, headers.protocol, back, state),
+        Seen::Of(sources, reserved) => {
+            translated(&sources, (instance, back), headers, state, reserved)
         }
-        _ => distinct(client, instance, headers.protocol, back, state)
-            .ok_or(DropReason::PortsExhausted)?,
     };
+    let towards = towards.ok_or(DropReason::PortsExhausted)?;
     let reply = Key::new(instance, towards, headers.protocol, back);
     let served = Served { service: id, server: server_id, reply, is_direct };
     let (flow, evicted) = state
@@ -142,7 +188,7 @@ pub(super) fn carry(
         state.flows.remove(id);
         settle(state, sight.preferred);
         return match asked(headers, sight.preferred) {
-            Some(service) => begin(frame, headers, service, state, sight),
+            Some(id) => begin_or_reset(frame, headers, id, is_dead, state, sight),
             // From the server: there is nobody any more to tell.
             None => Err(DropReason::NoFlow),
         };
@@ -156,7 +202,7 @@ pub(super) fn carry(
     if let Some(way) = way {
         let mtu = sight.net.nic(way.nic).mtu;
         if let Some(complaint) = complaint(frame, headers, is_forwarded, mtu) {
-            return tell(frame, headers, complaint, sight);
+            return tell(frame, headers, complaint, state, sight);
         }
     }
     if is_forwarded {
@@ -306,8 +352,48 @@ fn reset(
     way_by(hop, headers.destination, sight.net).ok().map(|(_, way)| onwards(Some(way)))
 }
 
+/// What a server sees of the client of a new flow.
+pub(crate) enum Seen<'a> {
+    /// The packet as it is.
+    Untouched,
+    /// The client's address.
+    Client,
+    /// One of these addresses, and one of its ports or else of these.
+    Of(Cow<'a, [preferred::Source]>, &'a [u16]),
+}
+
+/// What `server` sees of a client whose packets come in by `side`.
+pub(crate) fn seen<'a>(
+    service: &'a Service,
+    server: &Server,
+    headers: &Headers,
+    side: Side,
+    view: &'a NetView,
+) -> Result<Seen<'a>, DropReason> {
+    let reserved = view.source.ports.as_slice();
+    let is_own = side == Side::Tun;
+    let address = match &service.mode {
+        _ if is_own && server.is_local => Some(service.address),
+        Mode::Nat { sources } if !server.is_local && !sources.is_empty() => {
+            return Ok(Seen::Of(Cow::Borrowed(sources), reserved));
+        }
+        Mode::Nat { .. } if is_own => view.source.default_vipa(headers.family()),
+        Mode::Direct if is_own => {
+            let hop = hop_to(server.address, spread::symmetric_hash(headers), None, view)?;
+            view.nic(hop.nic).address(headers.family())
+        }
+        Mode::Direct if !server.is_local => return Ok(Seen::Untouched),
+        Mode::Direct | Mode::Nat { .. } => return Ok(Seen::Client),
+    };
+    let address = address.ok_or(DropReason::NoSourceAddress)?;
+    // The policy rule that leads the answers of a server here back can name all ports but the last.
+    let sayable = reserved.strip_suffix(&[u16::MAX]).filter(|_| server.is_local);
+    let source = preferred::Source { address, ports: None };
+    Ok(Seen::Of(Cow::Owned(vec![source]), sayable.unwrap_or(reserved)))
+}
+
 /// The server for a new flow.
-fn choose<'a>(
+pub(crate) fn choose<'a>(
     service: &Service,
     headers: &Headers,
     preferred: &'a PreferredTable,
@@ -324,19 +410,25 @@ fn choose<'a>(
     (server.fate == preferred::Fate::Kept).then_some((id, server))
 }
 
+/// The place of the source that is tried first.
+pub(crate) fn first_of(sources: &[preferred::Source], headers: &Headers) -> usize {
+    spread::symmetric_hash(headers) as usize % sources.len()
+}
+
 /// An address and port of ours that no flow to the server has.
 fn translated(
     sources: &[preferred::Source],
-    instance: Endpoint,
+    (instance, back): (Endpoint, Side),
     headers: &Headers,
     state: &mut State,
-    sight: Sight<'_>,
+    reserved: &[u16],
 ) -> Option<Endpoint> {
-    let first = spread::symmetric_hash(headers) as usize % sources.len();
+    let first = first_of(sources, headers);
     let share = (state.worker.0, state.workers);
     (0..sources.len()).map(|step| &sources[(first + step) % sources.len()]).find_map(|source| {
-        let (address, ports) = (source.address, source.ports(&sight.net.source.ports));
-        let port = state.flows.free_port(address, instance, headers.protocol, ports, share)?;
+        let (address, ports) = (source.address, source.ports(reserved));
+        let answers = (headers.protocol, back);
+        let port = state.flows.free_port(address, instance, answers, ports, share)?;
         Some(Endpoint { address, port })
     })
 }
@@ -440,12 +532,21 @@ fn expect(
 }
 
 /// No server: TCP is answered with a reset, UDP with an ICMP error.
-fn refuse(frame: &mut Frame, headers: &Headers, sight: Sight<'_>) -> Result<Verdict, DropReason> {
+fn refuse(
+    frame: &mut Frame,
+    headers: &Headers,
+    is_owed: bool,
+    state: &mut State,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
     if headers.protocol != ip::TCP {
-        return tell(frame, headers, Complaint::PortUnreachable, sight);
+        return tell(frame, headers, Complaint::PortUnreachable, state, sight);
     }
     let reset = Reset::answering(frame.packet(), headers).ok_or(DropReason::NoFlow)?;
-    answer(frame, headers, sight, |buffer| reset.write(buffer))?.ok_or(DropReason::NoServer)
+    let is_free = is_owed || frame.ingress == Ingress::Tun;
+    let may_send = |state: &mut State| is_free || state.answers.resets.take(sight.now);
+    answer(frame, headers, state, sight, may_send, |buffer| reset.write(buffer))?
+        .ok_or(DropReason::NoServer)
 }
 
 /// Tells the sender of a packet what is wrong with it.
@@ -453,6 +554,7 @@ fn tell(
     frame: &mut Frame,
     headers: &Headers,
     complaint: Complaint,
+    state: &mut State,
     sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
     let reason = match complaint {
@@ -461,15 +563,19 @@ fn tell(
         Complaint::PortUnreachable => DropReason::NoServer,
     };
     let from = headers.destination;
+    let is_free = frame.ingress == Ingress::Tun;
+    let may_send = |state: &mut State| is_free || may_complain(complaint, state, sight.now);
     let error = |buffer: &mut [u8]| icmp::complain(buffer, headers, complaint, from);
-    answer(frame, headers, sight, error)?.ok_or(reason)
+    answer(frame, headers, state, sight, may_send, error)?.ok_or(reason)
 }
 
-/// Makes of the frame an answer to its sender, by `write`; `None`: there is no room for it.
+/// Makes of the frame an answer to its sender, by `write`, if it `may_send` one; `None`: there is no room for it.
 fn answer(
     frame: &mut Frame,
     headers: &Headers,
+    state: &mut State,
     sight: Sight<'_>,
+    may_send: impl FnOnce(&mut State) -> bool,
     write: impl FnOnce(&mut [u8]) -> Option<usize>,
 ) -> Result<Option<Verdict>, DropReason> {
     let verdict = match frame.ingress {
@@ -483,6 +589,9 @@ fn answer(
             }
         }
     };
+    if !may_send(state) {
+        return Err(DropReason::AnswersLimited);
+    }
     let Some(length) = write(frame.space(0)) else { return Ok(None) };
     frame.received(length);
     frame.offload = Default::default();

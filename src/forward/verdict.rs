@@ -103,6 +103,8 @@ drop_reasons! {
     NoFlow = "no_flow",
     /// A virtual service has no server for it, and nobody may be told.
     NoServer = "no_server",
+    /// Its sender would be told why, but so many are told already that this would be a flood.
+    AnswersLimited = "answers_limited",
     /// The servers of a virtual service are being read for the first time; the client tries again.
     ServersUnread = "servers_unread",
     /// The server of a service in mode `direct` is on no link of a NIC.

@@ -5,13 +5,14 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::kernel::{Ours, takedown};
+use super::kernel::{Ours, Step, local_back, takedown};
 use super::mirror::Mirror;
 use super::netlink::Netlink;
 use super::network::{delete_link, dump, remove};
 use super::nft::Nft;
 use super::saved::Saved;
 use super::{Error, Result, sysctl};
+use crate::wire::ip::Family;
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -64,6 +65,17 @@ fn one(saved: &Saved, report: &mut Report) -> Result<()> {
         Ok(()) => report.removed += 1,
         Err(error) => report.failed.push(format!("{what}: {error}")),
     };
+    // Add, look whether it stands, delete.
+    for _ in 0..2 {
+        let back: Vec<Step> =
+            Family::BOTH.into_iter().filter_map(|f| local_back(&mirror, &ours, f)).collect();
+        for step in &back {
+            note(step.to_string(), remove(&mut netlink, step));
+        }
+        if !back.is_empty() {
+            dump(&mut netlink, &mut mirror)?;
+        }
+    }
     for step in takedown(&mirror, &ours) {
         note(step.to_string(), remove(&mut netlink, &step));
     }

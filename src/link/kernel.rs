@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::mirror::{Address, KernelHop, KernelRoute, KernelRule, Mirror, RouteKind};
 use super::plan::routes::{FALLBACK_METRIC, PlannedHop, PlannedRoute};
 use super::plan::rules::{Action, Rule, preferences};
-use super::plan::{AdapterPlan, ManagedNeighbour, NicAddress, Plan};
+use super::plan::{AdapterPlan, ManagedNeighbour, NicAddress, Plan, own};
 use super::saved::Saved;
 use super::{MAIN_TABLE, PROTOCOL};
 use crate::wire::ip::{Family, Prefix};
@@ -124,6 +124,8 @@ pub struct Ours {
     pub preferences: Vec<u32>,
     /// VIPAs.
     pub addresses: Vec<IpAddr>,
+    /// Families whose rule of the `local` table was moved ([`own`]).
+    pub moved_local: Vec<Family>,
 }
 
 impl Ours {
@@ -134,6 +136,7 @@ impl Ours {
             tables: saved.tables.clone(),
             preferences: saved.preferences.clone(),
             addresses: saved.addresses.clone(),
+            moved_local: saved.moved_local.clone(),
         }
     }
 
@@ -143,9 +146,12 @@ impl Ours {
             .preferences
             .iter()
             .any(|first| preferences(*first).contains(&held.rule.preference));
-        let leads_to_us =
-            matches!(held.rule.action, Action::Lookup(table) if self.has_table(table));
-        held.protocol == PROTOCOL && !held.has_more && (is_in_place || leads_to_us)
+        held.protocol == PROTOCOL && !held.has_more && (is_in_place || self.leads_to_us(&held.rule))
+    }
+
+    /// Does the rule lead to one of our tables?
+    pub fn leads_to_us(&self, rule: &Rule) -> bool {
+        matches!(rule.action, Action::Lookup(table) if self.has_table(table))
     }
 
     /// Did we set up this route?
@@ -319,7 +325,7 @@ fn route_v6(
         return;
     }
     let is_compatible = first.kind == RouteKind::Unicast
-        && !route.is_throw()
+        && route.kind() == RouteKind::Unicast
         && first.source == route.source
         && held.len() == 1
         && route.next_hops.iter().all(|hop| {
@@ -373,8 +379,8 @@ fn is_right(route: &PlannedRoute, held: &KernelRoute) -> bool {
     if held.protocol != PROTOCOL {
         return false;
     }
-    if route.is_throw() {
-        return held.kind == RouteKind::Throw;
+    if route.kind() != RouteKind::Unicast {
+        return held.kind == route.kind();
     }
     let is_same_hop = |hop: &PlannedHop, held: &KernelHop| {
         (hop.ifindex, hop.gateway) == (held.ifindex, held.gateway)
@@ -416,6 +422,37 @@ fn rules(
     steps.extend(old_jumps.into_iter().cloned().map(Step::DeleteRule));
     steps.extend(others.into_iter().map(Step::AddRule));
     removals.extend(surplus.into_iter().cloned().map(Step::DeleteRule));
+    local_rule(plan, mirror, ours, steps, removals);
+}
+
+/// The rule of the `local` table, which never goes before the mirror shows another: that a step was taken is not
+/// enough.
+fn local_rule(
+    plan: &Plan,
+    mirror: &Mirror,
+    ours: &Ours,
+    steps: &mut Vec<Step>,
+    removals: &mut Vec<Step>,
+) {
+    for family in Family::BOTH {
+        if own::moves(&plan.rules).any(|moved| moved == family) {
+            removals.extend(own::replaced(mirror, family).map(Step::DeleteRule));
+        } else if let Some(step) = local_back(mirror, ours, family) {
+            let list = if step.is_removal() { &mut *removals } else { &mut *steps };
+            list.push(step);
+        }
+    }
+}
+
+/// The next step by which the `local` table's rule returns to its place, if it was moved from there.
+pub fn local_back(mirror: &Mirror, ours: &Ours, family: Family) -> Option<Step> {
+    if !ours.moved_local.contains(&family) {
+        return None;
+    }
+    own::back(mirror, family, |rule| ours.leads_to_us(rule)).map(|back| match back {
+        own::Back::Add(rule) => Step::AddRule(rule),
+        own::Back::Delete(rule) => Step::DeleteRule(rule),
+    })
 }
 
 fn neighbours(plan: &Plan, mirror: &Mirror, steps: &mut Vec<Step>, removals: &mut Vec<Step>) {
@@ -434,14 +471,14 @@ fn neighbours(plan: &Plan, mirror: &Mirror, steps: &mut Vec<Step>, removals: &mu
     }
 }
 
-/// What `vipa down` does, before it deletes the adapter: rules first, those that lead to us before those
+/// What `vipa down` does once the `local` table's rule is back ([`local_back`]), before it deletes the adapter: rules first, those that lead to us before those
 /// that keep others away, so that no packet loses its way; then routes, then what is left.
 pub fn takedown(mirror: &Mirror, ours: &Ours) -> Vec<Step> {
     let mut rules: Vec<&KernelRule> =
         mirror.rules.iter().filter(|held| ours.has_rule(held)).collect();
-    let leads_to_us =
-        |held: &KernelRule| matches!(held.rule.action, Action::Lookup(t) if ours.has_table(t));
-    rules.sort_by_key(|held| (!leads_to_us(held), std::cmp::Reverse(held.rule.preference)));
+    rules.sort_by_key(|held| {
+        (!ours.leads_to_us(&held.rule), std::cmp::Reverse(held.rule.preference))
+    });
     let mut steps: Vec<Step> =
         rules.into_iter().map(|held| Step::DeleteRule(held.rule.clone())).collect();
     for table in &ours.tables {

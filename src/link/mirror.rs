@@ -88,6 +88,11 @@ pub enum RouteKind {
     Other(u8),
 }
 
+impl RouteKind {
+    /// Says that there is no way (RTN_UNREACHABLE).
+    pub const UNREACHABLE: RouteKind = RouteKind::Other(7);
+}
+
 /// A route of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelRoute {

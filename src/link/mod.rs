@@ -40,6 +40,10 @@ pub const PROTOCOL: u8 = 0x76;
 
 /// The kernel's main routing table.
 pub const MAIN_TABLE: u32 = 254;
+/// The table of this host's own addresses.
+pub const LOCAL_TABLE: u32 = 255;
+/// `rtm_protocol` of what the kernel sets up by itself (RTPROT_KERNEL).
+pub const KERNELS_PROTOCOL: u8 = 2;
 
 /// What goes wrong on the network side.
 #[derive(Debug, thiserror::Error)]

@@ -53,12 +53,13 @@ pub fn draft(
     is_requested: impl Fn(&Hop) -> bool,
 ) -> Draft {
     let reaches = around.reaches;
+    let nics = nics(config, mirror, around.health);
     Draft {
-        nics: nics(config, mirror, around.health),
         neighbours: neighbours(config, mirror, reaches, is_requested),
         routes: RouteTable::new(routes(reaches, around.health)),
         source: source(config, around),
-        claims: claims(config, around.kept),
+        claims: claims(config, &nics, around.kept),
+        nics,
     }
 }
 
@@ -177,18 +178,24 @@ fn neighbours(
     usable.filter(|(hop, _)| gateways.contains(hop) || is_requested(hop)).collect()
 }
 
-/// What virtual services own, whatever the network is.
-fn claims(config: &Config, kept: &[IpAddr]) -> Claims {
+/// What virtual services own.
+fn claims(config: &Config, nics: &[NicView], kept: &[IpAddr]) -> Claims {
     let (owned, reserved) = (kept.to_vec(), config.source.ports.clone());
     let mut claims = Claims { owned, reserved, ..Claims::default() };
     for service in &config.services {
         let ports = (*service.ports.start(), *service.ports.end());
         let claim = |address, ports| Claim { address, protocol: service.protocol, ports };
         claims.services.push(claim(service.address, ports));
-        if service.uses_reserved_ports() {
-            claims.owned.extend(default_vipa(config, Family::of(service.address)));
+        let family = Family::of(service.address);
+        // With these this host itself asks servers that see their clients.
+        if service.uses_reserved_ports() || service.keeps_client() {
+            claims.owned.extend(default_vipa(config, family));
         }
-        let Mode::Nat { sources, keeps_client } = &service.mode else { continue };
+        let Mode::Nat { sources, keeps_client } = &service.mode else {
+            let addresses = nics.iter().flat_map(|nic| nic.addresses.iter().map(|(a, _)| *a));
+            claims.owned.extend(addresses.filter(|address| Family::of(*address) == family));
+            continue;
+        };
         claims.sources.extend(sources.iter().map(|source| (*source, GIVEN)));
         if *keeps_client {
             claims.servers.extend(service.servers.iter().filter(|server| !server.is_local).map(

@@ -17,8 +17,8 @@ use super::net_view::{Surroundings, draft};
 use super::netlink::{Events, Mode, Netlink, Notice, errno};
 use super::plan::homes::homes;
 use super::plan::routes::{Reaches, inherited, next_hops, reaches};
-use super::plan::rules::tables;
-use super::plan::{ManagedNeighbour, NicAddress, Plan, plan, plan_over, sysctls};
+use super::plan::rules::all_tables;
+use super::plan::{ManagedNeighbour, NicAddress, Plan, own, plan, plan_over, sysctls};
 use super::ports;
 use super::saved::Saved;
 use super::survey::Survey;
@@ -87,7 +87,7 @@ pub fn preview_view(config: &Config) -> Result<NetView> {
 /// The network namespace of the calling thread as it is.
 fn survey(config: &Config) -> Result<(Mirror, Health)> {
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
-    let mut mirror = Mirror::new(tables(config).into_iter().map(|(table, _)| table));
+    let mut mirror = Mirror::new(all_tables(config));
     mirror.ephemeral = ports::ephemeral();
     mirror.arp_ignore = announced::arp_ignore_of_all();
     dump(&mut netlink, &mut mirror)?;
@@ -155,8 +155,7 @@ impl Network {
     pub fn follow(&mut self, config: Arc<Config>, now: Instant) -> Result<()> {
         let before = std::mem::replace(&mut self.config, config);
         self.saved.follow(&self.config);
-        let tables = |config: &Config| tables(config).into_iter().map(|(table, _)| table);
-        let is_known: HashSet<u32> = tables(&before).collect();
+        let is_known: HashSet<u32> = all_tables(&before).into_iter().collect();
         let unread = self.mirror.follow(self.saved.tables.iter().copied());
         if !unread.is_empty() || before.nics != self.config.nics {
             // Of NICs that are gone what is to be taken away is still to be seen.
@@ -166,7 +165,8 @@ impl Network {
             self.survey.forget();
             self.news = Changed::EVERYTHING;
         }
-        for table in tables(&self.config).filter(|table| !is_known.contains(table)) {
+        for table in all_tables(&self.config).into_iter().filter(|table| !is_known.contains(table))
+        {
             if let Some(prefix) = foreign_route(&self.mirror, table) {
                 return Err(Error::ForeignTable { table, route: prefix.to_string() });
             }
@@ -466,6 +466,27 @@ impl Network {
         self.saved.store().map_err(|source| Error::State { path, source })
     }
 
+    /// Writes down whose rule of the `local` table is about to be moved.
+    fn remember_local(&mut self, plan: &Plan) -> Result<()> {
+        let ours = Ours::of(&self.saved);
+        let blocked = Family::BOTH.into_iter().filter(|family| {
+            own::is_wanted(&self.config, *family)
+                && own::Around::of(&self.mirror, *family).is_blocked
+        });
+        for family in blocked {
+            let what = format!("{family:?}: policy rules of others at preferences 0 to 5");
+            if self.refused.insert(what.clone()) {
+                tracing::warn!(what, "this host's own connections to services keep to the kernel");
+            }
+        }
+        for family in own::moves(&plan.rules) {
+            if own::is_vipas(&self.mirror, family, |rule| ours.leads_to_us(rule)) {
+                self.saved.remember_local(family);
+            }
+        }
+        self.store()
+    }
+
     /// Settings below `/proc/sys`: puts right what is wrong. At start a refusal is an error.
     pub fn ensure_sysctls(&mut self, is_start: bool) -> Result<()> {
         let wanted = sysctls(&self.config, &self.mirror, &self.health);
@@ -509,6 +530,7 @@ impl Network {
                 self.stands = Some(plan);
                 return Ok(is_repair);
             }
+            self.remember_local(&plan)?;
             if !is_start && steps.len() > SLICE {
                 self.waiting = steps.split_off(SLICE).into();
             }

@@ -2,6 +2,7 @@
 //! compared with the mirror by [`super::kernel`] and shown line by line by `vipa check --plan`.
 
 pub mod homes;
+pub mod own;
 pub mod routes;
 pub mod rules;
 
@@ -13,7 +14,6 @@ use self::rules::{Around, Rule, default_vipa};
 use super::health::Health;
 use super::mirror::Mirror;
 use super::sysctl::{Sysctl, Wanted};
-use crate::balance::service::Settings as Service;
 use crate::config::Config;
 use crate::forward::view::{NicId, NicState};
 use crate::wire::ip::Family;
@@ -104,16 +104,12 @@ impl fmt::Display for Plan {
     }
 }
 
-/// May any packet's source be rewritten to the reserved ports? Only then does the forwarder own them.
+/// May any packet's source be rewritten to the reserved ports? Only then does the forwarder own them, or anything of
+/// what arrives. This host itself gets one of them as a client of any service.
 pub fn can_rewrite(config: &Config) -> bool {
     !config.source.rules.is_empty()
         || config.source.is_bound_forwarded
-        || config.services.iter().any(Service::uses_reserved_ports)
-}
-
-/// Does the forwarder own anything of what arrives?
-pub fn owns_anything(config: &Config) -> bool {
-    can_rewrite(config) || !config.services.is_empty()
+        || !config.services.is_empty()
 }
 
 /// The plan. `health` has a state for each `[[nic]]`.
@@ -143,6 +139,7 @@ fn around(config: &Config, mirror: &Mirror) -> Around {
         nic_addresses: nic_addresses(config, mirror),
         ephemeral: mirror.ephemeral.clone(),
         foreign_defaults: Family::BOTH.into_iter().filter(is_foreign).collect(),
+        local: Family::BOTH.map(|family| own::Around::of(mirror, family)),
     }
 }
 
@@ -183,6 +180,10 @@ pub fn sysctls(config: &Config, mirror: &Mirror, health: &Health) -> Vec<Sysctl>
     };
     set("ipv4", "ignore_routes_with_linkdown", "1");
     set("ipv4", "rp_filter", "2");
+    if own::is_wanted(config, Family::V4) {
+        // What the forwarder hands this host of its own services bears one of its own addresses.
+        set("ipv4", "accept_local", "1");
+    }
     if default_vipa(config, Family::V6).is_some() {
         set("ipv6", "disable_ipv6", "0");
     }

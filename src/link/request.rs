@@ -18,12 +18,12 @@ use netlink_packet_route::rule::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::PROTOCOL;
 use super::kernel::Step;
 use super::mirror::{KernelHop, KernelRoute, RouteKind};
 use super::netlink::Mode;
 use super::plan::routes::{PlannedHop, PlannedRoute};
 use super::plan::rules::{Action, Rule};
+use super::{KERNELS_PROTOCOL, LOCAL_TABLE, PROTOCOL};
 use crate::wire::ip::{Family, Prefix};
 
 /// The step as a message, and what it may do to what exists.
@@ -52,8 +52,17 @@ pub(super) fn of(step: &Step) -> (RouteNetlinkMessage, Mode) {
         Step::DeleteRoute(route) => {
             (RouteNetlinkMessage::DelRoute(held_route(route)), Mode::Change)
         }
-        Step::AddRule(r) => (RouteNetlinkMessage::NewRule(rule(r)), Mode::Add),
-        Step::DeleteRule(r) => (RouteNetlinkMessage::DelRule(rule(r)), Mode::Change),
+        Step::AddRule(r) => {
+            // The rule of the `local` table is the kernel's, wherever it stands.
+            let is_kernels = r.action == Action::Lookup(LOCAL_TABLE);
+            let protocol = if is_kernels { KERNELS_PROTOCOL } else { PROTOCOL };
+            (RouteNetlinkMessage::NewRule(rule(r, Some(protocol))), Mode::Add)
+        }
+        Step::DeleteRule(r) => {
+            let is_ours = r.action != Action::Lookup(LOCAL_TABLE);
+            let message = rule(r, is_ours.then_some(PROTOCOL));
+            (RouteNetlinkMessage::DelRule(message), Mode::Change)
+        }
         Step::Manage(n) => {
             let mut message = neighbour(n.ifindex, n.address);
             let flags = NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed);
@@ -158,13 +167,12 @@ fn address(ifindex: u32, vipa: IpAddr) -> AddressMessage {
 }
 
 fn planned_route(route: &PlannedRoute) -> RouteMessage {
-    let kind = if route.is_throw() { RouteType::Throw } else { RouteType::Unicast };
-    let mut message = route_head(route.table, route.prefix, route.metric, kind);
+    let mut message = route_head(route.table, route.prefix, route.metric, kind_of(route.kind()));
     if let Some(source) = route.source {
         message.attributes.push(RouteAttribute::PrefSource(source.into()));
     }
     let is_on_link = route.next_hops.iter().all(|hop| hop.gateway.is_none());
-    if route.prefix.family() == Family::V4 && is_on_link && !route.is_throw() {
+    if route.prefix.family() == Family::V4 && is_on_link && route.kind() == RouteKind::Unicast {
         message.header.scope = RouteScope::Link;
     }
     let hops = route.next_hops.iter().map(|hop| next_hop(route.prefix.family(), hop)).collect();
@@ -174,11 +182,7 @@ fn planned_route(route: &PlannedRoute) -> RouteMessage {
 
 /// A route as the kernel told it, to be deleted.
 fn held_route(route: &KernelRoute) -> RouteMessage {
-    let kind = match route.kind {
-        RouteKind::Unicast => RouteType::Unicast,
-        RouteKind::Throw => RouteType::Throw,
-        RouteKind::Other(number) => number.into(),
-    };
+    let kind = kind_of(route.kind);
     let mut message = route_head(route.table, route.prefix, route.metric, kind);
     message.header.scope = RouteScope::NoWhere; // any
     if kind == RouteType::Unicast {
@@ -196,6 +200,14 @@ fn held_route(route: &KernelRoute) -> RouteMessage {
         add_hops(&mut message, hops.collect());
     }
     message
+}
+
+fn kind_of(kind: RouteKind) -> RouteType {
+    match kind {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Throw => RouteType::Throw,
+        RouteKind::Other(number) => number.into(),
+    }
 }
 
 fn route_head(table: u32, prefix: Prefix, metric: u32, kind: RouteType) -> RouteMessage {
@@ -248,12 +260,13 @@ fn add_hops(message: &mut RouteMessage, mut hops: Vec<RouteNextHop>) {
     message.attributes.extend(hop.attributes);
 }
 
-fn rule(rule: &Rule) -> RuleMessage {
+/// `protocol`: who set it up; `None`: anybody.
+fn rule(rule: &Rule, protocol: Option<u8>) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = number(rule.family);
     let attributes = &mut message.attributes;
     attributes.push(RuleAttribute::Priority(rule.preference));
-    attributes.push(RuleAttribute::Protocol(PROTOCOL.into()));
+    attributes.extend(protocol.map(|number| RuleAttribute::Protocol(number.into())));
     message.header.action = match rule.action {
         Action::Lookup(table) => {
             attributes.push(RuleAttribute::Table(table));

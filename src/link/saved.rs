@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::rules::{tables, tens};
+use super::plan::rules::{all_tables, tens};
 use super::sysctl::{Sysctl, Wanted};
 use crate::config::Config;
+use crate::wire::ip::Family;
 
 /// Layout of the file.
 const VERSION: u32 = 1;
@@ -47,6 +48,9 @@ pub struct Saved {
     pub preferences: Vec<u32>,
     /// VIPAs that we may have given to the adapter.
     pub addresses: Vec<IpAddr>,
+    /// Families whose rule of the `local` table we moved from its place.
+    #[serde(default)]
+    pub moved_local: Vec<Family>,
     /// Original settings.
     pub sysctls: Vec<Original>,
     /// Of `tables` those that no earlier run had.
@@ -72,6 +76,7 @@ impl Saved {
                     tables: Vec::new(),
                     preferences: Vec::new(),
                     addresses: Vec::new(),
+                    moved_local: Vec::new(),
                     sysctls: Vec::new(),
                     fresh_tables: Vec::new(),
                     file,
@@ -89,7 +94,7 @@ impl Saved {
     pub fn follow(&mut self, config: &Config) {
         let saved = self;
         let before = saved.clone();
-        for (table, _) in tables(config).into_iter().rev() {
+        for table in all_tables(config).into_iter().rev() {
             to_front(&mut saved.tables, table);
         }
         for ten in tens(config.adapter.preference).rev() {
@@ -182,6 +187,14 @@ impl Saved {
         self.is_changed |= self.sysctls.len() != before;
     }
 
+    /// Remembers that the `local` table's rule of this family is about to be moved.
+    pub fn remember_local(&mut self, family: Family) {
+        if !self.moved_local.contains(&family) {
+            self.moved_local.push(family);
+            self.is_changed = true;
+        }
+    }
+
     /// Writes the file if it changed: whole or not at all, and on disk when this returns.
     pub fn store(&mut self) -> io::Result<()> {
         if !self.is_changed {
@@ -240,6 +253,7 @@ mod tests {
             tables: vec![923],
             preferences: vec![9230],
             addresses: Vec::new(),
+            moved_local: Vec::new(),
             sysctls: Vec::new(),
             fresh_tables: Vec::new(),
             file: file_of(directory, "vipa0").expect("the namespace has an inode"),

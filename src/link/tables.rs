@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::net_view::Draft;
 use super::nft::{Nft, NftRules};
-use super::plan::owns_anything;
+use super::plan::can_rewrite;
 use super::{Error, Result};
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
@@ -41,7 +41,7 @@ impl Tables {
     /// Sets them up for `draft`, all but the ports that are `listening`; takes away what an earlier run with
     /// other rules left.
     pub(super) fn open(config: &Config, draft: &Draft, listening: &[u16]) -> Result<Tables> {
-        if !owns_anything(config) {
+        if !can_rewrite(config) {
             if let Err(error) = Nft::remove(&config.adapter.name) {
                 tracing::debug!(%error, "no nftables here");
             }
@@ -81,7 +81,7 @@ impl Tables {
         listening: &[u16],
     ) -> Result<()> {
         let Some(inner) = &mut self.inner else {
-            if owns_anything(config) {
+            if can_rewrite(config) {
                 *self = Tables::open(config, draft, listening)?;
             }
             return Ok(());

@@ -2,16 +2,24 @@
 //! of the frame that the pipeline sends.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
+use vipa::balance::table::Named;
 use vipa::explain::{Error, Explanation, Question, explain};
+use vipa::forward::frame::Frame;
+use vipa::forward::pipeline::process_batch;
+use vipa::forward::preferred::{Choice, Mode, PreferredTable, Server, ServerId, ServiceId};
+use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::rule::Rule;
 use vipa::forward::source::SourcePolicy;
-use vipa::forward::verdict::{DropReason, Verdict};
-use vipa::forward::view::NetView;
+use vipa::forward::verdict::{DropReason, Verdict, Wait};
+use vipa::forward::view::{NetView, NicId};
+use vipa::wire::offload::Offload;
 use vipa::wire::packet::Headers;
 
 use crate::fixture::*;
+use crate::services::{keep_client, nat, network, table};
 
 fn question(protocol: &str, from: [u8; 4], port: u16, to: [u8; 4], to_port: u16) -> Question {
     Question {
@@ -26,7 +34,7 @@ fn question(protocol: &str, from: [u8; 4], port: u16, to: [u8; 4], to_port: u16)
 }
 
 fn told(view: &NetView, question: &Question) -> Explanation {
-    explain(view, question, "vipa.toml").expect("it can be asked")
+    explain(view, &Named::default(), question, "vipa.toml").expect("it can be asked")
 }
 
 fn steps(explanation: &Explanation) -> Vec<u16> {
@@ -100,13 +108,16 @@ fn a_question_that_cannot_be_asked_says_why() {
     let view = view([true; 3]);
     let asked = question("tcp", VIPA, 40000, OTHER, 80);
     let no_port = Question { to_port: None, ..asked.clone() };
-    assert_eq!(explain(&view, &no_port, ""), Err(Error::Port("tcp".to_owned())));
+    assert_eq!(explain(&view, &Named::default(), &no_port, ""), Err(Error::Port("tcp".to_owned())));
     let unknown = Question { protocol: "tpc".to_owned(), ..asked.clone() };
-    assert_eq!(explain(&view, &unknown, ""), Err(Error::Protocol("tpc".to_owned())));
+    assert_eq!(
+        explain(&view, &Named::default(), &unknown, ""),
+        Err(Error::Protocol("tpc".to_owned()))
+    );
     let mixed = Question { to: IpAddr::from([1u16; 8]), ..asked.clone() };
-    assert!(matches!(explain(&view, &mixed, ""), Err(Error::Families(..))));
+    assert!(matches!(explain(&view, &Named::default(), &mixed, ""), Err(Error::Families(..))));
     let down = Question { down: vec!["eth9".to_owned()], ..asked };
-    assert_eq!(explain(&view, &down, ""), Err(Error::Nic("eth9".to_owned())));
+    assert_eq!(explain(&view, &Named::default(), &down, ""), Err(Error::Nic("eth9".to_owned())));
 }
 
 fn first_packet(protocol: &str, from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
@@ -156,6 +167,160 @@ proptest! {
             Verdict::Drop(reason) => {
                 prop_assert_eq!(explanation.verdict.as_str(), "drop");
                 prop_assert_eq!(explanation.reason.as_deref(), Some(reason.name()));
+            }
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+}
+
+/// A table whose servers are named by their places.
+fn named(table: PreferredTable) -> Named {
+    let names = (0..6).map(|id| (ServerId(id), format!("s{id}"))).collect();
+    let reasons = (0..3).map(|id| (ServiceId(id), "as told".to_owned())).collect();
+    Named { table: Arc::new(table), names, reasons }
+}
+
+fn asked(services: &Named, question: &Question) -> Explanation {
+    explain(&network(), services, question, "vipa.toml").expect("it can be asked")
+}
+
+#[test]
+fn a_service_is_told_with_its_server_and_why_it_is_that_one() {
+    let mut table = table(nat());
+    let to_web = question("tcp", OTHER, 40000, VIPA, 80);
+    let told = asked(&named(table.clone()), &to_web);
+    assert_eq!((told.verdict.as_str(), told.service.as_deref()), ("transmit", Some("web")));
+    assert_eq!(told.server.as_deref(), Some("s0"));
+    assert_eq!(told.server_address.as_deref(), Some("10.9.0.1:8080"));
+    assert_eq!(told.why, "the source 192.0.2.1 becomes 203.0.113.11: as told");
+    assert!(told.steps.is_empty(), "FIG. 4 is about what this host sends");
+    let page = told.render();
+    for line in ["service    web", "server     s0, 10.9.0.1:8080", "NIC        eth1"] {
+        assert!(page.contains(line), "{page}");
+    }
+
+    table.set_choice(ServiceId(0), Choice::Refuse);
+    let refused = asked(&named(table.clone()), &to_web);
+    assert_eq!((refused.verdict.as_str(), refused.server), ("refuse", None));
+    assert!(refused.why.contains("reset") && refused.why.contains("as told"), "{}", refused.why);
+
+    table.set_choice(ServiceId(0), Choice::Wait);
+    let unread = asked(&named(table), &to_web);
+    assert_eq!(unread.reason.as_deref(), Some(DropReason::ServersUnread.name()));
+}
+
+#[test]
+fn what_is_this_hosts_and_no_services_is_the_kernels() {
+    let services = named(table(nat()));
+    for from in [OTHER, VIPA] {
+        let told = asked(&services, &question("tcp", from, 40000, VIPA, 81));
+        assert_eq!((told.verdict.as_str(), told.service), ("kernel", None), "{from:?}");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    OnLink,
+    BehindAGateway,
+    Here,
+}
+
+/// The services with their servers there, and what is around.
+fn served(mode: Mode, place: Place, live: [bool; 3], choice: Choice) -> (NetView, PreferredTable) {
+    let mut view = network();
+    for (nic, is_live) in view.nics.iter_mut().zip(live) {
+        nic.is_live = is_live;
+    }
+    let before = table(mode);
+    let servers = (0..6).map(|id| {
+        let server = before.server(ServerId(id)).cloned().expect("a server");
+        Some(match place {
+            Place::Here => Server { address: SECOND.into(), is_local: true, ..server },
+            Place::OnLink | Place::BehindAGateway => server,
+        })
+    });
+    let services = before.services().map(|(_, service)| Some(service.clone())).collect();
+    let mut table = PreferredTable::new(services, servers.collect());
+    for service in 0..3 {
+        table.set_choice(ServiceId(service), choice.clone());
+    }
+    if matches!(place, Place::BehindAGateway) {
+        let routes = view.routes.routes().iter().filter(|route| route.prefix.length() != 24);
+        let next_hops = vec![NextHop { nic: NicId(2), gateway: Some(gateway(2)) }];
+        let behind = Route { prefix: "10.9.0.0/24".parse().expect("a prefix"), next_hops };
+        view.routes = RouteTable::new(routes.cloned().chain([behind]).collect());
+    }
+    (view, table)
+}
+
+proptest! {
+    #[test]
+    fn the_explanation_of_a_service_is_what_the_pipeline_does(
+        mode in prop_oneof![Just(nat()), Just(keep_client()), Just(Mode::Direct)],
+        place in prop_oneof![Just(Place::OnLink), Just(Place::BehindAGateway), Just(Place::Here)],
+        choice in prop_oneof![
+            Just(Choice::Preferred(ServerId(0))),
+            Just(Choice::Preferred(ServerId(1))),
+            Just(Choice::Weighted([ServerId(0), ServerId(1), ServerId(1)].into())),
+            Just(Choice::Refuse),
+            Just(Choice::Wait),
+        ],
+        protocol in prop_oneof![Just("tcp"), Just("udp")],
+        from in prop_oneof![
+            Just(VIPA), Just(SECOND), Just([10, 1, 1, 2]), Just(OTHER), Just([9, 9, 9, 9]),
+            Just([127, 0, 0, 1]),
+        ],
+        from_port in 1u16..,
+        to_port in prop_oneof![Just(53u16), Just(80), Just(81), Just(5007)],
+        live: [bool; 3],
+        has_ports: bool,
+    ) {
+        let (mut view, table) = served(mode, place, live, choice);
+        if !has_ports {
+            view.source.ports.clear();
+        }
+        let services = named(table);
+        let question = question(protocol, from, from_port, VIPA, to_port);
+        let told = explain(&view, &services, &question, "").expect("it can be asked");
+        let is_own = [VIPA, SECOND, [10, 1, 1, 2]].contains(&from);
+        let ingress = if is_own { TUN } else { vipa::forward::frame::Ingress::Nic(NicId(0)) };
+        let packet = first_packet(protocol, (from, from_port), (VIPA, to_port));
+        let mut frames = [Frame::holding(&packet, Offload::default(), ingress)];
+        process_batch(&mut frames, &mut state(16), sight(&view, &services.table));
+        let [frame] = frames;
+        let headers = Headers::parse(frame.packet()).expect("headers");
+        let is_answer = headers.destination == IpAddr::from(from) && !is_own;
+        match frame.verdict {
+            Verdict::Kernel => prop_assert_eq!(told.verdict.as_str(), "kernel"),
+            Verdict::Deliver if told.service.is_none() => {
+                prop_assert_eq!(told.verdict.as_str(), "kernel");
+            }
+            Verdict::Answer => prop_assert_eq!(told.verdict.as_str(), "refuse"),
+            Verdict::Transmit { .. } if is_answer => {
+                prop_assert_eq!(told.verdict.as_str(), "refuse");
+            }
+            Verdict::Deliver => {
+                prop_assert_eq!(told.verdict.as_str(), "deliver");
+                prop_assert_eq!(told.source, Some(headers.source.to_string()));
+                let asked = std::net::SocketAddr::new(headers.destination, headers.ports().1);
+                prop_assert_eq!(told.server_address, Some(asked.to_string()));
+            }
+            Verdict::Transmit { nic, destination } => {
+                prop_assert_eq!(told.verdict.as_str(), "transmit");
+                prop_assert_eq!(told.source, Some(headers.source.to_string()));
+                prop_assert_eq!(told.is_rewritten, headers.source != IpAddr::from(from));
+                prop_assert_eq!(told.nic, Some(view.nic(nic).name.clone()));
+                prop_assert_eq!(told.mac, Some(destination.to_string()));
+            }
+            Verdict::Wait(Wait::Neighbour { nic, address }) => {
+                prop_assert_eq!(told.verdict.as_str(), "transmit");
+                prop_assert_eq!(told.nic, Some(view.nic(nic).name.clone()));
+                prop_assert_eq!(told.next_hop, Some(address.to_string()));
+                prop_assert_eq!(told.mac, None);
+            }
+            Verdict::Drop(reason) => {
+                prop_assert_eq!(told.verdict.as_str(), "drop");
+                prop_assert_eq!(told.reason.as_deref(), Some(reason.name()));
             }
             other => prop_assert!(false, "{:?}", other),
         }

@@ -34,7 +34,7 @@ const ACK: u8 = 16;
 const FIN: u8 = 1;
 
 /// The fixture's view with the servers' link behind the second NIC.
-fn network() -> NetView {
+pub(crate) fn network() -> NetView {
     let mut view = view([true; 3]);
     let mut routes = view.routes.routes().to_vec();
     let next_hops = vec![NextHop { nic: NicId(1), gateway: None }];
@@ -46,18 +46,18 @@ fn network() -> NetView {
     view
 }
 
-fn nat() -> Mode {
+pub(crate) fn nat() -> Mode {
     let ports: Arc<[u16]> = (40000..40100).collect();
     Mode::Nat { sources: [Source { address: SECOND.into(), ports: Some(ports) }].into() }
 }
 
-fn keep_client() -> Mode {
+pub(crate) fn keep_client() -> Mode {
     Mode::Nat { sources: [].into() }
 }
 
 /// TCP port 80, UDP port 53 and TCP ports 5000 to 5009 of the VIPA, each with both servers on port 8080; the first is
 /// preferred.
-fn table(mode: Mode) -> PreferredTable {
+pub(crate) fn table(mode: Mode) -> PreferredTable {
     let service = |name: &str, ports, protocol| {
         Some(Service {
             name: name.into(),
@@ -342,6 +342,73 @@ fn this_host_is_a_client_of_its_own_service() {
     assert_eq!(headers.destination, IpAddr::from(VIPA));
 }
 
+/// All services' servers are where `address` says, on port 8080; true: on this host.
+fn move_servers(host: &mut Host, address: [u8; 4], is_local: bool) {
+    let servers = (0..6).map(|id| {
+        let server = host.preferred.server(ServerId(id)).cloned().expect("a server");
+        Some(Server { address: address.into(), port: Some(8080), is_local, ..server })
+    });
+    let services = host.preferred.services().map(|(_, service)| Some(service.clone())).collect();
+    host.preferred = PreferredTable::new(services, servers.collect());
+}
+
+#[test]
+fn a_server_here_sees_this_host_on_a_reserved_port_and_answers_it_through_the_forwarder() {
+    let mut host = Host::new(nat());
+    host.net.source.ports = vec![61000, 65535];
+    move_servers(&mut host, VIPA, true);
+    let syn = host.run(&segment((VIPA, 33000), (VIPA, 80), SYN, (1, 0)), TUN);
+    assert_eq!(syn.verdict, Verdict::Deliver);
+    let headers = assert_checksum(&syn);
+    assert_eq!((headers.source, headers.destination), (VIPA.into(), VIPA.into()));
+    assert_eq!(headers.ports(), (61000, 8080));
+    let back = host.run(&segment((VIPA, 8080), (VIPA, 61000), SYN | ACK, (1, 2)), TUN);
+    assert_eq!(back.verdict, Verdict::Deliver);
+    assert_eq!(assert_checksum(&back).ports(), (80, 33000));
+    // No policy rule can name port 65535: its answers would not come here.
+    host.run(&segment((VIPA, 33000), (VIPA, 80), ACK, (2, 2)), TUN);
+    let second = host.run(&segment((VIPA, 33001), (VIPA, 80), SYN, (1, 0)), TUN);
+    assert_eq!(second.verdict, Verdict::Drop(DropReason::PortsExhausted));
+}
+
+#[test]
+fn what_this_host_sends_itself_and_no_flow_knows_never_leaves_it() {
+    let mut host = Host::new(nat());
+    let late = host.run(&segment((VIPA, 8080), (VIPA, 61000), ACK, (1, 2)), TUN);
+    assert_eq!(late.verdict, Verdict::Drop(DropReason::NoFlow));
+    host.state.workers = 2;
+    let another = host.run(&segment((VIPA, 8080), (VIPA, 61001), ACK, (1, 2)), TUN);
+    assert_eq!(another.verdict, Verdict::Punt(WorkerId(1)));
+    let packet = segment((VIPA, 8080), (SECOND, 40000), ACK, (1, 2));
+    let others = host.run(&packet, TUN);
+    assert_eq!((others.verdict, others.packet()), (Verdict::Deliver, packet.as_slice()));
+}
+
+#[test]
+fn servers_that_see_their_clients_see_an_address_of_this_host_that_is_not_theirs() {
+    for (mode, seen) in [(keep_client(), VIPA), (Mode::Direct, [10, 1, 1, 2])] {
+        let mut host = Host::new(mode.clone());
+        move_servers(&mut host, SERVERS[0], false);
+        host.net.claims.owned = vec![seen.into()];
+        let syn = host.run(&segment((SECOND, 33000), (VIPA, 80), SYN, (1, 0)), TUN);
+        let way = Verdict::Transmit { nic: NicId(1), destination: SERVER_MACS[0] };
+        assert_eq!(syn.verdict, way, "{mode:?}");
+        let headers = assert_checksum(&syn);
+        assert_eq!((headers.source, headers.destination), (seen.into(), SERVERS[0].into()));
+        let port = headers.ports().0;
+        assert!([61000, 61001].contains(&port), "{port}");
+        let answer = segment((SERVERS[0], 8080), (seen, port), SYN | ACK, (1, 2));
+        let back = host.run(&answer, FROM_SERVER);
+        assert_eq!(back.verdict, Verdict::Deliver);
+        let headers = assert_checksum(&back);
+        assert_eq!((headers.source, headers.destination), (VIPA.into(), SECOND.into()));
+        assert_eq!(headers.ports(), (80, 33000));
+        host.state.flows.remove(host.state.flows.served_flows()[0]);
+        let late = host.run(&answer, FROM_SERVER);
+        assert_eq!(late.verdict, Verdict::Drop(DropReason::NoFlow), "{mode:?}");
+    }
+}
+
 #[test]
 fn connections_of_a_dead_server_are_reset_at_both_ends_at_once() {
     let mut host = Host::new(nat());
@@ -361,6 +428,61 @@ fn connections_of_a_dead_server_are_reset_at_both_ends_at_once() {
     assert_eq!(assert_checksum(&sent[1]).source, IpAddr::from(seen.0));
     assert_eq!(host.state.flows.served(), 1, "the other server's connection stays");
     assert_eq!((host.counters(0).active(), host.counters(1).active()), (0, 1));
+}
+
+/// As Linux limits its own: 50 at once, then one in a millisecond.
+#[test]
+fn a_flood_of_what_is_not_served_is_answered_with_few_resets_and_errors_and_the_rest_counted() {
+    let mut host = Host::new(nat());
+    host.preferred.set_choice(ServiceId(0), Choice::Refuse);
+    host.preferred.set_choice(ServiceId(1), Choice::Refuse);
+    let flood = |host: &mut Host, packet: fn([u8; 4]) -> Vec<u8>| {
+        let frames = (0..200).map(|n| host.run(&packet([198, 51, 100, n]), FROM_CLIENT));
+        let (sent, dropped): (Vec<Verdict>, _) =
+            frames.map(|frame| frame.verdict).partition(|v| matches!(v, Verdict::Transmit { .. }));
+        assert!(dropped.iter().all(|v| *v == Verdict::Drop(DropReason::AnswersLimited)));
+        sent.len()
+    };
+    let syn: fn([u8; 4]) -> Vec<u8> = |from| segment((from, 1001), (VIPA, 80), SYN, (1, 0));
+    let query: fn([u8; 4]) -> Vec<u8> = |from| datagram((from, 1001), (VIPA, 53));
+    assert_eq!((flood(&mut host, syn), flood(&mut host, query)), (50, 50));
+    host.now.0 += 7;
+    assert_eq!((flood(&mut host, syn), flood(&mut host, query)), (7, 7));
+    // This host itself is told always.
+    let own = host.run(&segment((VIPA, 33000), (VIPA, 80), SYN, (1, 0)), TUN);
+    assert_eq!(own.verdict, Verdict::Answer);
+    let own = host.run(&datagram((VIPA, 33000), (VIPA, 53)), TUN);
+    assert_eq!(own.verdict, Verdict::Answer);
+}
+
+#[test]
+fn what_a_dead_servers_connections_are_owed_no_flood_takes_away() {
+    let mut host = Host::new(nat());
+    host.net.nics[0].mtu = 600;
+    (1000..1010).for_each(|port| _ = host.connect(port));
+    while host.state.answers.resets.take(host.now) {}
+    while host.state.answers.errors.take(host.now) {}
+    // Path MTU discovery goes on: from a server to a client behind the narrow NIC.
+    let seen = host.connect(1010);
+    let mut big = Vec::new();
+    let step = PacketBuilder::ipv4(SERVERS[0], seen.0, 64).tcp(8080, seen.1, 501, 1000).ack(101);
+    step.write(&mut big, &[0; 1000]).expect("a segment");
+    let routes = host.net.routes.routes().iter().filter(|route| route.prefix.length() != 0);
+    let by_first = vec![NextHop { nic: NicId(0), gateway: Some(gateway(0)) }];
+    let default = Route { prefix: "0.0.0.0/0".parse().expect("p"), next_hops: by_first };
+    host.net.routes = RouteTable::new(routes.cloned().chain([default]).collect());
+    host.net.generation += 1;
+    let told = host.run(&big, FROM_SERVER);
+    assert!(matches!(told.verdict, Verdict::Transmit { .. }), "{:?}", told.verdict);
+    assert!(Headers::parse(told.packet()).expect("headers").is_icmp_error());
+
+    host.preferred.set_choice(ServiceId(0), Choice::Refuse);
+    host.preferred.set_fate(ServerId(0), Fate::Reset);
+    let early = host.run(&segment((CLIENT, 1000), (VIPA, 80), ACK, (101, 501)), FROM_CLIENT);
+    assert_eq!(reset_numbers(&early), (501, None), "before it is buried");
+    assert_eq!(host.bury().len(), 20, "both ends of the other ten");
+    let stranger = host.run(&segment((CLIENT, 999), (VIPA, 80), ACK, (101, 501)), FROM_CLIENT);
+    assert_eq!(stranger.verdict, Verdict::Drop(DropReason::AnswersLimited));
 }
 
 #[test]

@@ -318,10 +318,198 @@ pub(crate) fn cases() -> Vec<Case> {
         outside(),
         files(),
         rules(),
+        services(),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// A client on another network, servers on eth1's.
+const CLIENT: Host = Host([198, 51, 100, 7], 0xc7);
+const SERVER: Host = Host([10, 1, 1, 80], 0x80);
+
+/// Where the server of a family is, true: of IPv6.
+type ServerAt = fn(bool) -> String;
+
+/// A service of each family on the first VIPA, TCP and UDP port 80, with one server, or none.
+fn served(
+    name: &'static str,
+    about: &'static str,
+    (keys, server): (&str, Option<ServerAt>),
+    make: impl FnOnce(&mut Making),
+) -> Case {
+    let mut services = String::new();
+    for (family, vipa) in [("4", "203.0.113.10"), ("6", "[2001:db8::10]")] {
+        for protocol in ["tcp", "udp"] {
+            services += &format!(
+                "\n[[service]]\nname = \"{protocol}{family}\"\naddress = \"{vipa}:80\"\nprotocol = \"{protocol}\"\n\
+                 score = \"alive\"\n{keys}\n[[service.status]]\nname = \"alive\"\nkind = \"tcp\"\n"
+            );
+            if let Some(server) = server {
+                let at = server(family == "6");
+                services += &format!("[[service.server]]\nname = \"a\"\naddress = \"{at}\"\n");
+            }
+        }
+    }
+    // The servers of IPv6 are on the link as well.
+    let config = config(&services).replace("2001:db8::e1/128", "2001:db8::e1/64");
+    case(name, about, config, make)
+}
+
+fn on_port_8080(v6: bool) -> String {
+    if v6 { "[2001:db8::80]:8080" } else { "10.1.1.80:8080" }.to_owned()
+}
+
+fn on_the_services_port(v6: bool) -> String {
+    if v6 { "2001:db8::80" } else { "10.1.1.80" }.to_owned()
+}
+
+fn on_this_host(v6: bool) -> String {
+    if v6 { "[2001:db8::11]:8080" } else { "203.0.113.11:8080" }.to_owned()
+}
+
+/// A connection and a datagram, and what comes back for `seen`, whom the server sees, on the port that `port` names.
+fn asked(m: &mut Making, v6: bool, seen: Host, port: [u16; 2]) {
+    m.back(tcp(v6, (CLIENT, 5000), (VIPA, 80), Flags::Syn, b""));
+    m.back(tcp(v6, (SERVER, 8080), (seen, port[0]), Flags::SynAck, b""));
+    m.back(tcp(v6, (CLIENT, 5000), (VIPA, 80), Flags::Ack, b"GET / HTTP/1.0\r\n\r\n"));
+    m.back(tcp(v6, (SERVER, 8080), (seen, port[0]), Flags::Ack, b"HTTP/1.0 200 OK\r\n\r\n"));
+    m.back(udp(v6, (CLIENT, 5000), (VIPA, 80), b"question"));
+    m.back(udp(v6, (SERVER, 8080), (seen, port[1]), b"answer"));
+}
+
+fn services() -> Vec<Case> {
+    vec![
+        served(
+            "service-nat",
+            "a service's requests go to its server from a VIPA, and come back from the service's",
+            ("mode = \"nat\"", Some(on_port_8080)),
+            |m| {
+                asked(m, false, VIPA, [PORT, NEXT_PORT]);
+                asked(m, true, VIPA, [61003, 61004]);
+                m.back(tcp(false, (CLIENT, 5000), (VIPA, 80), Flags::Fin, b""));
+                m.back(tcp(false, (SERVER, 8080), (VIPA, PORT), Flags::Fin, b""));
+                // To a port that is no service's: the kernel's.
+                m.back(tcp(false, (CLIENT, 5000), (VIPA, 81), Flags::Syn, b""));
+            },
+        ),
+        served(
+            "service-keep-client",
+            "with keep-client the server sees the client, and answers by way of this host",
+            ("mode = \"nat\"\nkeep-client = true", Some(on_port_8080)),
+            |m| V6.into_iter().for_each(|v6| asked(m, v6, CLIENT, [5000, 5000])),
+        ),
+        served(
+            "service-direct",
+            "in mode direct a request goes on as it is, to the server's MAC address",
+            ("mode = \"direct\"", Some(on_the_services_port)),
+            |m| {
+                for v6 in V6 {
+                    m.back(tcp(v6, (CLIENT, 5000), (VIPA, 80), Flags::Syn, b""));
+                    m.back(tcp(v6, (CLIENT, 5000), (VIPA, 80), Flags::Ack, b"GET /"));
+                    m.back(udp(v6, (CLIENT, 5000), (VIPA, 80), b"question"));
+                }
+            },
+        ),
+        served(
+            "service-here",
+            "a server on this host sees the client, and its answers come from the service's port",
+            ("mode = \"nat\"", Some(on_this_host)),
+            |m| {
+                for v6 in V6 {
+                    m.back(tcp(v6, (CLIENT, 5000), (VIPA, 80), Flags::Syn, b""));
+                    m.out(partial(tcp(v6, (SECOND, 8080), (CLIENT, 5000), Flags::SynAck, b"")));
+                    m.back(udp(v6, (CLIENT, 5000), (VIPA, 80), b"question"));
+                    m.out(partial(udp(v6, (SECOND, 8080), (CLIENT, 5000), b"answer")));
+                }
+            },
+        ),
+        served(
+            "service-own-client",
+            "this host as a client of its own service: by the adapter there, by the adapter back",
+            ("mode = \"nat\"", Some(on_port_8080)),
+            |m| {
+                for (v6, port) in [(false, PORT), (true, NEXT_PORT)] {
+                    m.out(partial(tcp(v6, (VIPA, 40000), (VIPA, 80), Flags::Syn, b"")));
+                    m.back(tcp(v6, (SERVER, 8080), (VIPA, port), Flags::SynAck, b""));
+                    m.out(partial(tcp(v6, (VIPA, 40000), (VIPA, 80), Flags::Ack, b"GET /")));
+                }
+            },
+        ),
+        served(
+            "service-own-client-here",
+            "this host as a client of a server of its own, which sees a reserved port",
+            ("mode = \"nat\"", Some(on_this_host)),
+            |m| {
+                for (v6, port) in [(false, PORT), (true, NEXT_PORT)] {
+                    m.out(partial(tcp(v6, (VIPA, 40000), (VIPA, 80), Flags::Syn, b"")));
+                    m.out(partial(tcp(v6, (SECOND, 8080), (VIPA, port), Flags::SynAck, b"")));
+                }
+                // Late: nobody's.
+                m.out(tcp(false, (SECOND, 8080), (VIPA, 61099), Flags::Ack, b""));
+            },
+        ),
+        served(
+            "service-own-client-direct",
+            "this host as a client of a direct server, which has the VIPAs itself: from a card's address",
+            ("mode = \"direct\"", Some(on_the_services_port)),
+            |m| {
+                for (v6, port) in [(false, PORT), (true, NEXT_PORT)] {
+                    m.out(partial(tcp(v6, (VIPA, 40000), (VIPA, 80), Flags::Syn, b"")));
+                    m.back(tcp(v6, (SERVER, 80), (NIC1, port), Flags::SynAck, b""));
+                }
+            },
+        ),
+        served(
+            "service-without-servers",
+            "where no server is left TCP is reset and UDP told, but no flood of them",
+            ("mode = \"nat\"", None),
+            |m| {
+                for v6 in V6 {
+                    m.back(tcp(v6, (CLIENT, 5000), (VIPA, 80), Flags::Syn, b""));
+                    m.back(tcp(v6, (CLIENT, 5000), (VIPA, 80), Flags::Ack, b"stray"));
+                    m.back(udp(v6, (CLIENT, 5000), (VIPA, 80), b"question"));
+                    m.out(tcp(v6, (VIPA, 40000), (VIPA, 80), Flags::Syn, b""));
+                    m.out(udp(v6, (VIPA, 40000), (VIPA, 80), b"question"));
+                }
+                let now = m.now;
+                for port in 6000..6060 {
+                    m.now = now;
+                    m.back(tcp(false, (CLIENT, port), (VIPA, 80), Flags::Syn, b""));
+                }
+            },
+        ),
+        served(
+            "service-errors",
+            "ICMP errors about what a service sent, from the server's side and from the client's",
+            ("mode = \"nat\"", Some(on_port_8080)),
+            |m| {
+                for (v6, port) in [(false, PORT), (true, NEXT_PORT)] {
+                    m.back(udp(v6, (CLIENT, 5000), (VIPA, 80), b"question"));
+                    let sent = udp(v6, (VIPA, port), (SERVER, 8080), b"question");
+                    m.back(error(SERVER, VIPA, PORT_UNREACHABLE, 0, &sent, 100));
+                    m.back(error(ROUTER, VIPA, TOO_BIG, 1400, &sent, 8));
+                    m.back(udp(v6, (SERVER, 8080), (VIPA, port), b"answer"));
+                    let sent = udp(v6, (VIPA, 80), (CLIENT, 5000), b"answer");
+                    m.back(error(CLIENT, VIPA, PORT_UNREACHABLE, 0, &sent, 100));
+                }
+            },
+        ),
+        served(
+            "service-fragments",
+            "fragments of a request and of its answer follow the first",
+            ("mode = \"nat\"", Some(on_port_8080)),
+            |m| {
+                for (v6, port) in [(false, PORT), (true, NEXT_PORT)] {
+                    let whole = udp(v6, (CLIENT, 5000), (VIPA, 80), &[7; 3000]);
+                    m.back_all(fragments(&whole, 1448, 7));
+                    let whole = udp(v6, (SERVER, 8080), (VIPA, port), &[8; 3000]);
+                    m.back_all(fragments(&whole, 1448, 9).into_iter().rev());
+                }
+            },
+        ),
+    ]
 }
 
 fn headers() -> Vec<Case> {

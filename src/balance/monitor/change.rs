@@ -15,6 +15,9 @@ use crate::balance::service::{self, Mode, Settings, WhenNone, check_name, parse_
 use crate::balance::status::{self, Administrative};
 use crate::forward::preferred::{Choice, ServerId, ServiceId};
 
+/// Names that are told of where one is wrong.
+const LISTED: usize = 16;
+
 /// What an operator asks for; names as on the command line: a server is `SERVICE/SERVER`, or `SERVER` where only one
 /// service has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -363,6 +366,12 @@ impl Monitor {
         {
             return Err("a weight is at most 1000, a capacity a number above 0".to_owned());
         }
+        if let (Some(status), None) = (service.settings.wants_capacity(), capacity) {
+            return Err(format!(
+                "the status object {:?} tells a server's capacity: say it (--capacity)",
+                status.name
+            ));
+        }
         let is_local = self.world.vipas.contains(&ip);
         Ok(service::Server {
             name: name.into(),
@@ -419,7 +428,19 @@ impl Monitor {
         let mut found = self.services.iter().enumerate().filter_map(named);
         match (found.next(), found.next()) {
             (Some(place), None) => Ok(place),
-            (None, _) => Err(format!("there is no server {name:?}")),
+            (None, _) => {
+                let of = self.services.iter().enumerate();
+                let of = of.filter(|(at, _)| service.is_none_or(|wanted| wanted == *at));
+                let names = of.flat_map(|(_, of)| of.servers.iter().map(|s| &*s.settings.name));
+                let mut names: Vec<&str> = names.take(LISTED + 1).collect();
+                if names.len() > LISTED {
+                    names[LISTED] = "…";
+                }
+                Err(match names.as_slice() {
+                    [] => format!("there is no server {name:?}, nor any other"),
+                    names => format!("there is no server {name:?}; there is {}", names.join(", ")),
+                })
+            }
             (Some((first, _)), Some((second, _))) => {
                 let name = |at: usize| &self.services[at].settings.name;
                 let (first, second) = (name(first), name(second));

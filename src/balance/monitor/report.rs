@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Monitor, Server, Service};
 use crate::balance::candidate::State;
 use crate::balance::service::{Choose, Mode, WhenNone};
+use crate::balance::table::Named;
 use crate::wire::ip::UDP;
 
 /// All services, as of one moment.
@@ -130,6 +131,19 @@ impl Monitor {
                 .map(|service| self.service_status(service, now, wall))
                 .collect(),
         }
+    }
+
+    /// What the workers have, with names and reasons.
+    pub fn named(&self) -> Named {
+        let servers = self.services.iter().flat_map(|service| &service.servers);
+        let mut names: Named = Named {
+            table: self.published().clone(),
+            names: servers.map(|server| (server.id, server.settings.name.to_string())).collect(),
+            reasons: self.services.iter().map(|s| (s.id, s.why.clone())).collect(),
+        };
+        let sorry = self.services.iter().filter_map(|service| service.sorry);
+        names.names.extend(sorry.map(|id| (id, "the sorry server".to_owned())));
+        names
     }
 
     fn service_status(&self, service: &Service, now: Instant, wall: SystemTime) -> ServiceStatus {

@@ -760,6 +760,20 @@ fn a_short_period_is_not_hurried_and_a_long_one_is() {
 }
 
 #[test]
+fn what_failed_is_not_left_for_a_whole_long_period() {
+    let mut settings = web();
+    let day = Duration::from_secs(24 * 3600);
+    settings.statuses[0].every = Every::Period(day);
+    let mut lab = Lab::with_clients(settings, [1.0, 1.0, 1.0]);
+    // Undecided until it failed three times, then down.
+    for wait in [SOON, SOON, AGAIN, AGAIN] {
+        assert_eq!(lab.read("a", "clients", None), Next::After(wait));
+    }
+    assert_eq!(lab.read("a", "clients", Some(1.0)), Next::After(SOON), "half way up");
+    assert_eq!(lab.read("a", "clients", Some(1.0)), Next::After(day));
+}
+
+#[test]
 fn what_is_told_is_whole() {
     let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
     lab.now += Duration::from_secs(2);

@@ -120,7 +120,9 @@ fn what_is_handed_over_decides_at_once() {
         lab.balance.push("web/b", "clients", "3").unwrap();
         lab.until_preferred(1).await;
         for (server, status, line, wanted) in [
-            ("c", "clients", "1", "there is no server \"c\""),
+            ("c", "clients", "1", "there is no server \"c\"; there is a, b"),
+            ("api/a", "clients", "1", "there is no service \"api\"; there is web"),
+            ("web/c", "clients", "1", "there is no server \"web/c\"; there is a, b"),
             ("a", "users", "1", "a has no status object \"users\"; it has clients"),
             ("a", "clients", "many", "answered \"many\", wanted a number"),
         ] {
@@ -227,7 +229,10 @@ fn whoever_asks_gets_a_reading_now() {
         drop(a);
         let answers = lab.balance.check("web/a").await.unwrap();
         assert!(matches!(answers[0].1, Err(Failure::Unreached(_))), "{answers:?}");
-        assert_eq!(lab.balance.check("b").await.unwrap_err(), "there is no server \"b\"");
+        assert_eq!(
+            lab.balance.check("b").await.unwrap_err(),
+            "there is no server \"b\"; there is a"
+        );
     });
 }
 

@@ -350,3 +350,48 @@ fn the_readmes_service_is_read_and_its_defaults_are_true() {
         assert!(readme.contains(&format!("| `{policy}` |")), "{policy}");
     }
 }
+
+#[test]
+fn a_fixed_value_that_nobody_states_is_a_mistake_at_the_server() {
+    let fixed = "[[service.status]]\nname = 'room'\nkind = 'fixed'\n";
+    let servers = "[[service.server]]\nname = 'a'\naddress = '10.2.0.2:80'\ncapacity = 2\n\
+                   [[service.server]]\nname = 'b'\naddress = '10.2.0.3:80'\n";
+    let score = "score = 'room'\n";
+    let (at, found, wanted) = mistake(&[&format!("{score}{fixed}{servers}")]);
+    assert_eq!(at, "'10.2.0.3:80'");
+    assert!(found.contains("\"b\" states no `capacity`") && found.contains("\"room\""), "{found}");
+    assert!(wanted.contains("`value`"), "{wanted}");
+    read(&[&format!("{score}{fixed}value = 7\n{servers}")]);
+}
+
+#[test]
+fn what_the_host_sends_a_direct_server_carries_the_cards_address_but_for_rules_of_the_operators() {
+    let servers = "[[service.server]]\nname = 'a'\naddress = '10.2.0.2:80'\n\
+                   [[service.server]]\nname = 'b'\naddress = '10.2.0.3'\n";
+    let direct = service(&format!("mode = 'direct'\n{servers}"));
+    let twice = service(
+        "name = 'api'\naddress = '203.0.113.10:81'\nmode = 'direct'\n[[service.server]]\nname = 'b'\naddress = '10.2.0.3'\n",
+    );
+    let own = "[[source.rule]]\ndestination = '0.0.0.0/0'\nport = 53\nprotocol = 'udp'\nuse = '203.0.113.11'\n";
+    let text = format!("{HEAD}{own}{direct}{twice}");
+    let (config, warnings) = Config::parse(&text, Path::new("vipa.toml")).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let shown: Vec<String> = config.source.rules[1..]
+        .iter()
+        .map(|rule| {
+            let line = text.lines().nth(rule.line as usize - 1).unwrap();
+            format!("{:?} {:?}: {line}", rule.destination.unwrap(), rule.target)
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "10.2.0.2/32 Physical: address = '10.2.0.2:80'",
+            "10.2.0.3/32 Physical: address = '10.2.0.3'",
+        ]
+    );
+    assert_eq!(
+        Config::parse(&format!("{HEAD}{}", service("")), Path::new("v")).unwrap().0.source.rules,
+        []
+    );
+}

@@ -8,6 +8,7 @@ use crate::link::plan::tests::{config, mirror};
 
 fn ours() -> Ours {
     Ours {
+        moved_local: Vec::new(),
         adapter: "vipa0".into(),
         tables: vec![923],
         preferences: tens(9230).collect(),

@@ -29,7 +29,7 @@ use self::message::Writer;
 use self::present::Present;
 use self::rules::{LEASE, LEASE_KEY, NETDEV, Place, flow_key, keys_of};
 use self::socket::{Batch, Events, Refused, Requests, Step};
-use super::plan::owns_anything;
+use super::plan::can_rewrite;
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
 use crate::forward::applies::Applies;
@@ -77,7 +77,7 @@ pub struct NftRules {
 
 /// What would be set up for `config`, in words; empty where nothing is ever rewritten.
 pub fn outline(config: &Config) -> String {
-    if owns_anything(config) { rules::outline(config) } else { String::new() }
+    if can_rewrite(config) { rules::outline(config) } else { String::new() }
 }
 
 /// Our two tables of nf_tables, `inet vipa-<adapter>` and `netdev vipa-<adapter>`.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::own;
 use super::rules::{default_vipa, never_ours, tables};
 use crate::config::Config;
 use crate::forward::view::NicId;
@@ -213,9 +214,9 @@ pub struct PlannedRoute {
     pub prefix: Prefix,
     /// [`ADAPTER_METRIC`] or [`FALLBACK_METRIC`].
     pub metric: u32,
-    /// The table's VIPA, except on a throw.
+    /// The table's VIPA, except without next hops.
     pub source: Option<IpAddr>,
-    /// Empty: a throw.
+    /// Empty: a throw, or behind all else what says that there is no way.
     pub next_hops: Arc<[PlannedHop]>,
 }
 
@@ -228,9 +229,13 @@ impl PlannedRoute {
         (self.prefix, self.table, self.metric)
     }
 
-    /// Ends the lookup in our table.
-    pub fn is_throw(&self) -> bool {
-        self.next_hops.is_empty()
+    /// What it does.
+    pub fn kind(&self) -> RouteKind {
+        match self.metric {
+            _ if !self.next_hops.is_empty() => RouteKind::Unicast,
+            FALLBACK_METRIC => RouteKind::UNREACHABLE,
+            _ => RouteKind::Throw,
+        }
     }
 }
 
@@ -241,8 +246,10 @@ impl fmt::Display for PlannedRoute {
             write!(f, "-6 ")?;
         }
         write!(f, "route ")?;
-        if self.is_throw() {
-            write!(f, "throw ")?;
+        match self.kind() {
+            RouteKind::Unicast => {}
+            RouteKind::Throw => write!(f, "throw ")?,
+            RouteKind::Other(_) => write!(f, "unreachable ")?,
         }
         match self.prefix.length() {
             0 => write!(f, "default")?,
@@ -317,7 +324,32 @@ pub fn routes(
             }
         }
     }
+    let own = own_use(config, &adapter);
+    if !own.is_empty() {
+        routes.extend(own);
+        routes.sort_by_key(PlannedRoute::key);
+    }
     routes
+}
+
+/// The table of this host's own use of its services: through the adapter, or not at all.
+fn own_use(config: &Config, adapter: &Arc<[PlannedHop]>) -> Vec<PlannedRoute> {
+    let route = |family, metric, source, next_hops| PlannedRoute {
+        table: own::table(config),
+        prefix: Prefix::default_route(family),
+        metric,
+        source,
+        next_hops,
+    };
+    let of_family = |family| {
+        let vipa = default_vipa(config, family);
+        [
+            route(family, ADAPTER_METRIC, vipa, Arc::clone(adapter)),
+            route(family, FALLBACK_METRIC, None, Arc::new([])),
+        ]
+    };
+    let wanted = Family::BOTH.into_iter().filter(|family| own::is_wanted(config, *family));
+    wanted.flat_map(of_family).collect()
 }
 
 /// What the kernel may use by itself: of the usable ways those of the lowest metric; all, if none is usable.

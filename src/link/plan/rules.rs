@@ -14,6 +14,8 @@
 //! | P+90 | `from 0.0.0.0/32 iif lo lookup T` | `iif lo lookup T` |
 //! | P+99 | | nop |
 //!
+//! Where there are services, rules of theirs stand before all others ([`super::own`]).
+//!
 //! IPv6 cannot match "no source" (`::/128` means any), so those with a source jump over what is behind P+3.
 //!
 //! A source rule that yields a VIPA looks the route up in that VIPA's table ([`table_of`]), whose routes are
@@ -25,12 +27,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use super::own;
 use crate::config::Config;
 use crate::forward::applies::{
     Applies, ROOM, applies, has_last_port, preferences as preferences_of,
 };
 use crate::forward::rule::{Mark, Rule as SourceRule, Target};
-use crate::link::MAIN_TABLE;
+use crate::link::{LOCAL_TABLE, MAIN_TABLE};
 use crate::wire::ip::{Family, ICMP, ICMPV6, Prefix, TCP, UDP};
 
 /// `ip_local_port_range` where it cannot be read: the kernel's own default.
@@ -163,6 +166,7 @@ impl fmt::Display for Rule {
         }
         match self.action {
             Action::Lookup(MAIN_TABLE) => write!(f, " lookup main")?,
+            Action::Lookup(LOCAL_TABLE) => write!(f, " lookup local")?,
             Action::Lookup(table) => write!(f, " lookup {table}")?,
             Action::Goto(preference) => write!(f, " goto {preference}")?,
             Action::Nop => write!(f, " nop")?,
@@ -194,6 +198,8 @@ pub struct Around {
     pub ephemeral: Option<RangeInclusive<u16>>,
     /// Families whose default route in the main table leaves by no NIC.
     pub foreign_defaults: Vec<Family>,
+    /// Where the rule of the `local` table stands, in IPv4 and IPv6.
+    pub local: [own::Around; 2],
 }
 
 /// All rules of `config`, in the order of their preferences, a jump's landing place before the jump.
@@ -235,6 +241,15 @@ pub fn tables(config: &Config) -> Vec<(u32, IpAddr)> {
     tables
 }
 
+/// All tables in use: those of [`tables`], and that of this host's own use of its services.
+pub fn all_tables(config: &Config) -> Vec<u32> {
+    let mut all: Vec<u32> = tables(config).into_iter().map(|(table, _)| table).collect();
+    if !config.services.is_empty() {
+        all.push(own::table(config));
+    }
+    all
+}
+
 /// The source rules that the kernel applies, each with its first step behind [`SOURCE_RULES`].
 fn kernel_rules(config: &Config) -> impl Iterator<Item = (u32, &SourceRule)> {
     let source = &config.source;
@@ -257,7 +272,7 @@ fn of_family(config: &Config, family: Family, around: &Around) -> Vec<Rule> {
     let table = config.adapter.table;
     let main = |step| Rule::new(family, first + step, Action::Lookup(MAIN_TABLE));
     let ours = |step, table| Rule::new(family, first + step, Action::Lookup(table)).of_this_host();
-    let mut rules = Vec::new();
+    let mut rules = own::rules(config, family, around.local[usize::from(family == Family::V6)]);
     if family == Family::V6 {
         rules.push(Rule::new(family, first + LANDING, Action::Nop));
     }

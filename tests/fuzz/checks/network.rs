@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use vipa::forward::applies::applies;
+use vipa::forward::claims::Claims;
 use vipa::forward::flow::{FlowTable, Shape};
 use vipa::forward::pipeline::State;
+use vipa::forward::preferred::{
+    Choice, Fate, Mode, PreferredTable, Server, ServerCounters, ServerId, Service, ServiceId,
+    Source,
+};
 use vipa::forward::route::{NextHop, Route, RouteTable};
 use vipa::forward::rule::{Rule, Target};
 use vipa::forward::source::SourcePolicy;
@@ -46,17 +51,19 @@ pub(crate) fn words(number: u8, flows: usize) -> &'static [AtomicU64] {
     words
 }
 
-pub(crate) fn view(input: &mut Input<'_>) -> NetView {
-    let policy = input.byte();
+/// The network, and what is served in it.
+pub(crate) fn view(input: &mut Input<'_>) -> (NetView, PreferredTable) {
+    let (policy, around) = (input.byte(), input.byte());
+    let preferred = preferred(around);
     let [default, second] = [ADDRESSES[0], ADDRESSES[1]];
     let has_v6 = policy & 4 == 0;
     let vipas = [default.0.into(), second.0.into(), default.1.into(), second.1.into()];
-    NetView {
+    let mut view = NetView {
         generation: 1,
-        nics: nics(input.byte()),
+        nics: nics(around),
         routes: routes(),
         neighbours: neighbours().collect(),
-        claims: vipa::forward::claims::Claims::default(),
+        claims: Claims::default(),
         source: SourcePolicy {
             sourcevipa: policy & 1 == 0,
             vipas: vipas[..if has_v6 { 4 } else { 2 }].to_vec(),
@@ -69,6 +76,112 @@ pub(crate) fn view(input: &mut Input<'_>) -> NetView {
             ephemeral: (policy & 8 == 0).then_some(32768..=60999),
             is_bound_forwarded: policy & 2 != 0,
         },
+    };
+    if !preferred.is_empty() {
+        let nics = view.nics.iter().flat_map(|nic| nic.addresses.iter().map(|(a, _)| *a));
+        let mut owned: Vec<IpAddr> = nics
+            .chain([default.0.into(), default.1.into()])
+            .chain(view.owned_addresses())
+            .collect();
+        owned.sort_unstable();
+        owned.dedup();
+        view.claims.owned = owned;
+    }
+    (view, preferred)
+}
+
+/// Where a program of this host serves.
+const HERE: u16 = 5555;
+
+/// What servers a service has: on the link, behind a gateway, here.
+fn servers(is_v6: bool, mode: &Mode) -> Vec<(IpAddr, Option<u16>, bool)> {
+    let of = |at: usize| match ADDRESSES[at] {
+        (_, six) if is_v6 => IpAddr::from(six),
+        (four, _) => IpAddr::from(four),
+    };
+    let port = Some(HERE).filter(|_| *mode != Mode::Direct);
+    let on_link = if is_v6 { gateway(1, true) } else { of(6) };
+    let here = (of(1), Some(HERE), true);
+    let others = [(on_link, port, false), (of(5), port, false)];
+    if *mode == Mode::Direct { others.to_vec() } else { [others.as_slice(), &[here]].concat() }
+}
+
+/// Two services of each family on the first VIPA, in a mode that bits 3 to 5 of `around` name; 0: none.
+pub(crate) fn preferred(around: u8) -> PreferredTable {
+    let second = |is_v6: bool| match ADDRESSES[1] {
+        (_, six) if is_v6 => IpAddr::from(six),
+        (four, _) => IpAddr::from(four),
+    };
+    let mode = |is_v6| match around >> 3 & 7 {
+        1 | 2 => {
+            let ports = Some((61000..61003).collect());
+            Mode::Nat { sources: [Source { address: second(is_v6), ports }].into() }
+        }
+        3 | 4 => {
+            let default = ADDRESSES[0];
+            let address = if is_v6 { default.1.into() } else { default.0.into() };
+            Mode::Nat { sources: [Source { address, ports: None }].into() }
+        }
+        5 => Mode::Nat { sources: [].into() },
+        _ => Mode::Direct,
+    };
+    if around >> 3 & 7 == 0 {
+        return PreferredTable::default();
+    }
+    let (mut services, mut all) = (Vec::new(), Vec::new());
+    for (is_v6, protocol, ports) in [
+        (false, ip::TCP, 25..=53),
+        (false, ip::UDP, 53..=53),
+        (true, ip::TCP, 25..=53),
+        (true, ip::UDP, 1..=u16::MAX),
+    ] {
+        let id = ServiceId(services.len() as u16);
+        let vipa = ADDRESSES[0];
+        let mode = mode(is_v6);
+        all.extend(servers(is_v6, &mode).into_iter().map(|(address, port, is_local)| {
+            let counters = Arc::new(ServerCounters::new(3));
+            Some(Server { service: id, address, port, is_local, fate: Fate::Kept, counters })
+        }));
+        services.push(Some(Service {
+            name: "fuzzed".into(),
+            address: if is_v6 { vipa.1.into() } else { vipa.0.into() },
+            ports,
+            protocol,
+            mode,
+            choice: Choice::Wait,
+        }));
+    }
+    let mut table = PreferredTable::new(services, all);
+    choose(&mut table, around);
+    table
+}
+
+/// Each service's choice, and what becomes of its servers' connections, by bits 3 to 7 of `around`.
+pub(crate) fn choose(table: &mut PreferredTable, around: u8) {
+    let services: Vec<ServiceId> = table.services().map(|(id, _)| id).collect();
+    let servers: Vec<(ServerId, ServiceId)> = (0..16)
+        .map(ServerId)
+        .filter_map(|id| table.server(id).map(|server| (id, server.service)))
+        .collect();
+    for service in services {
+        let own: Vec<ServerId> =
+            servers.iter().filter(|(_, of)| *of == service).map(|(id, _)| *id).collect();
+        let choice = match around >> 6 {
+            0 => Choice::Weighted(own.as_slice().into()),
+            1 => Choice::Preferred(own[0]),
+            2 => Choice::Preferred(own[own.len() - 1]),
+            _ if around & 8 == 0 => Choice::Refuse,
+            _ => Choice::Preferred(own[own.len() / 2]),
+        };
+        table.set_choice(service, choice);
+    }
+    for (at, (server, _)) in servers.iter().enumerate() {
+        let fate = match around >> 3 & 7 {
+            6 if at % 2 == 0 => Fate::Reset,
+            7 if at % 2 == 1 => Fate::Reselect,
+            _ => Fate::Kept,
+        };
+        table.set_fate(*server, fate);
     }
 }
 

@@ -1,7 +1,8 @@
-//! `process_batch` on whatever comes: a host with workers, rules and dying NICs sends, hears replies to what it sent
+//! `process_batch` on whatever comes: a host with workers, rules, virtual services and dying NICs sends, hears replies to what it sent
 //! and errors about it, waits and tells the time. What holds of every packet is in [`examine`]; what left is sent by
 //! a device that refuses all offload.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use vipa::device::fallback::Outlet;
@@ -10,11 +11,13 @@ use vipa::device::memory::Memory;
 use vipa::forward::flow::Millis;
 use vipa::forward::frame::{Frame, Ingress};
 use vipa::forward::pipeline::{Sight, State, process_batch};
-use vipa::forward::preferred::PreferredTable;
+use vipa::forward::preferred::{Fate, Mode, PreferredTable, ServerId};
 use vipa::forward::rewrite::Endpoint;
+use vipa::forward::service;
 use vipa::forward::verdict::{Verdict, Wait};
 use vipa::forward::view::{NetView, NicId, WorkerId};
 use vipa::wire::ethernet::MacAddr;
+use vipa::wire::ip;
 use vipa::wire::offload::{Csum, Offload};
 use vipa::wire::packet::{Fragment, Headers, Layer4};
 
@@ -29,8 +32,8 @@ const EINVAL: i32 = 22;
 pub(crate) fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let states = network::states(&mut input);
-    let view = network::view(&mut input);
-    let mut host = Host::new(states, view);
+    let (view, preferred) = network::view(&mut input);
+    let mut host = Host::new(states, view, preferred);
     for _ in 0..STEPS {
         if input.is_empty() {
             break;
@@ -42,6 +45,9 @@ pub(crate) fn check(data: &[u8]) {
 struct Host {
     states: Vec<State>,
     view: NetView,
+    preferred: PreferredTable,
+    /// Who has sent anything: what comes back is for one of them.
+    met: BTreeSet<IpAddr>,
     now: Millis,
     /// Whose queue the next packet comes by.
     worker: usize,
@@ -61,10 +67,12 @@ struct Before {
 }
 
 impl Host {
-    fn new(states: Vec<State>, view: NetView) -> Host {
+    fn new(states: Vec<State>, view: NetView, preferred: PreferredTable) -> Host {
         Host {
             states,
             view,
+            preferred,
+            met: BTreeSet::new(),
             now: Millis(1_000),
             worker: 0,
             sent: Vec::new(),
@@ -120,7 +128,36 @@ impl Host {
 
     fn publish(&mut self, input: &mut Input<'_>) {
         self.view.generation += 1;
-        self.view.nics = network::nics(input.byte());
+        let around = input.byte();
+        self.view.nics = network::nics(around);
+        network::choose(&mut self.preferred, around);
+        self.bury();
+    }
+
+    /// Connections of dead servers are reset at both ends, and forgotten.
+    fn bury(&mut self) {
+        for state in &mut self.states {
+            let sight = Sight { net: &self.view, preferred: &self.preferred, now: self.now };
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let mut frames: Vec<Frame> = (0..4).map(|_| Frame::new()).collect();
+                let (filled, go_on) = service::bury(&mut frames, from, state, sight);
+                frames[..filled].iter().for_each(|frame| {
+                    let is_sent =
+                        matches!(frame.verdict, Verdict::Transmit { .. } | Verdict::Deliver);
+                    assert!(is_sent, "{:?}", frame.verdict);
+                    reset(frame);
+                });
+                assert!(go_on.is_none_or(|go_on| go_on > from));
+                next = go_on;
+            }
+            let has_dead = state.flows.served_flows().into_iter().any(|id| {
+                let server = state.flows.served_by(id).map(|(_, server)| server);
+                let server = server.and_then(|id| self.preferred.server(id));
+                server.is_some_and(|server| server.fate != Fate::Kept)
+            });
+            assert!(!has_dead, "a dead server has a connection");
+        }
     }
 
     /// The other end answers what was sent last: where that was rewritten, the answer goes to the socket.
@@ -194,12 +231,13 @@ impl Host {
             headers: Headers::parse(packet).ok(),
         };
         let mut frames = [Frame::holding(packet, offload, ingress)];
-        let preferred = PreferredTable::default();
-        let sight = Sight { net: &self.view, preferred: &preferred, now: self.now };
+        let sight = Sight { net: &self.view, preferred: &self.preferred, now: self.now };
         process_batch(&mut frames, &mut self.states[worker], sight);
+        service::settle(&mut self.states[worker], &self.preferred);
         let [mut frame] = frames;
         self.tell(worker);
-        examine(&before, &frame, &self.view);
+        self.met.extend(before.headers.map(|headers| headers.source));
+        examine(&before, &frame, &self.view, (&self.preferred, &self.met));
         match frame.verdict {
             Verdict::Transmit { .. } => {
                 self.sent = frame.packet().to_vec();
@@ -221,7 +259,8 @@ impl Host {
         let state = &mut self.states[worker];
         state.released.clear();
         assert!(state.flows.len() <= state.flows.capacity());
-        assert!(state.flows.rewritten() <= state.flows.len());
+        assert!(state.flows.rewritten() + state.flows.served() <= state.flows.len());
+        assert!(state.flows.half_open() <= state.flows.served());
         let _ = state.fragments.take_news();
     }
 
@@ -257,13 +296,18 @@ impl Before {
 }
 
 /// What holds of every packet that was processed.
-fn examine(before: &Before, frame: &Frame, view: &NetView) {
+fn examine(
+    before: &Before,
+    frame: &Frame,
+    view: &NetView,
+    (preferred, met): (&PreferredTable, &BTreeSet<IpAddr>),
+) {
     let packet = frame.packet();
     let Some(was) = before.headers else {
         assert!(matches!(frame.verdict, Verdict::Drop(_)), "no packet, but {:?}", frame.verdict);
         return;
     };
-    if frame.verdict == Verdict::Answer {
+    if frame.verdict == Verdict::Answer || is_told(before, frame, &was) {
         return answer(before, frame, &was, view);
     }
     assert_eq!(frame.offload, before.offload);
@@ -274,6 +318,9 @@ fn examine(before: &Before, frame: &Frame, view: &NetView) {
         }
         Verdict::Transmit { nic, .. } => {
             let is = edited(before, frame, &was);
+            if !preferred.is_empty() {
+                return served(before, &was, &is, view, (preferred, met));
+            }
             assert_eq!(before.ingress, Ingress::Tun);
             assert_eq!(is.destination, was.destination);
             let is_error = was.quoted(&before.bytes).is_some();
@@ -295,6 +342,9 @@ fn examine(before: &Before, frame: &Frame, view: &NetView) {
         }
         Verdict::Deliver => {
             let is = edited(before, frame, &was);
+            if !preferred.is_empty() {
+                return served(before, &was, &is, view, (preferred, met));
+            }
             assert_ne!(before.ingress, Ingress::Tun);
             assert_eq!(is.source, was.source);
             let is_error = was.quoted(&before.bytes).is_some();
@@ -319,11 +369,70 @@ fn edited(before: &Before, frame: &Frame, was: &Headers) -> Headers {
     is
 }
 
-/// An answer is an error about the packet, to its source.
+/// What goes on where there are services has ends that it had, or that somebody here gave it.
+fn served(
+    before: &Before,
+    was: &Headers,
+    is: &Headers,
+    view: &NetView,
+    (preferred, met): (&PreferredTable, &BTreeSet<IpAddr>),
+) {
+    let is_known = |address: IpAddr| {
+        let is_server = (0..16).any(|id| {
+            preferred.server(ServerId(id)).is_some_and(|server| server.address == address)
+        });
+        let is_ours = view.source.vipas.contains(&address) || view.has_nic_address(address);
+        // One source is a VIPA that the view need not have.
+        let is_nats = preferred.has_address(address) || preferred.is_source(address, 61000, &[]);
+        is_server || is_ours || is_nats || met.contains(&address)
+    };
+    assert!(is.source == was.source || is_known(is.source), "{was:?} became {is:?}");
+    assert!(is.destination == was.destination || is_known(is.destination), "{was:?} became {is:?}");
+    if before.ingress != Ingress::Tun && is.source == was.source {
+        // Routed without a new source: to whom this host knows for a server, by an address of its own, or as an error.
+        let keeps = preferred.services().any(|(_, service)| match &service.mode {
+            Mode::Nat { sources } => sources.is_empty(),
+            Mode::Direct => true,
+        });
+        let is_for_us = view.source.vipas.contains(&was.destination)
+            || view.has_nic_address(was.destination)
+            || ADDRESSES[..2]
+                .iter()
+                .any(|a| [IpAddr::from(a.0), a.1.into()].contains(&was.destination));
+        assert!(keeps || is_for_us, "{} to {}", was.source, was.destination);
+    }
+}
+
+/// Is it no packet that goes on, but an answer to who sent one by a NIC?
+fn is_told(before: &Before, frame: &Frame, was: &Headers) -> bool {
+    let Ok(is) = Headers::parse(frame.packet()) else { return false };
+    let is_reset =
+        |headers: &Headers| matches!(headers.layer4, Layer4::Tcp { flags, .. } if flags.is_rst());
+    let is_new = is.is_icmp_error() && !was.is_icmp_error() || is_reset(&is) && !is_reset(was);
+    before.ingress != Ingress::Tun && matches!(frame.verdict, Verdict::Transmit { .. }) && is_new
+}
+
+/// A reset is TCP, and right.
+fn reset(frame: &Frame) -> Headers {
+    let packet = frame.packet();
+    let is = Headers::parse(packet).expect("a reset parses");
+    assert!(matches!(is.layer4, Layer4::Tcp { flags, .. } if flags.is_rst()));
+    assert!(sums::is_ip_right(packet, &is));
+    assert_eq!(sums::is_layer4_right(packet, &is, Csum::Complete), Some(true));
+    assert_eq!((is.length, frame.offload), (packet.len(), Offload::default()));
+    is
+}
+
+/// An answer is an error about the packet, to its source, or a reset.
 fn answer(before: &Before, frame: &Frame, was: &Headers, view: &NetView) {
     let error = frame.packet();
     let is = Headers::parse(error).expect("an answer parses");
-    assert_eq!(before.ingress, Ingress::Tun);
+    if was.protocol == ip::TCP && is.protocol == ip::TCP {
+        let is = reset(frame);
+        assert_eq!((is.source, is.destination), (was.destination, was.source));
+        assert_eq!(is.ports(), (was.ports().1, was.ports().0));
+        return;
+    }
     assert_eq!((is.destination, is.length), (was.source, error.len()));
     assert!(is.is_icmp_error() && error.len() <= 1280);
     assert!(is.source == was.destination || view.source.vipas.contains(&is.source));

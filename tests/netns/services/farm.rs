@@ -143,6 +143,24 @@ fn nginx(namespace: &Namespace, scratch: &Scratch, number: u8) -> Program {
     Program::start(namespace, "nginx", &["-p", &prefix, "-c", &config], &at)
 }
 
+/// nginx on the host itself, on all of its addresses, as server `number`.
+pub(crate) fn here(bench: &Bench, number: u8) -> Program {
+    let place = bench.scratch.path().display().to_string();
+    let config = bench.scratch.path().join("nginx.conf");
+    let text = format!(
+        "user root; daemon off; master_process off; pid {place}/nginx.pid; error_log {place}/nginx.log;\n\
+         events {{ }}\n\
+         http {{ access_log off; client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;\n\
+         fastcgi_temp_path {place}/fastcgi; uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;\n\
+         server {{ listen {WEB}; listen [::]:{WEB};\n\
+         location = /who {{ return 200 \"{number} $remote_addr $server_addr:$server_port\"; }} }} }}\n"
+    );
+    std::fs::write(&config, text).expect("a file");
+    let config = config.display().to_string();
+    let listening = Family::BOTH.map(|family| SocketAddr::new(vipas(family)[1], WEB));
+    Program::start(&bench.network.host, "nginx", &["-p", &place, "-c", &config], &listening)
+}
+
 /// Waits until every service has a server for new connections.
 pub(crate) fn wait_for_servers(bench: &Bench) {
     let has_one =

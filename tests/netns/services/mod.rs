@@ -1,5 +1,6 @@
 //! Virtual services with real servers and clients: nginx asked by curl, load by iperf3, in both modes and families.
 
 mod farm;
+mod own;
 mod reload;
 mod traffic;

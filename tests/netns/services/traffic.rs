@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use vipa::lab::topology::{client_address, vipas};
 use vipa::wire::ip::Family;
 
-use super::farm::{BULK, Server, WEB, address, endpoint, wait_for_servers, who};
+use super::farm::{BULK, Server, WEB, address, endpoint, here, wait_for_servers, who};
 use crate::fixture::{Bench, PATIENCE, Setup};
 
 const PORT: u16 = 80;
@@ -72,8 +72,8 @@ fn direct_servers_answer_the_client_themselves() {
     let setup = served(setup, "mode = \"direct\"", BULK, None, &[1]);
     let bench = Bench::start(&setup);
     let server = Server::start(&bench, 1);
-    wait_for_servers(&bench);
     server.owns_vipas();
+    wait_for_servers(&bench);
     for is_offloaded in [true, false] {
         bench.network.tx_checksum(is_offloaded).expect("ethtool");
         server.tx_checksum(is_offloaded);
@@ -116,20 +116,7 @@ fn a_server_on_this_host_keeps_the_clients_address() {
         ))
     });
     let bench = Bench::start(&services);
-    let directory = bench.scratch.path().display().to_string();
-    let config = bench.scratch.path().join("nginx.conf");
-    let text = format!(
-        "user root; daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/nginx.log;\n\
-         events {{ }}\n\
-         http {{ access_log off; client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;\n\
-         fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;\n\
-         server {{ listen {WEB}; listen [::]:{WEB}; location = /who {{ return 200 \"9 $remote_addr $server_addr\"; }} }} }}\n"
-    );
-    std::fs::write(&config, text).expect("a file");
-    let config = config.display().to_string();
-    let listening: Vec<SocketAddr> = Family::BOTH.map(|f| SocketAddr::new(vipas(f)[0], WEB)).into();
-    let arguments = ["-p", &directory, "-c", &config];
-    let _nginx = super::farm::Program::start(&bench.network.host, "nginx", &arguments, &listening);
+    let _nginx = here(&bench, 9);
     wait_for_servers(&bench);
     for family in Family::BOTH {
         let (number, seen, _) = who(&bench, &bench.network.client, at(family, PORT));
