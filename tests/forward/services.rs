@@ -397,6 +397,58 @@ fn a_syn_on_a_closed_connection_is_another_connection_and_one_on_an_open_one_is_
     assert_eq!(host.state.flows.served(), 1);
 }
 
+/// A server in TIME-WAIT takes the SYN for one of the connection that had these ends before.
+#[test]
+fn a_client_that_resets_an_answer_of_before_asks_the_same_server_with_the_same_port() {
+    let mut host = Host::new(nat());
+    let client = (CLIENT, 1001);
+    let syn = segment(client, (VIPA, 80), SYN, (900, 0));
+    let seen = assert_checksum(&host.run(&syn, FROM_CLIENT)).ports();
+    host.run(&segment((SERVERS[0], 8080), (SECOND, seen.0), ACK, (77, 55)), FROM_SERVER);
+    let reset = host.run(&segment(client, (VIPA, 80), RST, (55, 0)), FROM_CLIENT);
+    assert_eq!(assert_checksum(&reset).ports(), seen, "it ends what the server remembers");
+    host.preferred.set_choice(ServiceId(0), Choice::Preferred(ServerId(1)));
+    assert_eq!(assert_checksum(&host.run(&syn, FROM_CLIENT)).ports(), seen);
+    assert_eq!((host.counters(0).created(), host.counters(1).created()), (1, 0));
+    assert_eq!(host.state.flows.half_open(), 1, "until the server has answered this one");
+    host.run(&segment((SERVERS[0], 8080), (SECOND, seen.0), SYN | ACK, (500, 901)), FROM_SERVER);
+    host.run(&segment(client, (VIPA, 80), ACK, (901, 501)), FROM_CLIENT);
+    assert_eq!(host.state.flows.half_open(), 0);
+}
+
+#[test]
+fn a_connection_is_its_servers_until_both_ends_have_said_their_last() {
+    let mut host = Host::new(nat());
+    let seen = host.connect(1001);
+    host.connect(1002);
+    let (client, server) = ((CLIENT, 1001), (SERVERS[0], 8080));
+    for _ in 0..2 {
+        host.run(&segment(client, (VIPA, 80), FIN | ACK, (101, 501)), FROM_CLIENT);
+        assert_eq!(host.counters(0).active(), 2, "the server may still have much to say");
+    }
+    for _ in 0..2 {
+        host.run(&segment(server, seen, FIN | ACK, (501, 102)), FROM_SERVER);
+        assert_eq!(host.counters(0).active(), 1);
+    }
+    host.run(&segment((CLIENT, 1002), (VIPA, 80), RST, (101, 0)), FROM_CLIENT);
+    assert_eq!((host.counters(0).active(), host.counters(0).failed()), (0, 0));
+    assert_eq!(host.state.flows.served(), 2, "what comes late still finds its way");
+    host.state.flows.sweep(128, Millis(NOW.0 + 121_000), |_| {});
+    service::settle(&mut host.state, &host.preferred);
+    assert_eq!((host.counters(0).active(), host.state.flows.served()), (0, 0));
+
+    // Refused.
+    let syn = host.run(&segment(client, (VIPA, 80), SYN, (1, 0)), FROM_CLIENT);
+    let seen = (SECOND, assert_checksum(&syn).ports().0);
+    host.run(&segment(server, seen, RST | ACK, (0, 2)), FROM_SERVER);
+    assert_eq!((host.counters(0).active(), host.counters(0).failed()), (0, 1));
+
+    let mut host = Host::new(Mode::Direct);
+    host.run(&segment(client, (VIPA, 80), SYN, (1, 0)), FROM_CLIENT);
+    host.run(&segment(client, (VIPA, 80), FIN | ACK, (2, 9)), FROM_CLIENT);
+    assert_eq!(host.counters(0).active(), 0, "the server is not heard");
+}
+
 #[test]
 fn half_open_flows_take_a_quarter_of_the_table_and_no_open_one_has_to_go() {
     let mut host = Host::new(nat());
