@@ -7,7 +7,8 @@ use vipa::lab::topology::{client_address, vipas};
 use vipa::wire::ip::Family;
 
 use super::farm::{BULK, Server, WEB, address, endpoint, wait_for_servers, who};
-use crate::fixture::{Bench, PATIENCE, Setup};
+use crate::fixture::{Bench, PATIENCE, Setup, listens, wait_until};
+use crate::nginx;
 
 const PORT: u16 = 80;
 
@@ -116,20 +117,14 @@ fn a_server_on_this_host_keeps_the_clients_address() {
         ))
     });
     let bench = Bench::start(&services);
-    let directory = bench.scratch.path().display().to_string();
-    let config = bench.scratch.path().join("nginx.conf");
-    let text = format!(
-        "user root; daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/nginx.log;\n\
-         events {{ }}\n\
-         http {{ access_log off; client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;\n\
-         fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;\n\
-         server {{ listen {WEB}; listen [::]:{WEB}; location = /who {{ return 200 \"9 $remote_addr $server_addr\"; }} }} }}\n"
+    let web = format!(
+        "server {{ listen {WEB}; listen [::]:{WEB}; location = /who {{ return 200 \"9 $remote_addr $server_addr\"; }} }}"
     );
-    std::fs::write(&config, text).expect("a file");
-    let config = config.display().to_string();
-    let listening: Vec<SocketAddr> = Family::BOTH.map(|f| SocketAddr::new(vipas(f)[0], WEB)).into();
-    let arguments = ["-p", &directory, "-c", &config];
-    let _nginx = super::farm::Program::start(&bench.network.host, "nginx", &arguments, &listening);
+    let directory = bench.scratch.path().join("nginx");
+    std::fs::create_dir(&directory).expect("a directory");
+    let mut nginx = nginx::start(&bench.network.host, &directory, &web);
+    let at_vipas = Family::BOTH.map(|family| at(family, WEB));
+    listens(&bench.network.host, &mut nginx, &at_vipas);
     wait_for_servers(&bench);
     for family in Family::BOTH {
         let (number, seen, _) = who(&bench, &bench.network.client, at(family, PORT));
@@ -177,10 +172,10 @@ fn connections_outlive_a_killed_forwarder() {
         let workers = bench.status()["workers"].clone();
         workers[0]["flows"].as_u64().expect("a count")
     };
-    crate::fixture::wait_until("both connections are served", || served(&bench) >= 2);
+    wait_until("both connections are served", || served(&bench) >= 2);
     bench.forwarder.kill();
     bench.start_forwarder();
-    crate::fixture::wait_until("they were adopted", || served(&bench) >= 2);
+    wait_until("they were adopted", || served(&bench) >= 2);
     let output = child.wait_with_output().expect("it ends");
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(output.status.success(), "{said}");
