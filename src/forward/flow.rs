@@ -173,8 +173,10 @@ impl Expected {
 const EVICTION_LOOK: u32 = 32;
 /// An open served flow may make room once it was silent for so long, in milliseconds.
 const IDLE: u64 = 60_000;
-/// Ports looked at to find a free one.
+/// Ports looked at to find a free one …
 const PORT_LOOK: usize = 4096;
+/// … and behind the first one that could be taken from a served flow: in a flood of SYNs nearly all are such.
+const PORT_LOOK_ON: usize = 32;
 /// No server: of an earlier process, and not known to this one.
 const NOBODY: u64 = 0xffff_ffff;
 
@@ -637,29 +639,38 @@ impl FlowTable {
         ports: &[u16],
         (share, workers): (u8, u8),
     ) -> Option<u16> {
+        let (share, workers) = (u16::from(share), u16::from(workers));
         let is_echo = protocol == ip::ICMP || protocol == ip::ICMPV6;
         let remote = if is_echo { Endpoint { port: 0, ..remote } } else { remote };
-        let looks = ports.len().min(PORT_LOOK * usize::from(workers));
+        let mut looks = ports.len().min(PORT_LOOK * usize::from(workers));
         let mut last_resort = None;
-        for _ in 0..looks {
+        while looks > 0 {
+            looks -= 1;
             self.next_port = (self.next_port + 1) % ports.len();
             let port = ports[self.next_port];
-            if port % u16::from(workers) != u16::from(share) {
+            if port % workers != share {
                 continue;
             }
             let local = Endpoint { address, port };
             match self.find(&Key::new(remote, local, protocol, Side::Nic)) {
                 None => return Some(port),
-                Some((id, _)) if self.is_served(id) && self.phase(id) != Phase::Open => {
-                    last_resort.get_or_insert((id, port));
+                Some((id, _))
+                    if last_resort.is_none()
+                        && self.is_served(id)
+                        && self.phase(id) != Phase::Open =>
+                {
+                    last_resort = Some((id, self.next_port));
+                    looks = looks.min(PORT_LOOK_ON * usize::from(workers));
                 }
                 Some(_) => {}
             }
         }
-        let (id, port) = last_resort?;
+        let (id, at) = last_resort?;
+        // On from here the next time: those behind it were given later.
+        self.next_port = at;
         self.remove(id);
         self.evicted += 1;
-        Some(port)
+        Some(ports[at])
     }
 
     /// Looks at the next `count` entries and forgets those whose time is over; `released` is told each
