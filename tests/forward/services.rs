@@ -251,12 +251,33 @@ fn without_a_server_tcp_is_reset_and_udp_told() {
 }
 
 #[test]
+fn until_a_server_is_known_a_client_is_left_to_try_again() {
+    let mut host = Host::new(nat());
+    host.preferred.set_choice(ServiceId(0), Choice::Wait);
+    let syn = host.run(&segment((CLIENT, 1001), (VIPA, 80), SYN, (1, 0)), FROM_CLIENT);
+    assert_eq!(syn.verdict, Verdict::Drop(DropReason::ServersUnread));
+    let data = host.run(&segment((CLIENT, 1001), (VIPA, 80), ACK, (5, 4321)), FROM_CLIENT);
+    assert_eq!(reset_numbers(&data), (4321, None), "that one is over in any case");
+}
+
+#[test]
 fn the_middle_of_a_connection_that_nobody_knows_is_reset() {
     let mut host = Host::new(nat());
     let frame = host.run(&segment((CLIENT, 1001), (VIPA, 80), ACK, (5, 4321)), FROM_CLIENT);
     assert_eq!(reset_numbers(&frame), (4321, None));
     let reset = host.run(&segment((CLIENT, 1001), (VIPA, 80), RST, (5, 0)), FROM_CLIENT);
     assert_eq!(reset.verdict, Verdict::Drop(DropReason::NoFlow));
+}
+
+#[test]
+fn a_client_that_cannot_be_is_dropped() {
+    let mut host = Host::new(nat());
+    for source in [VIPA, [127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 1]] {
+        let syn = segment((source, 1001), (VIPA, 80), SYN, (1, 0));
+        let verdict = host.run(&syn, FROM_CLIENT).verdict;
+        assert_eq!(verdict, Verdict::Drop(DropReason::Martian), "{source:?}");
+    }
+    assert!(host.state.flows.is_empty());
 }
 
 #[test]
@@ -468,6 +489,22 @@ fn half_open_flows_take_a_quarter_of_the_table_and_no_open_one_has_to_go() {
         assert_eq!(destination_of(&data), (SERVERS[0].into(), 8080), "port {port}");
     }
     host.connect(2000);
+}
+
+#[test]
+fn a_full_table_makes_room_from_idle_connections_alone() {
+    let mut host = Host::new(nat());
+    for port in 1000..1064 {
+        host.connect(port);
+    }
+    let syn = segment((CLIENT, 2000), (VIPA, 80), SYN, (1, 0));
+    let refused = host.run(&syn, FROM_CLIENT);
+    assert_eq!(refused.verdict, Verdict::Drop(DropReason::FlowTableFull));
+    assert_eq!(host.state.flows.served(), 64);
+    host.now = Millis(NOW.0 + 61_000);
+    let begun = host.run(&syn, FROM_CLIENT);
+    assert!(matches!(begun.verdict, Verdict::Transmit { .. }), "{:?}", begun.verdict);
+    assert_eq!((host.state.flows.served(), host.state.flows.evicted()), (64, 1));
 }
 
 #[test]
