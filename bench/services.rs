@@ -273,6 +273,9 @@ impl Server {
             while let Ok((mut stream, _)) = web.accept() {
                 let _ = sender.send(Instant::now());
                 let _ = stream.write_all(b"1");
+                // Who closes first is left with TIME-WAIT: the client, so that no port of the VIPA's is in it.
+                let _ = stream.set_read_timeout(Some(PAUSE));
+                let _ = stream.read(&mut [0]);
             }
         });
         let swallowed = Arc::new(AtomicU64::new(0));
@@ -421,7 +424,7 @@ impl Clients {
             place.run(|| {
                 while !shared.load(Relaxed) {
                     asked += 1;
-                    let timeout = Duration::from_secs(1);
+                    let timeout = Duration::from_secs(3);
                     let byte = TcpStream::connect_timeout(&vipa(PUSHED_PORT), timeout).and_then(
                         |mut stream| {
                             stream.set_read_timeout(Some(timeout))?;

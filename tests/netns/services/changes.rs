@@ -42,7 +42,7 @@ fn setup() -> Setup {
         });
         setup.whole_service(&format!(
             "name = \"{service}\"\naddress = \"{}\"\nprotocol = \"tcp\"\nmode = \"nat\"\n\
-             policy = \"least-loaded\"\nchoose = \"{choose}\"\n{}\
+             policy = \"least-loaded\"\nchoose = \"{choose}\"\nfall = 20\n{}\
              [[service.status]]\nname = \"clients\"\nrole = \"clients\"\nkind = \"http\"\n\
              url = \"http://{{server}}/status\"\nnumber-after = \"Active connections:\"\nevery = \"{EVERY:?}\"\n\
              [[service.status]]\nname = \"rtt\"\nrole = \"response-time\"\nkind = \"http\"\n\
