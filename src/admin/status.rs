@@ -186,6 +186,10 @@ pub struct WorkerStatus {
     pub flows_created: u64,
     /// Those of them that are rewritten.
     pub flows_rewritten: u64,
+    /// Flows of services whose client has not answered yet.
+    pub flows_half_open: u64,
+    /// Flows that had to make room for others.
+    pub flows_evicted: u64,
     /// Times that its poll returned.
     pub wakeups: u64,
     /// Frames handed to the worker that owns their flow.
@@ -541,6 +545,8 @@ fn of_worker(number: u8, worker: &WorkerStatistics) -> WorkerStatus {
         flows: worker.flows.get(),
         flows_created: worker.flows_created.get(),
         flows_rewritten: worker.flows_rewritten.get(),
+        flows_half_open: worker.flows_half_open.get(),
+        flows_evicted: worker.flows_evicted.get(),
         wakeups: worker.wakeups.get(),
         punts: worker.punts.get(),
         waits: worker.waits.get(),

@@ -95,6 +95,8 @@ pub struct WorkerStatistics {
     pub flows_rewritten: Gauge,
     /// Flows that made room for others.
     pub flows_evicted: Gauge,
+    /// Those of services whose client has not answered yet.
+    pub flows_half_open: Gauge,
     /// Flows that went on without an answer about the egress hold.
     pub flows_unheld: Counter,
     /// Times that the TUN refused offload for the first time.
@@ -145,6 +147,7 @@ impl Default for WorkerStatistics {
             flows_created: Gauge::default(),
             flows_rewritten: Gauge::default(),
             flows_evicted: Gauge::default(),
+            flows_half_open: Gauge::default(),
             flows_unheld: Counter::default(),
             tun_offload_refused: Counter::default(),
             tun_receive_errors: Counter::default(),

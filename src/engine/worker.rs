@@ -281,6 +281,7 @@ impl Worker {
         }
         self.bury(sight);
         self.keep_house(sight);
+        service::settle(&mut self.desk.state, sight.preferred);
         Ok(())
     }
 
@@ -525,7 +526,6 @@ impl Worker {
         let count = desk.state.flows.capacity().div_ceil(SWEEPS_FOR_ALL);
         let released = &mut desk.state.released;
         desk.state.flows.sweep(count, desk.now, |flow| released.push(flow));
-        service::settle(&mut desk.state, sight.preferred);
         desk.release();
         desk.gauge();
         self.run_waiting(sight);
@@ -680,6 +680,7 @@ impl Desk {
         self.statistics.flows_rewritten.set(u64::from(self.state.flows.rewritten()));
         self.statistics.flows_created.set(self.state.flows.created());
         self.statistics.flows_evicted.set(self.state.flows.evicted());
+        self.statistics.flows_half_open.set(u64::from(self.state.flows.half_open()));
     }
 }
 

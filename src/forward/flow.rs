@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use entries::{
-    ANSWERED, Entries, FORWARDED, HELD, LIVE, PHASE_AT, REPLY_KEY, REWRITTEN, SEEN, SEQUENCES,
-    SERVED, SERVED_BY, WAYS, stride,
+    ANSWERED, CLIENT_ENDED, Entries, FORWARDED, HELD, LIVE, OVER, PHASE_AT, REPLY_KEY, REWRITTEN,
+    SEEN, SEQUENCES, SERVED, SERVED_BY, SERVER_ENDED, WAYS, stride,
 };
 pub use key::{Key, Side};
 pub(super) use open::{Ends, Open};
@@ -145,7 +145,7 @@ pub struct Rewritten {
     pub wire: Endpoint,
 }
 
-/// A served flow that is gone.
+/// A served flow that is gone, or a connection of which nothing more is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// The server that had it.
@@ -173,8 +173,10 @@ impl Expected {
 const EVICTION_LOOK: u32 = 32;
 /// An open served flow may make room once it was silent for so long, in milliseconds.
 const IDLE: u64 = 60_000;
-/// Ports looked at to find a free one.
+/// Ports looked at to find a free one …
 const PORT_LOOK: usize = 4096;
+/// … and behind the first one that could be taken from a served flow: in a flood of SYNs nearly all are such.
+const PORT_LOOK_ON: usize = 32;
 /// No server: of an earlier process, and not known to this one.
 const NOBODY: u64 = 0xffff_ffff;
 
@@ -391,8 +393,10 @@ impl FlowTable {
         if flags & SERVED != 0 {
             self.served -= 1;
             self.half_open -= u32::from(is_opening);
-            let has_failed = is_opening && flags & ANSWERED == 0;
-            self.ended.extend(server.map(|(_, server)| Ended { server, has_failed }));
+            if flags & OVER == 0 {
+                let has_failed = is_opening && flags & ANSWERED == 0;
+                self.ended.extend(server.map(|(_, server)| Ended { server, has_failed }));
+            }
             return None;
         }
         self.rewritten -= u32::from(flags & REWRITTEN != 0);
@@ -524,7 +528,9 @@ impl FlowTable {
 
     /// A packet of a served flow passes. It is open once the client has answered what the server answered; a
     /// direct one, whose answers are not seen, once the client says more than SYN. A SYN on an open connection
-    /// changes nothing: the server knows what to say to it (RFC 5961 section 4).
+    /// changes nothing: the server knows what to say to it (RFC 5961 section 4). Nor does a client's reset of what is not
+    /// open: the server may have taken the SYN for one of an earlier connection with the same ends, of which it answers; the client
+    /// resets that and sends its SYN again (RFC 9293 section 3.5.2, figure 9).
     #[inline]
     pub fn touch_served(
         &mut self,
@@ -537,10 +543,19 @@ impl FlowTable {
         let flags = self.flags(id);
         let may_open = flags & (ANSWERED | REPLY_KEY) != REPLY_KEY;
         let phase = self.phase(id);
+        let is_original = direction == Direction::Original;
         let next = match headers.layer4 {
-            Layer4::Tcp { flags, .. } if flags.is_rst() || flags.is_fin() => Phase::Closing,
+            Layer4::Tcp { flags, .. }
+                if flags.is_rst() && is_original && phase == Phase::Opening =>
+            {
+                phase
+            }
+            Layer4::Tcp { flags, .. } if flags.is_rst() || flags.is_fin() => {
+                self.says_its_last(id, direction, flags.is_rst());
+                Phase::Closing
+            }
             Layer4::Tcp { flags, .. } if phase == Phase::Opening => {
-                let is_answer = direction == Direction::Original && !flags.is_syn();
+                let is_answer = is_original && !flags.is_syn();
                 if is_answer && may_open { Phase::Open } else { phase }
             }
             Layer4::Tcp { .. } => phase,
@@ -554,6 +569,34 @@ impl FlowTable {
             self.set_flags(id, 3 << PHASE_AT, (next as u32) << PHASE_AT);
             self.half_open -= u32::from(phase == Phase::Opening);
         }
+    }
+
+    /// Have both ends of a served connection said their last?
+    pub fn is_over(&self, id: FlowId) -> bool {
+        self.flags(id) & OVER != 0
+    }
+
+    /// One end of a served connection sends a FIN or a RST.
+    fn says_its_last(&mut self, id: FlowId, direction: Direction, is_reset: bool) {
+        let flags = self.flags(id);
+        if flags & OVER != 0 {
+            return;
+        }
+        let said = match direction {
+            Direction::Original => CLIENT_ENDED,
+            Direction::Reply => SERVER_ENDED,
+        };
+        // Of a direct one the server is not heard.
+        let all = if flags & REPLY_KEY != 0 { CLIENT_ENDED | SERVER_ENDED } else { CLIENT_ENDED };
+        if !is_reset && (flags | said) & all != all {
+            self.set_flags(id, said, said);
+            return;
+        }
+        self.set_flags(id, said | OVER, said | OVER);
+        // It was refused: a client does not get here before it is open.
+        let has_failed = is_reset && self.phase(id) == Phase::Opening;
+        let server = self.served_by(id);
+        self.ended.extend(server.map(|(_, server)| Ended { server, has_failed }));
     }
 
     /// What both ends of a served TCP connection expect next.
@@ -596,29 +639,38 @@ impl FlowTable {
         ports: &[u16],
         (share, workers): (u8, u8),
     ) -> Option<u16> {
+        let (share, workers) = (u16::from(share), u16::from(workers));
         let is_echo = protocol == ip::ICMP || protocol == ip::ICMPV6;
         let remote = if is_echo { Endpoint { port: 0, ..remote } } else { remote };
-        let looks = ports.len().min(PORT_LOOK * usize::from(workers));
+        let mut looks = ports.len().min(PORT_LOOK * usize::from(workers));
         let mut last_resort = None;
-        for _ in 0..looks {
+        while looks > 0 {
+            looks -= 1;
             self.next_port = (self.next_port + 1) % ports.len();
             let port = ports[self.next_port];
-            if port % u16::from(workers) != u16::from(share) {
+            if port % workers != share {
                 continue;
             }
             let local = Endpoint { address, port };
             match self.find(&Key::new(remote, local, protocol, side)) {
                 None => return Some(port),
-                Some((id, _)) if self.is_served(id) && self.phase(id) != Phase::Open => {
-                    last_resort.get_or_insert((id, port));
+                Some((id, _))
+                    if last_resort.is_none()
+                        && self.is_served(id)
+                        && self.phase(id) != Phase::Open =>
+                {
+                    last_resort = Some((id, self.next_port));
+                    looks = looks.min(PORT_LOOK_ON * usize::from(workers));
                 }
                 Some(_) => {}
             }
         }
-        let (id, port) = last_resort?;
+        let (id, at) = last_resort?;
+        // On from here the next time: those behind it were given later.
+        self.next_port = at;
         self.remove(id);
         self.evicted += 1;
-        Some(port)
+        Some(ports[at])
     }
 
     /// Looks at the next `count` entries and forgets those whose time is over; `released` is told each

@@ -308,7 +308,8 @@ pub fn settle(state: &mut State, preferred: &PreferredTable) {
 /// Says of adopted flows whose they are, so far as the table knows.
 pub fn recognise(state: &mut State, preferred: &PreferredTable) {
     for id in state.flows.served_flows() {
-        if let Some(server) = identify(id, state, preferred).and_then(|id| preferred.server(id)) {
+        let server = identify(id, state, preferred).and_then(|id| preferred.server(id));
+        if let Some(server) = server.filter(|_| !state.flows.is_over(id)) {
             count(server, state, WorkerCounters::began);
         }
     }

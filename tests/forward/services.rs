@@ -251,12 +251,33 @@ fn without_a_server_tcp_is_reset_and_udp_told() {
 }
 
 #[test]
+fn until_a_server_is_known_a_client_is_left_to_try_again() {
+    let mut host = Host::new(nat());
+    host.preferred.set_choice(ServiceId(0), Choice::Wait);
+    let syn = host.run(&segment((CLIENT, 1001), (VIPA, 80), SYN, (1, 0)), FROM_CLIENT);
+    assert_eq!(syn.verdict, Verdict::Drop(DropReason::ServersUnread));
+    let data = host.run(&segment((CLIENT, 1001), (VIPA, 80), ACK, (5, 4321)), FROM_CLIENT);
+    assert_eq!(reset_numbers(&data), (4321, None), "that one is over in any case");
+}
+
+#[test]
 fn the_middle_of_a_connection_that_nobody_knows_is_reset() {
     let mut host = Host::new(nat());
     let frame = host.run(&segment((CLIENT, 1001), (VIPA, 80), ACK, (5, 4321)), FROM_CLIENT);
     assert_eq!(reset_numbers(&frame), (4321, None));
     let reset = host.run(&segment((CLIENT, 1001), (VIPA, 80), RST, (5, 0)), FROM_CLIENT);
     assert_eq!(reset.verdict, Verdict::Drop(DropReason::NoFlow));
+}
+
+#[test]
+fn a_client_that_cannot_be_is_dropped() {
+    let mut host = Host::new(nat());
+    for source in [VIPA, [127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 1]] {
+        let syn = segment((source, 1001), (VIPA, 80), SYN, (1, 0));
+        let verdict = host.run(&syn, FROM_CLIENT).verdict;
+        assert_eq!(verdict, Verdict::Drop(DropReason::Martian), "{source:?}");
+    }
+    assert!(host.state.flows.is_empty());
 }
 
 #[test]
@@ -519,6 +540,58 @@ fn a_syn_on_a_closed_connection_is_another_connection_and_one_on_an_open_one_is_
     assert_eq!(host.state.flows.served(), 1);
 }
 
+/// A server in TIME-WAIT takes the SYN for one of the connection that had these ends before.
+#[test]
+fn a_client_that_resets_an_answer_of_before_asks_the_same_server_with_the_same_port() {
+    let mut host = Host::new(nat());
+    let client = (CLIENT, 1001);
+    let syn = segment(client, (VIPA, 80), SYN, (900, 0));
+    let seen = assert_checksum(&host.run(&syn, FROM_CLIENT)).ports();
+    host.run(&segment((SERVERS[0], 8080), (SECOND, seen.0), ACK, (77, 55)), FROM_SERVER);
+    let reset = host.run(&segment(client, (VIPA, 80), RST, (55, 0)), FROM_CLIENT);
+    assert_eq!(assert_checksum(&reset).ports(), seen, "it ends what the server remembers");
+    host.preferred.set_choice(ServiceId(0), Choice::Preferred(ServerId(1)));
+    assert_eq!(assert_checksum(&host.run(&syn, FROM_CLIENT)).ports(), seen);
+    assert_eq!((host.counters(0).created(), host.counters(1).created()), (1, 0));
+    assert_eq!(host.state.flows.half_open(), 1, "until the server has answered this one");
+    host.run(&segment((SERVERS[0], 8080), (SECOND, seen.0), SYN | ACK, (500, 901)), FROM_SERVER);
+    host.run(&segment(client, (VIPA, 80), ACK, (901, 501)), FROM_CLIENT);
+    assert_eq!(host.state.flows.half_open(), 0);
+}
+
+#[test]
+fn a_connection_is_its_servers_until_both_ends_have_said_their_last() {
+    let mut host = Host::new(nat());
+    let seen = host.connect(1001);
+    host.connect(1002);
+    let (client, server) = ((CLIENT, 1001), (SERVERS[0], 8080));
+    for _ in 0..2 {
+        host.run(&segment(client, (VIPA, 80), FIN | ACK, (101, 501)), FROM_CLIENT);
+        assert_eq!(host.counters(0).active(), 2, "the server may still have much to say");
+    }
+    for _ in 0..2 {
+        host.run(&segment(server, seen, FIN | ACK, (501, 102)), FROM_SERVER);
+        assert_eq!(host.counters(0).active(), 1);
+    }
+    host.run(&segment((CLIENT, 1002), (VIPA, 80), RST, (101, 0)), FROM_CLIENT);
+    assert_eq!((host.counters(0).active(), host.counters(0).failed()), (0, 0));
+    assert_eq!(host.state.flows.served(), 2, "what comes late still finds its way");
+    host.state.flows.sweep(128, Millis(NOW.0 + 121_000), |_| {});
+    service::settle(&mut host.state, &host.preferred);
+    assert_eq!((host.counters(0).active(), host.state.flows.served()), (0, 0));
+
+    // Refused.
+    let syn = host.run(&segment(client, (VIPA, 80), SYN, (1, 0)), FROM_CLIENT);
+    let seen = (SECOND, assert_checksum(&syn).ports().0);
+    host.run(&segment(server, seen, RST | ACK, (0, 2)), FROM_SERVER);
+    assert_eq!((host.counters(0).active(), host.counters(0).failed()), (0, 1));
+
+    let mut host = Host::new(Mode::Direct);
+    host.run(&segment(client, (VIPA, 80), SYN, (1, 0)), FROM_CLIENT);
+    host.run(&segment(client, (VIPA, 80), FIN | ACK, (2, 9)), FROM_CLIENT);
+    assert_eq!(host.counters(0).active(), 0, "the server is not heard");
+}
+
 #[test]
 fn half_open_flows_take_a_quarter_of_the_table_and_no_open_one_has_to_go() {
     let mut host = Host::new(nat());
@@ -541,6 +614,22 @@ fn half_open_flows_take_a_quarter_of_the_table_and_no_open_one_has_to_go() {
 }
 
 #[test]
+fn a_full_table_makes_room_from_idle_connections_alone() {
+    let mut host = Host::new(nat());
+    for port in 1000..1064 {
+        host.connect(port);
+    }
+    let syn = segment((CLIENT, 2000), (VIPA, 80), SYN, (1, 0));
+    let refused = host.run(&syn, FROM_CLIENT);
+    assert_eq!(refused.verdict, Verdict::Drop(DropReason::FlowTableFull));
+    assert_eq!(host.state.flows.served(), 64);
+    host.now = Millis(NOW.0 + 61_000);
+    let begun = host.run(&syn, FROM_CLIENT);
+    assert!(matches!(begun.verdict, Verdict::Transmit { .. }), "{:?}", begun.verdict);
+    assert_eq!((host.state.flows.served(), host.state.flows.evicted()), (64, 1));
+}
+
+#[test]
 fn a_half_open_flow_gives_its_port_to_the_next_where_none_is_free() {
     let mut host = Host::new(nat());
     host.state = state(1024);
@@ -553,7 +642,12 @@ fn a_half_open_flow_gives_its_port_to_the_next_where_none_is_free() {
         assert!(matches!(frame.verdict, Verdict::Transmit { .. }), "{:?}", frame.verdict);
     }
     assert_eq!((host.state.flows.half_open(), host.state.flows.served()), (50, 100));
-    assert!(host.state.flows.evicted() >= 50);
+    assert_eq!(host.state.flows.evicted(), 50);
+    // Those that began last are left: the oldest have made room.
+    let served = host.state.flows.served_flows().into_iter();
+    let half_open = served.filter(|id| host.state.flows.phase(*id) == Phase::Opening);
+    let ports = half_open.map(|id| host.state.flows.original(id).source().port);
+    assert!(ports.collect::<Vec<_>>().iter().all(|port| *port >= 2050));
 }
 
 #[test]

@@ -3,7 +3,11 @@
 
 mod fixture;
 mod gap;
+#[path = "../common/nginx.rs"]
+mod nginx;
 mod ping;
+#[path = "../common/postgres.rs"]
+mod postgres;
 mod wire;
 
 mod announce;

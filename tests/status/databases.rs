@@ -1,14 +1,16 @@
 //! `sql` with three PostgreSQL servers and real sessions (the patent's own example: the least connected users), and
 //! `redis`.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vipa::balance::status::tls::Trust;
 use vipa::balance::status::{Failure, Kind, Secret, Settings, Sources, redis, sql};
+use vipa::lab::Process;
 
-use crate::fixture::{LONG, Reader, SHORT, Site, certificate, done, settings, wait_until};
+use crate::fixture::{LONG, Reader, SHORT, Site, certificate, settings, wait_until};
+use crate::postgres;
 
 const SESSIONS: &str = "select count(*) from pg_stat_activity \
                         where backend_type = 'client backend' and pid <> pg_backend_pid()";
@@ -19,75 +21,22 @@ const RULES: &str = "local all all trust\nhost all open 127.0.0.1/32 trust\n\
                      hostssl all tls 127.0.0.1/32 scram-sha-256\n\
                      host all scram 127.0.0.1/32 scram-sha-256\n";
 
-/// Debian keeps the server's programs out of the way.
-fn program(name: &str) -> String {
-    let versions =
-        std::fs::read_dir("/usr/lib/postgresql").expect("postgresql (tools/packages.txt)");
-    let found =
-        versions.filter_map(Result::ok).map(|version| version.path().join("bin").join(name));
-    let found = found.filter(|path| path.exists()).max().expect("postgresql (tools/packages.txt)");
-    found.display().to_string()
-}
-
-/// PostgreSQL refuses to be root.
-fn postgres() -> (u32, u32) {
-    let users = std::fs::read_to_string("/etc/passwd").expect("a list of users");
-    let line = users.lines().find(|line| line.starts_with("postgres:")).expect("its user");
-    let mut fields = line.split(':').skip(2).map(|field| field.parse().expect("a number"));
-    (fields.next().expect("a user"), fields.next().expect("a group"))
-}
-
-const AS_POSTGRES: [&str; 4] = ["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"];
-
 /// A data directory with a role for each of [`RULES`]; the password is "pencil".
-fn data(site: &Site) -> String {
-    let home = site.path("postgres");
-    std::fs::create_dir(&home).expect("a directory");
-    let (user, group) = postgres();
-    chown(&home, Some(user), Some(group)).expect("root's right");
-    let data = home.join("data").display().to_string();
-    let initdb = program("initdb");
-    let arguments =
-        [&initdb, "-D", &data, "-U", "postgres", "-A", "trust", "-N", "--no-instructions"];
-    site.run("setpriv", &[&AS_POSTGRES[..], &arguments[..]].concat());
-    std::fs::write(Path::new(&data).join("pg_hba.conf"), RULES).expect("a file");
-    let roles = "create role open login; create role plain login password 'pencil';\n\
+fn data(site: &Site) -> PathBuf {
+    let roles = "create role open login;\ncreate role plain login password 'pencil';\n\
                  create role scram login password 'pencil';\n\
                  create role tls login password 'pencil';\n\
                  set password_encryption to 'md5';\n\
                  create role md5 login password 'pencil';\n\
                  grant pg_monitor to open, plain, scram, md5, tls;\n";
-    let roles =
-        site.write("roles.sql", &roles.replace(";\n", ";").replace("; ", ";").replace(';', ";\n"));
-    let single = program("postgres");
-    let mut command = site.network.command("setpriv");
-    command.args(AS_POSTGRES).args([&single, "--single", "-D", &data, "postgres"]);
-    done(command.stdin(std::fs::File::open(roles).expect("a file")));
-    data
+    postgres::data(&site.network, site.files.path(), RULES, roles)
 }
 
 /// A server over `data` on this port.
-fn start(site: &mut Site, data: &str, port: u16, more: &[&str]) -> usize {
-    let (program, port_text) = (program("postgres"), port.to_string());
-    let arguments = [
-        &program,
-        "-D",
-        data,
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &port_text,
-        "-c",
-        "unix_socket_directories=",
-        "-c",
-        "fsync=off",
-        "-c",
-        "max_connections=20",
-        "-c",
-        "shared_buffers=1MB",
-    ];
-    let process = site.start("setpriv", &[&AS_POSTGRES[..], &arguments[..], more].concat());
-    site.listens(&format!("127.0.0.1:{port}"));
+fn start(site: &Site, data: &Path, port: u16, more: &[&str]) -> Process {
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    let process = postgres::start(&site.network, data, at, more);
+    site.listens(&at.to_string());
     process
 }
 
@@ -109,7 +58,7 @@ fn reader(site: &Site, port: u16, query: sql::Query) -> Reader {
 /// While it starts a server lets nobody in.
 fn wait_until_let_in(site: &Site, port: u16) {
     let mut reader = reader(site, port, query("open", "select 1"));
-    wait_until(&format!("PostgreSQL lets us in; {}", site.log()), || reader.read().is_ok());
+    wait_until("PostgreSQL lets us in", || reader.read().is_ok());
 }
 
 #[test]
@@ -117,9 +66,8 @@ fn the_sessions_of_three_postgresql_are_counted() {
     let mut site = Site::new("postgresql");
     let first = data(&site);
     let servers = PORTS.map(|port| {
-        let copy = format!("{first}{port}");
-        site.run("cp", &["-a", &first, &copy]);
-        start(&mut site, &copy, port, &[])
+        let copy = postgres::copy(&first, &port.to_string());
+        start(&site, &copy, port, &[])
     });
     for (port, sessions) in PORTS.into_iter().zip([3, 1, 2]) {
         wait_until_let_in(&site, port);
@@ -132,22 +80,22 @@ fn the_sessions_of_three_postgresql_are_counted() {
     for (reader, sessions) in readers.iter_mut().zip([3.0, 1.0, 2.0]) {
         wait_until("the sessions are there", || reader.value() == sessions);
     }
-    servers.into_iter().for_each(|server| site.quit(server));
+    servers.into_iter().for_each(|mut server| postgres::quit(&mut server));
 }
 
 #[test]
 fn a_login_by_every_way_and_a_session_that_is_kept() {
-    let mut site = Site::new("postgresql");
+    let site = Site::new("postgresql");
     let data = data(&site);
     let [certificate, key] = certificate(&site);
-    let (user, group) = postgres();
+    let (user, group) = postgres::user();
     for file in [&certificate, &key] {
         chown(file, Some(user), Some(group)).expect("root's right");
     }
     let port = PORTS[0];
     let certificates = [format!("ssl_cert_file={certificate}"), format!("ssl_key_file={key}")];
-    let tls = ["-c", "ssl=on", "-c", &certificates[0], "-c", &certificates[1]];
-    let process = start(&mut site, &data, port, &tls);
+    let tls = ["ssl=on", &certificates[0], &certificates[1]];
+    let mut process = start(&site, &data, port, &tls);
     wait_until_let_in(&site, port);
 
     for user in ["open", "plain", "md5", "scram"] {
@@ -219,12 +167,12 @@ fn a_login_by_every_way_and_a_session_that_is_kept() {
     let end = format!("select pg_terminate_backend({first})");
     assert_eq!(reader(&site, port, query("open", &end)).value(), 1.0);
     assert_ne!(pid.value(), first);
-    site.quit(process);
+    postgres::quit(&mut process);
     assert!(matches!(pid.read(), Err(Failure::Unreached(_))), "it is gone");
-    let process = start(&mut site, &data, port, &tls);
+    let mut process = start(&site, &data, port, &tls);
     wait_until_let_in(&site, port);
     assert!(pid.value() > 0.0);
-    site.quit(process);
+    postgres::quit(&mut process);
 }
 
 fn field(field: &str) -> redis::Query {

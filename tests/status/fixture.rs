@@ -70,14 +70,6 @@ impl Site {
         self.processes[process].kill();
     }
 
-    /// Asks a program to end, and waits for that: some would leave things in the kernel behind.
-    pub(crate) fn quit(&mut self, process: usize) {
-        let process = &mut self.processes[process];
-        let pid = process.pid().to_string();
-        done(Command::new("kill").args(["-QUIT", &pid]));
-        wait_until("it ends", || process.ended().is_some());
-    }
-
     /// Runs a program to its end, which has to be a good one.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         done(self.network.command(program).args(arguments))
@@ -230,20 +222,11 @@ pub(crate) fn certificate(site: &Site) -> [String; 2] {
     [certificate, key]
 }
 
-/// nginx with these `server` blocks.
+/// nginx with these `server` blocks, in a directory of this name.
 pub(crate) fn nginx(site: &mut Site, name: &str, servers: &str) {
-    let place = site.path(name);
-    std::fs::create_dir(&place).expect("a directory");
-    let at = place.display();
-    let config = format!(
-        "user root; daemon off; master_process off; pid {at}/pid; error_log {at}/error;\n\
-         events {{ }}\n\
-         http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;\n\
-         fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;\n\
-         root {at};\n{servers}\n}}\n"
-    );
-    let path = site.write(&format!("{name}/nginx.conf"), &config);
-    site.start("nginx", &["-p", &at.to_string(), "-c", &path]);
+    let home = site.path(name);
+    std::fs::create_dir(&home).expect("a directory");
+    site.processes.push(crate::nginx::start(&site.network, &home, servers));
 }
 
 /// Is a process with this in its command line alive?

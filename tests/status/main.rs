@@ -3,6 +3,10 @@
 
 mod bad;
 mod fixture;
+#[path = "../common/nginx.rs"]
+mod nginx;
+#[path = "../common/postgres.rs"]
+mod postgres;
 
 mod agents;
 mod databases;

@@ -46,6 +46,12 @@ pub(super) const ANSWERED: u32 = 1 << 10;
 pub(super) const PLAIN_AT: u32 = 11;
 const PLAIN: u32 = 15 << PLAIN_AT;
 pub(super) const PROTOCOL_AT: u32 = 16;
+/// The end that began it has said its last (FIN) …
+pub(super) const CLIENT_ENDED: u32 = 1 << 24;
+/// … and so has the other one.
+pub(super) const SERVER_ENDED: u32 = 1 << 25;
+/// Both have, or one reset it: it is no connection of its server's any more.
+pub(super) const OVER: u32 = 1 << 26;
 /// What does not change while the entry lives.
 const FIXED: u32 = LIVE
     | REWRITTEN

@@ -1,56 +1,22 @@
 //! Servers on the default VIPA whose clients a rule speaks of: BIND asked by dig, nginx asked by curl. Both
 //! answer from the address they were asked on, with the forwarder alive and dead (V2, V4).
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Stdio};
 
-use vipa::lab::Namespace;
 use vipa::lab::topology::vipas;
+use vipa::lab::{Namespace, Process};
 use vipa::wire::ip::Family;
 
-use crate::fixture::{Bench, PATIENCE, Setup, wait_until};
+use crate::fixture::{Bench, Setup, listens, start};
+use crate::nginx;
 
 const NAMED_PORT: u16 = 5300;
 const NGINX_PORT: u16 = 8080;
 /// Bytes of the file that nginx serves.
 const FILE: usize = 3 << 20;
 
-/// A server that dies with its test.
-struct Server(Child);
-
-impl Server {
-    /// Starts a program and waits until its TCP port takes connections.
-    fn start(host: &Namespace, program: &str, arguments: &[&str], port: u16) -> Server {
-        let child = host
-            .command(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{program} (tools/packages.txt): {e}"));
-        let mut server = Server(child);
-        for family in Family::BOTH {
-            let address = SocketAddr::new(vipas(family)[0], port);
-            wait_until(&format!("{program} listens on {address}"), || {
-                let ended = server.0.try_wait().expect("a child");
-                assert!(ended.is_none(), "{program} ended: {ended:?}");
-                host.run(|| TcpStream::connect_timeout(&address, PATIENCE)).is_ok()
-            });
-        }
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn named(host: &Namespace, directory: &Path) -> Server {
+fn named(host: &Namespace, directory: &Path) -> Process {
     let place = directory.display();
     let config = directory.join("named.conf");
     let options = format!(
@@ -65,25 +31,25 @@ fn named(host: &Namespace, directory: &Path) -> Server {
                 answer IN TXT \"from named\"\n";
     std::fs::write(directory.join("zone"), zone).expect("a file");
     let config = config.display().to_string();
-    Server::start(host, "named", &["-g", "-c", &config], NAMED_PORT)
+    let mut named = start(host, &directory.join("named.log"), "named", &["-g", "-c", &config]);
+    listens(host, &mut named, &at(NAMED_PORT));
+    named
 }
 
-fn nginx(host: &Namespace, directory: &Path, content: &[u8]) -> Server {
-    let place = directory.display();
+fn nginx(host: &Namespace, directory: &Path, content: &[u8]) -> Process {
     std::fs::write(directory.join("file"), content).expect("a file");
-    let config = directory.join("nginx.conf");
-    let text = format!(
-        "user root; daemon off; master_process off; pid {place}/nginx.pid; error_log {place}/nginx.log;\n\
-         events {{ }}\n\
-         http {{ access_log off; client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;\n\
-         fastcgi_temp_path {place}/fastcgi; uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;\n\
-         server {{ listen {NGINX_PORT}; listen [::]:{NGINX_PORT}; root {place};\n\
-         location = /who {{ return 200 \"$server_addr\"; }} }} }}\n"
+    let server = format!(
+        "server {{ listen {NGINX_PORT}; listen [::]:{NGINX_PORT};\n\
+         location = /who {{ return 200 \"$server_addr\"; }} }}"
     );
-    std::fs::write(&config, text).expect("a file");
-    let config = config.display().to_string();
-    let prefix = directory.display().to_string();
-    Server::start(host, "nginx", &["-p", &prefix, "-c", &config], NGINX_PORT)
+    let mut nginx = nginx::start(host, directory, &server);
+    listens(host, &mut nginx, &at(NGINX_PORT));
+    nginx
+}
+
+/// Where a server on all addresses is reached.
+fn at(port: u16) -> [SocketAddr; 2] {
+    Family::BOTH.map(|family| SocketAddr::new(vipas(family)[0], port))
 }
 
 /// dig refuses an answer from anyone but whom it asked, and curl's connection is one by its addresses.
@@ -111,7 +77,8 @@ fn ask_both(bench: &Bench, content: &[u8]) {
 fn servers_answer_from_the_address_they_were_asked_on_forwarder_alive_and_dead() {
     let mut bench = Bench::start(&Setup::new(2).second_vipa(""));
     let content: Vec<u8> = (0..FILE as u64).map(|at| ((at * at) >> 7) as u8).collect();
-    let directory = bench.scratch.path().to_owned();
+    let directory = bench.scratch.path().join("servers");
+    std::fs::create_dir(&directory).expect("a directory");
     let _named = named(&bench.network.host, &directory);
     let _nginx = nginx(&bench.network.host, &directory, &content);
     for is_offloaded in [true, false] {

@@ -1,13 +1,17 @@
 //! Servers on the link behind a NIC of the host, and clients that ask.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::process::{Child, Stdio};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use vipa::lab::topology::vipas;
-use vipa::lab::{Hop, Namespace, Scratch, veth};
+use vipa::lab::{Hop, Namespace, Process, Scratch, veth};
 use vipa::wire::ip::Family;
 
-use crate::fixture::{Bench, PATIENCE, wait_until};
+use crate::fixture::{Bench, listens, start, wait_until};
+use crate::nginx;
 
 /// nginx listens here.
 pub(crate) const WEB: u16 = 8080;
@@ -27,82 +31,93 @@ pub(crate) fn endpoint(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
 }
 
-/// A program that dies with its test.
-pub(crate) struct Program(Child);
-
-impl Program {
-    /// Starts it in a namespace, and waits until `at` takes connections.
-    pub(crate) fn start(
-        place: &Namespace,
-        program: &str,
-        arguments: &[&str],
-        at: &[SocketAddr],
-    ) -> Program {
-        let child = place
-            .command(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{program} (tools/packages.txt): {e}"));
-        let mut program_ = Program(child);
-        for address in at {
-            wait_until(&format!("{program} listens on {address}"), || {
-                let ended = program_.0.try_wait().expect("a child");
-                assert!(ended.is_none(), "{program} ended: {ended:?}");
-                place.run(|| TcpStream::connect_timeout(address, PATIENCE)).is_ok()
-            });
-        }
-        program_
+/// A network on the link behind eth2 with the addresses of server `number`, and routes by the router.
+pub(crate) fn place(bench: &Bench, number: u8) -> Namespace {
+    let namespace = Namespace::new(&format!("server {number}")).expect("root");
+    let port = format!("s{number}");
+    let cables = bench.network.cables();
+    veth((&namespace, "eth0"), (cables, port.as_str())).expect("a cable");
+    cables.enslave(&port, "b2").expect("the bridge of eth2");
+    for family in Family::BOTH {
+        let address = address(number, family);
+        let length = if family == Family::V4 { 24 } else { 64 };
+        namespace.address(&format!("{address}/{length}"), "eth0").expect("an address");
     }
-
-    /// Kills it.
-    pub(crate) fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.kill();
-    }
+    namespace.route("0.0.0.0/0", &[Hop::via("10.1.2.1")], None).expect("a route");
+    namespace.route("::/0", &[Hop::via("2001:db8:2::1")], None).expect("a route");
+    namespace
 }
 
 /// A server with nginx, which says its number and who asks, and iperf3.
 pub(crate) struct Server {
+    pub(crate) number: u8,
     pub(crate) namespace: Namespace,
-    _nginx: Program,
-    _iperf3: Program,
-    _scratch: Scratch,
+    nginx: Process,
+    _iperf3: Process,
+    scratch: Scratch,
+    /// nginx's `server` block.
+    web: String,
 }
 
 impl Server {
     /// Puts server `number` on the link behind eth2 and starts its programs.
     pub(crate) fn start(bench: &Bench, number: u8) -> Server {
-        let namespace = Namespace::new(&format!("server {number}")).expect("root");
-        let port = format!("s{number}");
-        let cables = bench.network.cables();
-        veth((&namespace, "eth0"), (cables, port.as_str())).expect("a cable");
-        cables.enslave(&port, "b2").expect("the bridge of eth2");
-        for family in Family::BOTH {
-            let address = address(number, family);
-            let length = if family == Family::V4 { 24 } else { 64 };
-            namespace.address(&format!("{address}/{length}"), "eth0").expect("an address");
-        }
-        namespace.route("0.0.0.0/0", &[Hop::via("10.1.2.1")], None).expect("a route");
-        namespace.route("::/0", &[Hop::via("2001:db8:2::1")], None).expect("a route");
+        let namespace = place(bench, number);
+        let who = "return 200 \"NUMBER $remote_addr $server_addr:$server_port\";";
+        Server::with(namespace, number, &who.replace("NUMBER", &number.to_string()))
+    }
+
+    /// The same, whose nginx takes this long to say its number.
+    pub(crate) fn slow(bench: &Bench, number: u8, delay: Duration) -> Server {
+        let namespace = place(bench, number);
+        let behind = namespace.run(|| TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let address = behind.local_addr().expect("an address");
+        thread::spawn(move || {
+            for mut stream in behind.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let _ = stream.read(&mut [0; 4096]);
+                    thread::sleep(delay);
+                    let _ = write!(
+                        stream,
+                        "HTTP/1.0 200 OK\r\nContent-Length: 11\r\n\r\n{number} slow slow"
+                    );
+                });
+            }
+        });
+        Server::with(namespace, number, &format!("proxy_pass http://{address};"))
+    }
+
+    fn with(namespace: Namespace, number: u8, who: &str) -> Server {
         let scratch = Scratch::new().expect("a scratch directory");
-        let nginx = nginx(&namespace, &scratch, number);
-        let iperf3 = Program::start(&namespace, "iperf3", &["-s", "-p", &BULK.to_string()], &[]);
+        let web = format!(
+            "server {{ listen {WEB}; listen [::]:{WEB}; listen 80; listen [::]:80;\n\
+             location = /who {{ {who} }} location = /status {{ stub_status; }} }}"
+        );
+        let nginx = start_nginx(&namespace, &scratch, number, &web);
+        let arguments = ["-s", "-p", &BULK.to_string()];
+        let iperf3 = start(&namespace, &scratch.path().join("iperf3"), "iperf3", &arguments);
         // It serves one client at a time: a connection that only asks would be that one.
         let socket = format!(":{BULK:04X} 00000000000000000000000000000000:0000 0A");
         wait_until("iperf3 listens", || {
             let listed = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/tcp6"));
             listed.is_ok_and(|listed| listed.contains(&socket))
         });
-        Server { namespace, _nginx: nginx, _iperf3: iperf3, _scratch: scratch }
+        Server { number, namespace, nginx, _iperf3: iperf3, scratch, web }
+    }
+
+    /// Where nginx finds what it serves.
+    pub(crate) fn files(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// SIGKILL for nginx: its kernel resets what it had, and refuses what comes.
+    pub(crate) fn kill_nginx(&mut self) {
+        self.nginx.kill();
+    }
+
+    /// nginx is back.
+    pub(crate) fn restart_nginx(&mut self) {
+        self.nginx = start_nginx(&self.namespace, &self.scratch, self.number, &self.web);
     }
 
     /// It has the VIPAs on loopback and tells nobody: what mode direct wants of a server.
@@ -124,41 +139,25 @@ impl Server {
     }
 }
 
-fn nginx(namespace: &Namespace, scratch: &Scratch, number: u8) -> Program {
-    let place = scratch.path().display();
-    let config = scratch.path().join("nginx.conf");
-    let text = format!(
-        "user root; daemon off; master_process off; pid {place}/nginx.pid; error_log {place}/nginx.log;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{ access_log off; client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;\n\
-         fastcgi_temp_path {place}/fastcgi; uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;\n\
-         server {{ listen {WEB}; listen [::]:{WEB}; listen 80; listen [::]:80; root {place};\n\
-         location = /who {{ return 200 \"{number} $remote_addr $server_addr:$server_port\"; }}\n\
-         location = /status {{ stub_status; }} }} }}\n"
-    );
-    std::fs::write(&config, text).expect("a file");
-    let config = config.display().to_string();
-    let prefix = scratch.path().display().to_string();
+fn start_nginx(place: &Namespace, scratch: &Scratch, number: u8, web: &str) -> Process {
+    let mut nginx = nginx::start(place, scratch.path(), web);
     let at = Family::BOTH.map(|family| SocketAddr::new(address(number, family), WEB));
-    Program::start(namespace, "nginx", &["-p", &prefix, "-c", &config], &at)
+    listens(place, &mut nginx, &at);
+    nginx
 }
 
 /// nginx on the host itself, on all of its addresses, as server `number`.
-pub(crate) fn here(bench: &Bench, number: u8) -> Program {
-    let place = bench.scratch.path().display().to_string();
-    let config = bench.scratch.path().join("nginx.conf");
-    let text = format!(
-        "user root; daemon off; master_process off; pid {place}/nginx.pid; error_log {place}/nginx.log;\n\
-         events {{ }}\n\
-         http {{ access_log off; client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;\n\
-         fastcgi_temp_path {place}/fastcgi; uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;\n\
-         server {{ listen {WEB}; listen [::]:{WEB};\n\
-         location = /who {{ return 200 \"{number} $remote_addr $server_addr:$server_port\"; }} }} }}\n"
+pub(crate) fn here(bench: &Bench, number: u8) -> Process {
+    let web = format!(
+        "server {{ listen {WEB}; listen [::]:{WEB};\n\
+         location = /who {{ return 200 \"{number} $remote_addr $server_addr:$server_port\"; }} }}"
     );
-    std::fs::write(&config, text).expect("a file");
-    let config = config.display().to_string();
+    let directory = bench.scratch.path().join("nginx");
+    std::fs::create_dir(&directory).expect("a directory");
+    let mut nginx = nginx::start(&bench.network.host, &directory, &web);
     let listening = Family::BOTH.map(|family| SocketAddr::new(vipas(family)[1], WEB));
-    Program::start(&bench.network.host, "nginx", &["-p", &place, "-c", &config], &listening)
+    listens(&bench.network.host, &mut nginx, &listening);
+    nginx
 }
 
 /// Waits until every service has a server for new connections.

@@ -1,6 +1,10 @@
 //! Virtual services with real servers and clients: nginx asked by curl, load by iperf3, in both modes and families.
 
+mod changes;
+mod databases;
 mod farm;
+mod kinds;
+mod load;
 mod own;
 mod reload;
 mod traffic;

@@ -7,7 +7,7 @@ use vipa::lab::topology::{client_address, vipas};
 use vipa::wire::ip::Family;
 
 use super::farm::{BULK, Server, WEB, address, endpoint, here, wait_for_servers, who};
-use crate::fixture::{Bench, PATIENCE, Setup};
+use crate::fixture::{Bench, PATIENCE, Setup, wait_until};
 
 const PORT: u16 = 80;
 
@@ -164,10 +164,10 @@ fn connections_outlive_a_killed_forwarder() {
         let workers = bench.status()["workers"].clone();
         workers[0]["flows"].as_u64().expect("a count")
     };
-    crate::fixture::wait_until("both connections are served", || served(&bench) >= 2);
+    wait_until("both connections are served", || served(&bench) >= 2);
     bench.forwarder.kill();
     bench.start_forwarder();
-    crate::fixture::wait_until("they were adopted", || served(&bench) >= 2);
+    wait_until("they were adopted", || served(&bench) >= 2);
     let output = child.wait_with_output().expect("it ends");
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(output.status.success(), "{said}");
