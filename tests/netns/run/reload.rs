@@ -1,6 +1,8 @@
 //! Another configuration while traffic runs (L8, L9): what differs changes, all else goes on, and what is wrong changes nothing.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::Stdio;
 
 use vipa::lab::Namespace;
 use vipa::lab::topology::vipas;
@@ -208,5 +210,53 @@ fn what_is_wrong_changes_nothing_and_is_told() {
         serde_json::json!({ "added": [], "removed": [], "changed": [] })
     );
     assert_eq!(bench.status()["generation"], generation, "no view was published");
+    flow.finish();
+}
+
+/// nftables is asked when the network has been looked at already: what was taken in by then is given back.
+#[test]
+fn what_the_host_refuses_midway_is_put_back() {
+    let bench = Bench::start(&Setup::new(2));
+    let host = &bench.network.host;
+    let right = bench.config();
+    let peer = Peer::listen(&bench.network.client, PORT);
+    let flow = Conversation::open(host, peer.address(Family::V4));
+    flow.goes_on(5);
+    // Another program has a table of our name.
+    let mut other = host
+        .command("nft")
+        .arg("-i")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("nft (tools/packages.txt)");
+    let said = other.stdin.as_mut().expect("a pipe");
+    said.write_all(b"add table inet vipa-vipa0 { flags owner; }\n").expect("it reads");
+    let has_table = || run(host, "nft", &["list", "tables"]).contains("inet vipa-vipa0");
+    wait_until("its table stands", has_table);
+    let before = standing(host);
+
+    let (second, third) = (vipas(Family::V4)[1], "203.0.113.12");
+    let rule = format!(
+        "\n[[source.rule]]\nprotocol = \"tcp\"\napply = \"forwarder\"\nuse = \"{third}\"\n"
+    );
+    let more = right.replacen(&format!("\"{second}\""), &format!("\"{second}\", \"{third}\""), 1);
+    let more = more.replacen("name = \"eth2\"", "name = \"eth2\"\nmetric = 2", 1);
+    bench.write_config(&format!("{more}{rule}"));
+    let output = bench.vipa(&["reload"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("another program"), "{said}");
+    assert!(standing(host) == before, "nothing has changed");
+    assert_eq!(bench.nic(2)["metric"], 1);
+    flow.goes_on(5);
+
+    other.kill().expect("a child");
+    other.wait().expect("a child");
+    wait_until("its table is gone", || !has_table());
+    bench.reload(&format!("{more}{rule}"));
+    assert!(has_table() && run(host, "ip", &["addr", "show", "vipa0"]).contains(third));
+    assert_eq!(bench.nic(2)["metric"], 2);
+    flow.goes_on(5);
     flow.finish();
 }
