@@ -40,8 +40,13 @@ fn bulk(bench: &Bench, family: Family, is_reverse: bool) -> u64 {
     if is_reverse {
         arguments.push("-R");
     }
-    let said = bench.run(&bench.network.client, "iperf3", &arguments);
-    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let mut said = serde_json::Value::Null;
+    // It serves one client at a time, and may not be done with the one before.
+    wait_until("iperf3 is free", || {
+        let text = bench.run(&bench.network.client, "iperf3", &arguments);
+        said = serde_json::from_str(&text).expect("JSON");
+        !said["error"].as_str().is_some_and(|error| error.contains("busy"))
+    });
     said["end"]["sum_received"]["bytes"].as_u64().unwrap_or_else(|| panic!("{said}"))
 }
 
