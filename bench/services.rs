@@ -345,7 +345,9 @@ fn effects(
             let mut took = Vec::new();
             for count in 0..=SWITCHES {
                 let to = (count + 1) % 2;
-                servers.iter().for_each(|server| while server.accepted.try_recv().is_ok() {});
+                for server in servers {
+                    let _ = server.accepted.try_iter().count();
+                }
                 let written = switch(to == 1)?;
                 let first = loop {
                     let at = servers[to].accepted.recv_timeout(READY)?;
@@ -375,8 +377,8 @@ fn stream(network: &Network, server: &Server) -> Result<f64, Error> {
     thread::scope(|scope| {
         let sending = scope.spawn(|| {
             let block = vec![0x5a; 256 << 10];
-            while !is_over.load(Relaxed) {
-                if (&stream).write_all(&block).is_err() {
+            while (&stream).write_all(&block).is_ok() {
+                if is_over.load(Relaxed) {
                     break;
                 }
             }
