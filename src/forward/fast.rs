@@ -5,7 +5,7 @@
 //! Flows lie all over a large table, and memory is what a look-up waits for. So a number of packets is looked up at a time, step by
 //! step: loads that do not depend on each other go on at the same time.
 
-use super::flow::{Ends, FlowTable, Guess, Key, Open, Side};
+use super::flow::{Direction, Ends, FlowTable, Guess, Key, Open, Side};
 use super::frame::{Frame, Ingress};
 use super::pipeline::{Sight, State};
 use super::preferred;
@@ -24,18 +24,29 @@ pub(super) const AHEAD: usize = 16;
 pub(super) struct Plain {
     key: Key,
     guess: Guess,
-    /// Bytes of the packet.
+    /// Bytes of the packet; 0: it is none.
     length: u16,
+}
+
+impl Plain {
+    /// What is not plain.
+    pub(super) const NONE: Plain = Plain {
+        key: Key::from_parts([0; 4], 0, 0, Family::V4, Side::Tun),
+        guess: Guess { at: 0, direction: Direction::Original },
+        length: 0,
+    };
 }
 
 /// Reads the headers of the plain packets among `frames`, of which there are at most [`AHEAD`], and has their flows at hand.
 #[inline(never)]
-pub(super) fn look_ahead(frames: &[Frame], flows: &FlowTable, all: &mut [Option<Plain>; AHEAD]) {
+pub(super) fn look_ahead(frames: &[Frame], flows: &FlowTable, all: &mut [Plain; AHEAD]) {
     for (plain, frame) in all.iter_mut().zip(frames) {
-        *plain = read(frame, flows);
+        if read(frame, flows, plain).is_none() {
+            plain.length = 0;
+        }
     }
     let mut fetched = 0;
-    for plain in all.iter().flatten() {
+    for plain in all.iter().take(frames.len()).filter(|plain| plain.length != 0) {
         fetched ^= match plain.key.family() {
             Family::V4 => flows.fetch::<8>(Family::V4, plain.guess),
             Family::V6 => flows.fetch::<16>(Family::V6, plain.guess),
@@ -45,7 +56,7 @@ pub(super) fn look_ahead(frames: &[Frame], flows: &FlowTable, all: &mut [Option<
 }
 
 #[inline(always)]
-fn read(frame: &Frame, flows: &FlowTable) -> Option<Plain> {
+fn read(frame: &Frame, flows: &FlowTable, plain: &mut Plain) -> Option<()> {
     let packet = frame.packet();
     let side = Side::from(frame.ingress);
     match packet.first()? {
@@ -56,23 +67,24 @@ fn read(frame: &Frame, flows: &FlowTable) -> Option<Plain> {
                 return None;
             }
             let length = u16::from_be_bytes(array(header, 2));
-            let rest = packet.get(20..usize::from(length))?;
-            let ends = ends(header[9], rest)?;
+            let ends = ends(header[9], packet.get(20..usize::from(length))?)?;
             let addresses = [u64::from_be_bytes(array(header, 12)), 0, 0, 0];
-            let key = Key::from_parts(addresses, ends, header[9], Family::V4, side);
-            Some(Plain { key, guess: flows.guess::<1>(&key)?, length })
+            plain.key = Key::from_parts(addresses, ends, header[9], Family::V4, side);
+            plain.guess = flows.guess::<1>(&plain.key)?;
+            plain.length = length;
         }
         0x60..0x70 => {
             let header: &[u8; 40] = packet.first_chunk()?;
             let length = u16::from_be_bytes(array(header, 4)).checked_add(40)?;
-            let rest = packet.get(40..usize::from(length))?;
-            let ends = ends(header[6], rest)?;
+            let ends = ends(header[6], packet.get(40..usize::from(length))?)?;
             let addresses = [8, 16, 24, 32].map(|at| u64::from_be_bytes(array(header, at)));
-            let key = Key::from_parts(addresses, ends, header[6], Family::V6, side);
-            Some(Plain { key, guess: flows.guess::<4>(&key)?, length })
+            plain.key = Key::from_parts(addresses, ends, header[6], Family::V6, side);
+            plain.guess = flows.guess::<4>(&plain.key)?;
+            plain.length = length;
         }
-        _ => None,
+        _ => return None,
     }
+    Some(())
 }
 
 /// Both ports, if layer 4 is plain.
@@ -94,18 +106,43 @@ fn ends(protocol: u8, layer4: &[u8]) -> Option<u32> {
 /// Carries a plain packet on and gives its frame a verdict; false: it is none, and nothing was done.
 #[inline(always)]
 pub(super) fn carry(frame: &mut Frame, plain: &Plain, state: &State, sight: Sight<'_>) -> bool {
-    match (plain.key.family(), plain.key.protocol() == ip::TCP) {
-        (Family::V4, true) => carry_as::<1, 8, 40>(frame, plain, state, sight),
-        (Family::V4, false) => carry_as::<1, 8, 28>(frame, plain, state, sight),
-        (Family::V6, true) => carry_as::<4, 16, 60>(frame, plain, state, sight),
-        (Family::V6, false) => carry_as::<4, 16, 48>(frame, plain, state, sight),
+    if plain.length == 0 {
+        return false;
+    }
+    let is_tcp = plain.key.protocol() == ip::TCP;
+    match (plain.key.family(), is_tcp, plain.guess.direction) {
+        (Family::V4, true, Direction::Original) => {
+            carry_as::<1, 8, 40, false>(frame, plain, state, sight)
+        }
+        (Family::V4, true, Direction::Reply) => {
+            carry_as::<1, 8, 40, true>(frame, plain, state, sight)
+        }
+        (Family::V4, false, Direction::Original) => {
+            carry_as::<1, 8, 28, false>(frame, plain, state, sight)
+        }
+        (Family::V4, false, Direction::Reply) => {
+            carry_as::<1, 8, 28, true>(frame, plain, state, sight)
+        }
+        (Family::V6, true, Direction::Original) => {
+            carry_as::<4, 16, 60, false>(frame, plain, state, sight)
+        }
+        (Family::V6, true, Direction::Reply) => {
+            carry_as::<4, 16, 60, true>(frame, plain, state, sight)
+        }
+        (Family::V6, false, Direction::Original) => {
+            carry_as::<4, 16, 48, false>(frame, plain, state, sight)
+        }
+        (Family::V6, false, Direction::Reply) => {
+            carry_as::<4, 16, 48, true>(frame, plain, state, sight)
+        }
     }
     .is_some()
 }
 
-/// Of a family with `N` words of addresses and `S` words in a flow, and a protocol whose headers have `H` bytes, IP's included.
+/// Of a family with `N` words of addresses and `S` words in a flow, a protocol whose headers have `H` bytes, IP's included, and of the
+/// reply direction if `R`.
 #[inline(never)]
-fn carry_as<const N: usize, const S: usize, const H: usize>(
+fn carry_as<const N: usize, const S: usize, const H: usize, const R: bool>(
     frame: &mut Frame,
     plain: &Plain,
     state: &State,
@@ -113,7 +150,7 @@ fn carry_as<const N: usize, const S: usize, const H: usize>(
 ) -> Option<()> {
     let view = sight.net;
     let is_tcp = H - start_of::<N>() == 20;
-    let open: Open<'_, N, S> = state.flows.open(&plain.key, plain.guess)?;
+    let open: Open<'_, N, S, R> = state.flows.open(&plain.key, plain.guess)?;
     let is_served = open.is_served();
     let mut counters = None;
     if is_served {
@@ -127,7 +164,7 @@ fn carry_as<const N: usize, const S: usize, const H: usize>(
     let way = if open.leaves_by_tun() {
         None
     } else {
-        let way = view.neighbours.way(open.way(view.generation)?)?;
+        let way = view.neighbours.at(open.way(view.generation)?)?;
         if longest::<N, H>(frame, plain) > view.nic(way.nic).mtu as usize {
             return None;
         }
@@ -162,7 +199,7 @@ fn carry_as<const N: usize, const S: usize, const H: usize>(
     }
     frame.truncate(usize::from(plain.length));
     frame.verdict = match way {
-        Some(Way { nic, destination }) => Verdict::Transmit { nic, destination },
+        Some(&Way { nic, destination }) => Verdict::Transmit { nic, destination },
         None => Verdict::Deliver,
     };
     open.seen(sight.now);

@@ -57,8 +57,8 @@ pub struct FlowId(u32);
 /// A flow that the index names for a key, and its direction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guess {
-    at: u32,
-    direction: Direction,
+    pub(super) at: u32,
+    pub(super) direction: Direction,
 }
 
 const V6: u32 = 1 << 31;
@@ -310,15 +310,14 @@ impl FlowTable {
         entry.map_or(0, |words| words[0].load(Relaxed))
     }
 
-    /// The flow at a guessed place, if it has this key.
+    /// The flow at a guessed place, if it has this key, and if its direction is that of replies just if `R`.
     #[inline(always)]
-    pub(super) fn open<const N: usize, const S: usize>(
+    pub(super) fn open<const N: usize, const S: usize, const R: bool>(
         &self,
         key: &Key,
         guess: Guess,
-    ) -> Option<Open<'_, N, S>> {
-        let words = self.half(key.family()).entry(guess.at)?;
-        Open::of(words, guess.direction, key)
+    ) -> Option<Open<'_, N, S, R>> {
+        Open::of(self.half(key.family()).entry(guess.at)?, key)
     }
 
     /// Remembers a flow of this host; `key` is not in the table, nor that of its replies. Where the table is full

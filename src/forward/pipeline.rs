@@ -74,10 +74,10 @@ pub struct Sight<'a> {
 /// Gives each frame its verdict and makes its edits.
 pub fn process_batch(frames: &mut [Frame], state: &mut State, sight: Sight<'_>) {
     for frames in frames.chunks_mut(fast::AHEAD) {
-        let mut ahead = [None; fast::AHEAD];
+        let mut ahead = [fast::Plain::NONE; fast::AHEAD];
         fast::look_ahead(frames, &state.flows, &mut ahead);
         for (frame, plain) in frames.iter_mut().zip(&ahead) {
-            if !plain.as_ref().is_some_and(|plain| fast::carry(frame, plain, state, sight)) {
+            if !fast::carry(frame, plain, state, sight) {
                 process_one(frame, state, sight);
             }
         }

@@ -130,6 +130,12 @@ impl Neighbours {
         self.ways.get(usize::from(id.0)).copied()
     }
 
+    /// The same, where it lies.
+    #[inline(always)]
+    pub(super) fn at(&self, id: WayId) -> Option<&Way> {
+        self.ways.get(usize::from(id.0))
+    }
+
     /// One more, or another MAC address of a known one.
     pub fn insert(&mut self, (nic, address): (NicId, IpAddr), destination: MacAddr) {
         let way = Way { nic, destination };

@@ -374,12 +374,10 @@ fn data_of_open_flows_goes_the_short_way_in_every_mode() {
             let mut one = |from: (IpAddr, u16), to, flags, ingress| {
                 let bytes = packet(from, to, true, &next(flags));
                 let mut frames = [Frame::holding(&bytes, Offload::default(), ingress)];
-                let mut ahead = [None; super::AHEAD];
+                let mut ahead = [super::Plain::NONE; super::AHEAD];
                 let sight = Sight { net: &net, preferred: &forwarder.preferred, now: Millis(1) };
                 super::look_ahead(&frames, &forwarder.state.flows, &mut ahead);
-                let is_short = ahead[0].as_ref().is_some_and(|plain| {
-                    super::carry(&mut frames[0], plain, &forwarder.state, sight)
-                });
+                let is_short = super::carry(&mut frames[0], &ahead[0], &forwarder.state, sight);
                 if !is_short {
                     process_one(&mut frames[0], &mut forwarder.state, sight);
                 }

@@ -113,16 +113,16 @@ impl Key {
 
     /// A key as an entry of the table holds it.
     #[inline(always)]
-    pub(in crate::forward) fn from_parts(
+    pub(in crate::forward) const fn from_parts(
         addresses: [u64; 4],
         ports: u32,
         protocol: u8,
         family: Family,
         side: Side,
     ) -> Key {
-        let family = if family == Family::V4 { 0 } else { IPV6 };
-        let side = if side == Side::Tun { 0 } else { NIC };
-        Key { addresses, ends: u64::from(ports) << 32 | u64::from(protocol) << 8 | family | side }
+        let family = if matches!(family, Family::V4) { 0 } else { IPV6 };
+        let side = if matches!(side, Side::Tun) { 0 } else { NIC };
+        Key { addresses, ends: (ports as u64) << 32 | (protocol as u64) << 8 | family | side }
     }
 }
 

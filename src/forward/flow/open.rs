@@ -11,25 +11,27 @@ use super::{Direction, Expected, Key, Millis, NOBODY, expected_in, served_by_in,
 use crate::forward::preferred::ServerId;
 use crate::forward::view::WayId;
 
-/// The words of an entry: `N` of addresses in each of its keys, `S` in all.
+/// The words of an entry: `N` of addresses in each of its keys, `S` in all. Seen by a packet of the reply direction if `R`.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::forward) struct Open<'a, const N: usize, const S: usize> {
+pub(in crate::forward) struct Open<'a, const N: usize, const S: usize, const R: bool> {
     words: &'a [AtomicU64; S],
-    direction: Direction,
     flags: u32,
 }
 
 /// Both ends of a packet: its addresses as a key has them, and its ports.
 pub(in crate::forward) type Ends<const N: usize> = ([u64; N], u32);
 
-impl<'a, const N: usize, const S: usize> Open<'a, N, S> {
+impl<'a, const N: usize, const S: usize, const R: bool> Open<'a, N, S, R> {
+    const DIRECTION: Direction = if R { Direction::Reply } else { Direction::Original };
+    const OTHER: Direction = if R { Direction::Original } else { Direction::Reply };
+
     /// The entry, if it has `key` in this direction, and a packet with nothing but data finds nothing to change there.
     #[inline(always)]
-    pub(super) fn of(words: &'a [AtomicU64; S], direction: Direction, key: &Key) -> Option<Self> {
+    pub(super) fn of(words: &'a [AtomicU64; S], key: &Key) -> Option<Self> {
         let flags = words[2 * N + CONTROL].load(Relaxed) as u32;
-        let open = Open { words, direction, flags };
-        let (addresses, ports) = open.ends(direction);
-        let is_it = flags & plain_bit(direction, key.side()) != 0
+        let open = Open { words, flags };
+        let (addresses, ports) = open.ends(Self::DIRECTION);
+        let is_it = flags & plain_bit(Self::DIRECTION, key.side()) != 0
             && addresses == key.addresses.first_chunk().copied()?
             && ports == key.ports()
             && (flags >> PROTOCOL_AT) as u8 == key.protocol();
@@ -48,7 +50,7 @@ impl<'a, const N: usize, const S: usize> Open<'a, N, S> {
     #[inline(always)]
     pub(in crate::forward) fn rewritten(&self) -> Option<Ends<N>> {
         (self.flags & REWRITTEN != 0).then(|| {
-            let (mut addresses, ports) = self.ends(self.direction.other());
+            let (mut addresses, ports) = self.ends(Self::OTHER);
             match addresses.as_mut_slice() {
                 [both] => *both = both.rotate_left(32),
                 more => more.rotate_left(N / 2),
@@ -71,7 +73,7 @@ impl<'a, const N: usize, const S: usize> Open<'a, N, S> {
     /// Does what goes this way leave by the TUN?
     #[inline(always)]
     pub(in crate::forward) fn leaves_by_tun(&self) -> bool {
-        match self.direction {
+        match Self::DIRECTION {
             Direction::Original => self.flags & REPLY_FROM_TUN != 0,
             Direction::Reply => self.flags & FROM_NIC == 0,
         }
@@ -80,7 +82,7 @@ impl<'a, const N: usize, const S: usize> Open<'a, N, S> {
     /// The way that was found under this generation of the view.
     #[inline(always)]
     pub(in crate::forward) fn way(&self, generation: u32) -> Option<WayId> {
-        way_in(self.word(WAYS).load(Relaxed), self.direction, generation)
+        way_in(self.word(WAYS).load(Relaxed), Self::DIRECTION, generation)
     }
 
     /// The server that has it; `None`: of nobody that this process knows.
@@ -102,7 +104,7 @@ impl<'a, const N: usize, const S: usize> Open<'a, N, S> {
     pub(in crate::forward) fn acknowledged(&self, next: u32) {
         let word = self.word(SEQUENCES);
         let expected = expected_in(word.load(Relaxed));
-        let expected = match self.direction {
+        let expected = match Self::DIRECTION {
             Direction::Original => Expected { client: next, ..expected },
             Direction::Reply => Expected { server: next, ..expected },
         };
