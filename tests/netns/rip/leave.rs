@@ -12,7 +12,7 @@ use vipa::wire::ip::Family;
 
 use super::daemon::{Daemon, Kind, Signed};
 use super::told::Tap;
-use super::{RIP, waits_for_ways, ways};
+use super::{RIP, waits_for_the_kernel, waits_for_ways, ways};
 use crate::fixture::{Bench, Conversation, PROGRAM, Peer, Setup, number, wait_until};
 
 fn drain(bench: &Bench, arguments: &[&str]) -> Command {
@@ -39,6 +39,7 @@ fn withdrawing(bench: &Bench) -> Value {
 }
 
 fn flows(bench: &Bench, peer: &Peer) -> Vec<Conversation> {
+    waits_for_the_kernel(bench);
     let open = |family| Conversation::open(&bench.network.host, peer.address(family));
     let flows: Vec<_> = (0..4).flat_map(|_| Family::BOTH.map(open)).collect();
     flows.iter().for_each(|flow| flow.goes_on(5));

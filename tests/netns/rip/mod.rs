@@ -41,6 +41,17 @@ pub(crate) fn waits_for_ways(bench: &Bench, wanted: &[u8]) {
     }
 }
 
+/// The forwarder's view comes first, the kernel's routes behind it.
+fn waits_for_the_kernel(bench: &Bench) {
+    for family in Family::BOTH {
+        let client = client_address(family).to_string();
+        wait_until("the kernel knows a way", || {
+            let mut command = bench.network.host.command("ip");
+            command.args(["route", "get", &client]).output().expect("ip").status.success()
+        });
+    }
+}
+
 /// Without a gateway in the configuration: what is beyond the router is known by RIP alone.
 fn lives_through_a_dead_nic(kind: Kind, signed: Signed, keys: &str) {
     let setup = Setup::new(2).without_gateways().rip(&format!("{RIP}{keys}"));
@@ -52,14 +63,7 @@ fn lives_through_a_dead_nic(kind: Kind, signed: Signed, keys: &str) {
     for prefix in ["10.9.0.0/24", "2001:db8:9::/64"] {
         wait_until("the client's network is learned", || routes().contains(prefix));
     }
-    // The forwarder's view comes first, the kernel's routes behind it.
-    for family in Family::BOTH {
-        let client = client_address(family).to_string();
-        wait_until("the kernel knows a way", || {
-            let mut command = bench.network.host.command("ip");
-            command.args(["route", "get", &client]).output().expect("ip").status.success()
-        });
-    }
+    waits_for_the_kernel(&bench);
     let peer = Peer::listen(&bench.network.client, 7000);
     let open = |family| Conversation::open(&bench.network.host, peer.address(family));
     let flows: Vec<_> = (0..6).flat_map(|_| Family::BOTH.map(open)).collect();
