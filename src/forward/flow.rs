@@ -3,10 +3,11 @@
 //!
 //! A flow has two keys: of its packets as it began, and of those that come back. Together they say how each
 //! direction is rewritten: what is to go on leaves with the other key's ends. `key.rs` has the keys, `entries.rs`
-//! the memory; here is what a flow means, how long it lives, and which one makes room.
+//! the memory, `life.rs` how long a flow lives and which one makes room; here is what a flow means.
 
 mod entries;
 mod key;
+mod life;
 mod open;
 
 use std::collections::VecDeque;
@@ -14,8 +15,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use entries::{
-    ANSWERED, CLIENT_ENDED, Entries, FORWARDED, HELD, LIVE, OVER, PHASE_AT, REPLY_KEY, REWRITTEN,
-    SEEN, SEQUENCES, SERVED, SERVED_BY, SERVER_ENDED, WAYS, stride,
+    ANSWERED, Entries, FORWARDED, HELD, LIVE, OVER, REPLY_KEY, REWRITTEN, SEQUENCES, SERVED,
+    SERVED_BY, WAYS, stride,
 };
 pub use key::{Key, Side};
 pub(super) use open::{Ends, Open};
@@ -24,7 +25,6 @@ use super::preferred::{ServerId, ServiceId};
 use super::rewrite::{Edit, Endpoint};
 use super::view::WayId;
 use crate::wire::ip::{self, Family};
-use crate::wire::packet::{Headers, Layer4};
 
 /// Rises with each change of what the words mean.
 pub const LAYOUT: u32 = 3;
@@ -169,10 +169,6 @@ impl Expected {
     }
 }
 
-/// Entries looked at to find one to evict.
-const EVICTION_LOOK: u32 = 32;
-/// An open served flow may make room once it was silent for so long, in milliseconds.
-const IDLE: u64 = 60_000;
 /// Ports looked at to find a free one …
 const PORT_LOOK: usize = 4096;
 /// … and behind the first one that could be taken from a served flow: in a flood of SYNs nearly all are such.
@@ -497,107 +493,6 @@ impl FlowTable {
         self.set_flags(id, HELD, HELD);
     }
 
-    /// How far the flow has come.
-    pub fn phase(&self, id: FlowId) -> Phase {
-        match (self.flags(id) >> PHASE_AT) & 3 {
-            0 => Phase::Opening,
-            1 => Phase::Open,
-            _ => Phase::Closing,
-        }
-    }
-
-    /// A packet of a flow of this host passes: its time and phase follow.
-    #[inline]
-    pub fn touch(&mut self, id: FlowId, headers: &Headers, direction: Direction, now: Millis) {
-        self.seen(id, now);
-        let phase = self.phase(id);
-        let next = match headers.layer4 {
-            Layer4::Tcp { flags, .. } if flags.is_rst() || flags.is_fin() => Phase::Closing,
-            Layer4::Tcp { flags, .. } if flags.is_bare_syn() => Phase::Opening,
-            Layer4::Tcp { flags, .. } if flags.is_syn() => phase,
-            Layer4::Tcp { .. } if phase == Phase::Closing => phase,
-            Layer4::Tcp { .. } => Phase::Open,
-            _ if direction == Direction::Reply => Phase::Open,
-            _ => phase,
-        };
-        if next != phase {
-            self.set_flags(id, 3 << PHASE_AT, (next as u32) << PHASE_AT);
-        }
-    }
-
-    /// A packet of a served flow passes. It is open once the client has answered what the server answered; a
-    /// direct one, whose answers are not seen, once the client says more than SYN. A SYN on an open connection
-    /// changes nothing: the server knows what to say to it (RFC 5961 section 4). Nor does a client's reset of what is not
-    /// open: the server may have taken the SYN for one of an earlier connection with the same ends, of which it answers; the client
-    /// resets that and sends its SYN again (RFC 9293 section 3.5.2, figure 9).
-    #[inline]
-    pub fn touch_served(
-        &mut self,
-        id: FlowId,
-        headers: &Headers,
-        direction: Direction,
-        now: Millis,
-    ) {
-        self.seen(id, now);
-        let flags = self.flags(id);
-        let may_open = flags & (ANSWERED | REPLY_KEY) != REPLY_KEY;
-        let phase = self.phase(id);
-        let is_original = direction == Direction::Original;
-        let next = match headers.layer4 {
-            Layer4::Tcp { flags, .. }
-                if flags.is_rst() && is_original && phase == Phase::Opening =>
-            {
-                phase
-            }
-            Layer4::Tcp { flags, .. } if flags.is_rst() || flags.is_fin() => {
-                self.says_its_last(id, direction, flags.is_rst());
-                Phase::Closing
-            }
-            Layer4::Tcp { flags, .. } if phase == Phase::Opening => {
-                let is_answer = is_original && !flags.is_syn();
-                if is_answer && may_open { Phase::Open } else { phase }
-            }
-            Layer4::Tcp { .. } => phase,
-            _ if direction == Direction::Reply => Phase::Open,
-            _ => phase,
-        };
-        if direction == Direction::Reply && flags & ANSWERED == 0 {
-            self.set_flags(id, ANSWERED, ANSWERED);
-        }
-        if next != phase {
-            self.set_flags(id, 3 << PHASE_AT, (next as u32) << PHASE_AT);
-            self.half_open -= u32::from(phase == Phase::Opening);
-        }
-    }
-
-    /// Have both ends of a served connection said their last?
-    pub fn is_over(&self, id: FlowId) -> bool {
-        self.flags(id) & OVER != 0
-    }
-
-    /// One end of a served connection sends a FIN or a RST.
-    fn says_its_last(&mut self, id: FlowId, direction: Direction, is_reset: bool) {
-        let flags = self.flags(id);
-        if flags & OVER != 0 {
-            return;
-        }
-        let said = match direction {
-            Direction::Original => CLIENT_ENDED,
-            Direction::Reply => SERVER_ENDED,
-        };
-        // Of a direct one the server is not heard.
-        let all = if flags & REPLY_KEY != 0 { CLIENT_ENDED | SERVER_ENDED } else { CLIENT_ENDED };
-        if !is_reset && (flags | said) & all != all {
-            self.set_flags(id, said, said);
-            return;
-        }
-        self.set_flags(id, said | OVER, said | OVER);
-        // It was refused: a client does not get here before it is open.
-        let has_failed = is_reset && self.phase(id) == Phase::Opening;
-        let server = self.served_by(id);
-        self.ended.extend(server.map(|(_, server)| Ended { server, has_failed }));
-    }
-
     /// What both ends of a served TCP connection expect next.
     pub fn expected(&self, id: FlowId) -> Expected {
         expected_in(self.word(id, SEQUENCES).load(Relaxed))
@@ -672,113 +567,12 @@ impl FlowTable {
         Some(ports[at])
     }
 
-    /// Looks at the next `count` entries and forgets those whose time is over; `released` is told each
-    /// rewritten flow that had a reply key.
-    pub fn sweep(&mut self, count: u32, now: Millis, mut released: impl FnMut(Rewritten)) {
-        for family in Family::BOTH {
-            for _ in 0..count.min(self.half(family).capacity()) {
-                let id = FlowId::new(family, self.half_mut(family).advance());
-                if self.flags(id) & LIVE != 0
-                    && self.idle(id, now) > self.timeout(id)
-                    && let Some(flow) = self.remove(id)
-                {
-                    released(flow);
-                }
-            }
-        }
-        // What became open or is gone need not be remembered as half-open.
-        while self.opening.front().is_some_and(|half_open| !self.is_half_open(half_open)) {
-            self.opening.pop_front();
-        }
-    }
-
     /// All rewritten flows that the egress hold has to know.
     pub fn held_flows(&self) -> impl Iterator<Item = Rewritten> {
         let is_held = |id: &FlowId| {
             self.flags(*id) & (REWRITTEN | REPLY_KEY | SERVED) == REWRITTEN | REPLY_KEY
         };
         self.ids().into_iter().filter(is_held).map(|id| self.rewritten_flow(id))
-    }
-
-    /// How long a flow may be silent, in milliseconds. RFC 5382 REQ-5 (TCP), RFC 4787 REQ-5 (UDP), RFC 5508
-    /// REQ-1 (ICMP). Of a flow that is not rewritten only its way is remembered: a minute will do.
-    fn timeout(&self, id: FlowId) -> u64 {
-        let flags = self.flags(id);
-        if flags & (REWRITTEN | SERVED) == 0 {
-            return 60_000;
-        }
-        let is_served = flags & SERVED != 0;
-        match (self.half(id.family()).protocol(id.at()), self.phase(id)) {
-            // A client that is there answers within seconds; a SYN sent again begins anew.
-            (ip::TCP, Phase::Opening) if is_served => 15_000,
-            (ip::TCP, Phase::Opening) => 75_000,
-            (ip::TCP, Phase::Open) => 7_440_000,
-            (ip::TCP, Phase::Closing) => 120_000,
-            (ip::ICMP | ip::ICMPV6, _) => 60_000,
-            (_, Phase::Opening) if is_served && flags & REPLY_KEY != 0 => 30_000,
-            _ => 300_000,
-        }
-    }
-
-    /// Makes room for one more flow.
-    fn make_room(&mut self, family: Family, now: Millis) -> Result<Option<Rewritten>, TableFull> {
-        if !self.half(family).is_full() {
-            return Ok(None);
-        }
-        let victim = self.victim(family, now).ok_or(TableFull)?;
-        self.evicted += 1;
-        Ok(self.remove(victim))
-    }
-
-    /// Of the next entries the one that is missed least: a remembered way before all others, a closing or half-open
-    /// flow before an open one; of equals the one silent longest. An open rewritten flow is never taken, an open
-    /// served one only if it is idle.
-    fn victim(&mut self, family: Family, now: Millis) -> Option<FlowId> {
-        let mut best: Option<((u8, u64), FlowId)> = None;
-        for _ in 0..EVICTION_LOOK.min(self.half(family).capacity()) {
-            let id = FlowId::new(family, self.half_mut(family).advance());
-            let flags = self.flags(id);
-            let idle = self.idle(id, now);
-            let rank = match self.phase(id) {
-                _ if flags & (REWRITTEN | SERVED) == 0 => 4,
-                Phase::Closing => 3,
-                Phase::Opening => 2,
-                Phase::Open if flags & SERVED != 0 && idle > IDLE => 1,
-                Phase::Open => continue,
-            };
-            if best.is_none_or(|(highest, _)| (rank, idle) > highest) {
-                best = Some(((rank, idle), id));
-            }
-        }
-        best.map(|(_, id)| id)
-    }
-
-    fn evict_half_open(&mut self) {
-        while let Some(oldest) = self.opening.pop_front() {
-            if self.is_half_open(&oldest) {
-                self.remove(oldest.0);
-                self.evicted += 1;
-                return;
-            }
-        }
-    }
-
-    fn is_half_open(&self, (id, stamp): &(FlowId, u32)) -> bool {
-        let is_it = (self.word(*id, SERVED_BY).load(Relaxed) >> 32) as u32 == *stamp;
-        is_it
-            && self.flags(*id) & (LIVE | SERVED) == LIVE | SERVED
-            && self.phase(*id) == Phase::Opening
-    }
-
-    fn seen(&self, id: FlowId, now: Millis) {
-        let seen = self.word(id, SEEN);
-        if seen.load(Relaxed) != now.0 {
-            seen.store(now.0, Relaxed);
-        }
-    }
-
-    fn idle(&self, id: FlowId, now: Millis) -> u64 {
-        now.0.saturating_sub(self.word(id, SEEN).load(Relaxed))
     }
 
     fn wire(&self, id: FlowId) -> Endpoint {

@@ -428,14 +428,8 @@ impl Watch {
 
     /// Takes in what has come; true if there may be more.
     fn hear(&mut self, token: Token) -> bool {
-        let Some(((nic, kind), ear)) = self
-            .ears
-            .iter()
-            .find(|((nic, kind), _)| kind.token(*nic) == token)
-            .map(|(key, ear)| (*key, ear))
-        else {
-            return false;
-        };
+        let is_it = |((nic, kind), _): &(&(NicId, Kind), &Ear)| kind.token(*nic) == token;
+        let Some((&(nic, _), ear)) = self.ears.iter().find(is_it) else { return false };
         let mut buffer = [0u8; 2048];
         for _ in 0..BUDGET {
             let now = Instant::now();
@@ -478,7 +472,6 @@ impl Watch {
                 Err(_) => return false,
             }
         }
-        let _ = kind;
         true
     }
 

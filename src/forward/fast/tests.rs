@@ -403,3 +403,30 @@ fn data_of_open_flows_goes_the_short_way_in_every_mode() {
         }
     }
 }
+
+/// That a server answers for the first time has to be seen, though its client has said its last already. This host as the client: no
+/// way back has to be found, which alone would make it the long one.
+#[test]
+fn the_first_answer_to_a_closing_flow_goes_the_long_way() {
+    let (mut short, mut long) = (Forwarder::new(), Forwarder::new());
+    let net = view();
+    let client = (vipa(Family::V4, 10), 40_000);
+    let service = (vipa(Family::V4, 10), 80);
+    let mut both = |from, to, flags, ingress| {
+        let next = Next { what: What::View, flags, ttl: 64, size: 10, state: 0 };
+        let bytes = packet(from, to, true, &next);
+        let frame = || [Frame::holding(&bytes, Offload::default(), ingress)];
+        let (mut a, mut b) = (frame(), frame());
+        let sight = |preferred| Sight { net: &net, preferred, now: Millis(1) };
+        process_batch(&mut a, &mut short.state, sight(&short.preferred));
+        process_one(&mut b[0], &mut long.state, sight(&long.preferred));
+        assert_eq!((a[0].verdict, a[0].packet()), (b[0].verdict, b[0].packet()));
+        assert_eq!(short.memory(), long.memory());
+        Headers::parse(a[0].packet()).expect("headers")
+    };
+    let there = both(client, service, 0x02, Ingress::Tun);
+    both(client, service, 0x11, Ingress::Tun);
+    let (source, destination) = there.ports();
+    let back = Ingress::Nic(NicId(1));
+    both((there.destination, destination), (there.source, source), 0x10, back);
+}

@@ -136,40 +136,26 @@ impl Entries {
     /// The entry of `key`, and which of its two directions that is.
     #[inline]
     pub(super) fn find(&self, key: &Key) -> Option<(u32, Direction)> {
-        let hash = self.hash(key);
-        let mask = self.index.len() - 1;
-        let mut slot = home(hash) & mask;
-        loop {
-            let value = self.index[slot];
-            if value == EMPTY {
-                return None;
-            }
-            if value >> 32 == hash >> 32 {
-                let (at, direction) = entry_of(value);
-                if self.has_key(at, direction, key) {
-                    return Some((at, direction));
-                }
-            }
-            slot = (slot + 1) & mask;
-        }
+        self.probe(self.hash(key)).find(|(at, direction)| self.has_key(*at, *direction, key))
     }
 
     /// The entry that the index alone names for a key of this hash, and its direction: nothing of the entry is read, and it may be
     /// another key's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn guess(&self, hash: u64) -> Option<(u32, Direction)> {
+        self.probe(hash).next()
+    }
+
+    /// The entries that the index names for keys of this hash, and their directions.
+    #[inline(always)]
+    fn probe(&self, hash: u64) -> impl Iterator<Item = (u32, Direction)> {
         let mask = self.index.len() - 1;
-        let mut slot = home(hash) & mask;
-        loop {
-            let value = self.index[slot];
-            if value == EMPTY {
-                return None;
-            }
-            if value >> 32 == hash >> 32 {
-                return Some(entry_of(value));
-            }
-            slot = (slot + 1) & mask;
-        }
+        let slots = (0..=mask).map(move |step| home(hash).wrapping_add(step) & mask);
+        slots
+            .map(|slot| self.index[slot])
+            .take_while(|value| *value != EMPTY)
+            .filter(move |value| value >> 32 == hash >> 32)
+            .map(entry_of)
     }
 
     /// All words of an entry, of which there are `S`.
