@@ -136,26 +136,32 @@ impl Entries {
     /// The entry of `key`, and which of its two directions that is.
     #[inline]
     pub(super) fn find(&self, key: &Key) -> Option<(u32, Direction)> {
-        self.probe(self.hash(key)).find(|(at, direction)| self.has_key(*at, *direction, key))
+        self.probe(self.hash(key), |at, direction| self.has_key(at, direction, key))
     }
 
     /// The entry that the index alone names for a key of this hash, and its direction: nothing of the entry is read, and it may be
     /// another key's.
     #[inline(always)]
     pub(super) fn guess(&self, hash: u64) -> Option<(u32, Direction)> {
-        self.probe(hash).next()
+        self.probe(hash, |_, _| true)
     }
 
-    /// The entries that the index names for keys of this hash, and their directions.
+    /// The first entry that the index names for keys of this hash and that `is_it`, and its direction. There is always an empty slot.
     #[inline(always)]
-    fn probe(&self, hash: u64) -> impl Iterator<Item = (u32, Direction)> {
+    fn probe(&self, hash: u64, is_it: impl Fn(u32, Direction) -> bool) -> Option<(u32, Direction)> {
         let mask = self.index.len() - 1;
-        let slots = (0..=mask).map(move |step| home(hash).wrapping_add(step) & mask);
-        slots
-            .map(|slot| self.index[slot])
-            .take_while(|value| *value != EMPTY)
-            .filter(move |value| value >> 32 == hash >> 32)
-            .map(entry_of)
+        let mut slot = home(hash) & mask;
+        loop {
+            let value = self.index[slot];
+            if value == EMPTY {
+                return None;
+            }
+            let (at, direction) = entry_of(value);
+            if value >> 32 == hash >> 32 && is_it(at, direction) {
+                return Some((at, direction));
+            }
+            slot = (slot + 1) & mask;
+        }
     }
 
     /// All words of an entry, of which there are `S`.
