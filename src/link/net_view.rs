@@ -178,7 +178,7 @@ fn neighbours(
     usable.filter(|(hop, _)| gateways.contains(hop) || is_requested(hop)).collect()
 }
 
-/// What virtual services own.
+/// What virtual services own, and the addresses `kept`.
 fn claims(config: &Config, nics: &[NicView], kept: &[IpAddr]) -> Claims {
     let (owned, reserved) = (kept.to_vec(), config.source.ports.clone());
     let mut claims = Claims { owned, reserved, ..Claims::default() };

@@ -11,7 +11,7 @@ use super::{Monitor, Server, Service, Watch};
 use crate::balance::candidate::Check;
 use crate::balance::policy::{NoScore, Policy};
 use crate::balance::score::Score;
-use crate::balance::service::{self, Mode, Settings, WhenNone, check_name, parse_endpoint};
+use crate::balance::service::{self, Settings, WhenNone, check_name, parse_endpoint};
 use crate::balance::status::{self, Administrative};
 use crate::forward::preferred::{Choice, ServerId, ServiceId};
 
@@ -98,7 +98,8 @@ impl Monitor {
         let at = self.service(service)?;
         let server = self.new_server(at, name, address, (*weight, *capacity), nics)?;
         let settings = &self.services[at].settings;
-        let is_heard = matches!(settings.mode, Mode::Nat { keeps_client: true, .. });
+        // Its answers to clients, or those to this host itself.
+        let is_heard = settings.keeps_client() || server.is_local;
         Ok(is_heard.then(|| Settings { servers: vec![server], ..settings.clone() }))
     }
 

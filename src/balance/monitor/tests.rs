@@ -720,6 +720,10 @@ fn a_server_that_answers_by_way_of_this_host_is_heard_first_and_until_its_last_c
     // Of another mode the servers need no hearing of their own.
     let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
     assert_eq!(lab.monitor.would_serve(&add("web"), &[]), Ok(None));
+    let mut here = add("web");
+    let Change::Add { address, .. } = &mut here else { unreachable!("it adds") };
+    *address = format!("{VIPA}:8081");
+    assert!(lab.monitor.would_serve(&here, &[]).unwrap().is_some(), "but one on this host does");
     lab.change(add("web"));
 }
 
