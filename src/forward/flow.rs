@@ -10,7 +10,6 @@ mod key;
 mod life;
 mod open;
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -19,6 +18,7 @@ use entries::{
     SERVED_BY, WAYS, stride,
 };
 pub use key::{Key, Side};
+use life::Opening;
 pub(super) use open::{Ends, Open};
 
 use super::preferred::{ServerId, ServiceId};
@@ -173,7 +173,7 @@ impl Expected {
 const PORT_LOOK: usize = 4096;
 /// … and behind the first one that could be taken from a served flow: in a flood of SYNs nearly all are such.
 const PORT_LOOK_ON: usize = 32;
-/// No server: of an earlier process, and not known to this one.
+/// No server, in the lower half: of an earlier process, and not known to this one.
 const NOBODY: u64 = 0xffff_ffff;
 
 /// Flows of one worker.
@@ -184,9 +184,8 @@ pub struct FlowTable {
     next_port: usize,
     rewritten: u32,
     served: u32,
-    half_open: u32,
-    /// Half-open served flows in the order in which they began, by entry and stamp; some are it no more.
-    opening: VecDeque<(FlowId, u32)>,
+    /// Half-open served flows of each family.
+    opening: [Opening; 2],
     stamp: u32,
     created: u64,
     evicted: u64,
@@ -222,8 +221,7 @@ impl FlowTable {
             next_port: 0,
             rewritten: 0,
             served: 0,
-            half_open: 0,
-            opening: VecDeque::new(),
+            opening: Default::default(),
             stamp: 0,
             created: 0,
             evicted: 0,
@@ -236,7 +234,7 @@ impl FlowTable {
             if table.flags(id) & SERVED != 0 {
                 table.word(id, SERVED_BY).store(NOBODY, Relaxed);
                 table.served += 1;
-                table.half_open += u32::from(table.phase(id) == Phase::Opening);
+                table.opens(id);
             } else {
                 table.rewritten += 1;
             }
@@ -271,7 +269,7 @@ impl FlowTable {
 
     /// Those of them whose client has not answered yet.
     pub fn half_open(&self) -> u32 {
-        self.half_open
+        self.opening.iter().map(|opening| opening.count).sum()
     }
 
     /// Flows remembered since the table was made.
@@ -359,17 +357,17 @@ impl FlowTable {
         now: Millis,
     ) -> Result<(FlowId, Option<Rewritten>), TableFull> {
         let family = key.family();
-        if self.half_open >= (self.half(family).capacity() / 4).max(1) {
-            self.evict_half_open();
+        if self.opening(family).count >= (self.half(family).capacity() / 4).max(1) {
+            self.evict_half_open(family);
         }
         let evicted = self.make_room(family, now)?;
         let flags = SERVED | if served.is_direct { 0 } else { REWRITTEN | REPLY_KEY | HELD };
         let at = self.half_mut(family).insert(key, &served.reply, flags, now).ok_or(TableFull)?;
         let id = FlowId::new(family, at);
         self.stamp = self.stamp.wrapping_add(1);
+        self.word(id, SERVED_BY).store(u64::from(self.stamp) << 32, Relaxed);
         self.set_served_by(id, served.service, served.server);
-        self.opening.push_back((id, self.stamp));
-        self.half_open += 1;
+        self.opens(id);
         self.served += 1;
         self.created += 1;
         Ok((id, evicted))
@@ -387,9 +385,10 @@ impl FlowTable {
         self.half_mut(id.family()).remove(at);
         if flags & SERVED != 0 {
             self.served -= 1;
-            self.half_open -= u32::from(is_opening);
+            self.opening(id.family()).count -= u32::from(is_opening);
             if flags & OVER == 0 {
-                let has_failed = is_opening && flags & ANSWERED == 0;
+                // Of a direct one no answer passes.
+                let has_failed = is_opening && flags & (ANSWERED | REPLY_KEY) == REPLY_KEY;
                 self.ended.extend(server.map(|(_, server)| Ended { server, has_failed }));
             }
             return None;
@@ -442,8 +441,9 @@ impl FlowTable {
 
     /// Says whose an adopted flow is.
     pub fn set_served_by(&mut self, id: FlowId, service: ServiceId, server: ServerId) {
-        let word = u64::from(self.stamp) << 32 | u64::from(service.0) << 16 | u64::from(server.0);
-        self.word(id, SERVED_BY).store(word, Relaxed);
+        let word = self.word(id, SERVED_BY);
+        let whose = u64::from(service.0) << 16 | u64::from(server.0);
+        word.store(word.load(Relaxed) & !NOBODY | whose, Relaxed);
     }
 
     /// The flow at a place from 0 to [`FlowTable::capacity`].

@@ -308,10 +308,7 @@ pub fn settle(state: &mut State, preferred: &PreferredTable) {
 /// Says of adopted flows whose they are, so far as the table knows.
 pub fn recognise(state: &mut State, preferred: &PreferredTable) {
     for id in state.flows.served_flows() {
-        let server = identify(id, state, preferred).and_then(|id| preferred.server(id));
-        if let Some(server) = server.filter(|_| !state.flows.is_over(id)) {
-            count(server, state, WorkerCounters::began);
-        }
+        identify(id, state, preferred);
     }
 }
 
@@ -451,7 +448,7 @@ fn distinct(
     })
 }
 
-/// Whose flow it is. One that was adopted from an earlier process is known by its ends.
+/// Whose flow it is. One that was adopted from an earlier process is known by its ends, and counted as its server's from then on.
 fn identify(id: FlowId, state: &mut State, preferred: &PreferredTable) -> Option<ServerId> {
     if let Some((_, server)) = state.flows.served_by(id) {
         return Some(server);
@@ -462,6 +459,11 @@ fn identify(id: FlowId, state: &mut State, preferred: &PreferredTable) -> Option
     let instance = state.flows.key(id, Direction::Reply).source();
     let server = preferred.server_at(service, instance.address, instance.port)?;
     state.flows.set_served_by(id, service, server);
+    if !state.flows.is_over(id)
+        && let Some(server) = preferred.server(server)
+    {
+        count(server, state, WorkerCounters::began);
+    }
     Some(server)
 }
 

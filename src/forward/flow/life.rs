@@ -1,5 +1,6 @@
 //! How long a flow lives: what its packets say of it, its time-outs, and which flow makes room for another.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::entries::{
@@ -14,6 +15,17 @@ use crate::wire::packet::{Headers, Layer4};
 const EVICTION_LOOK: u32 = 32;
 /// An open served flow may make room once it was silent for so long, in milliseconds.
 const IDLE: u64 = 60_000;
+
+/// Flows that are half-open no more and are still remembered as such, before they are looked for.
+const SLACK: usize = 64;
+
+/// Half-open served flows of a family.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    pub(super) count: u32,
+    /// In the order in which they began, by entry and stamp (0: of an earlier process); some are it no more.
+    order: VecDeque<(FlowId, u32)>,
+}
 
 impl FlowTable {
     /// How far the flow has come.
@@ -85,7 +97,7 @@ impl FlowTable {
         }
         if next != phase {
             self.set_flags(id, 3 << PHASE_AT, (next as u32) << PHASE_AT);
-            self.half_open -= u32::from(phase == Phase::Opening);
+            self.opening(id.family()).count -= u32::from(phase == Phase::Opening);
         }
     }
 
@@ -130,10 +142,6 @@ impl FlowTable {
                     released(flow);
                 }
             }
-        }
-        // What became open or is gone need not be remembered as half-open.
-        while self.opening.front().is_some_and(|half_open| !self.is_half_open(half_open)) {
-            self.opening.pop_front();
         }
     }
 
@@ -194,14 +202,35 @@ impl FlowTable {
         best.map(|(_, id)| id)
     }
 
-    pub(super) fn evict_half_open(&mut self) {
-        while let Some(oldest) = self.opening.pop_front() {
+    /// The oldest half-open flow of a family makes room.
+    pub(super) fn evict_half_open(&mut self, family: Family) {
+        while let Some(oldest) = self.opening(family).order.pop_front() {
             if self.is_half_open(&oldest) {
                 self.remove(oldest.0);
                 self.evicted += 1;
                 return;
             }
         }
+    }
+
+    /// A served flow is half-open, if it is.
+    pub(super) fn opens(&mut self, id: FlowId) {
+        if self.phase(id) != Phase::Opening {
+            return;
+        }
+        let stamp = (self.word(id, SERVED_BY).load(Relaxed) >> 32) as u32;
+        let opening = self.opening(id.family());
+        opening.count += 1;
+        opening.order.push_back((id, stamp));
+        if opening.order.len() > 2 * opening.count as usize + SLACK {
+            let mut order = std::mem::take(&mut opening.order);
+            order.retain(|one| self.is_half_open(one));
+            self.opening(id.family()).order = order;
+        }
+    }
+
+    pub(super) fn opening(&mut self, family: Family) -> &mut Opening {
+        &mut self.opening[usize::from(family == Family::V6)]
     }
 
     fn is_half_open(&self, (id, stamp): &(FlowId, u32)) -> bool {
@@ -220,5 +249,97 @@ impl FlowTable {
 
     fn idle(&self, id: FlowId, now: Millis) -> u64 {
         now.0.saturating_sub(self.word(id, SEEN).load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::atomic::AtomicU64;
+
+    use super::super::{Key, Served, Shape, Side};
+    use super::*;
+    use crate::forward::preferred::{ServerId, ServiceId};
+    use crate::forward::rewrite::Endpoint;
+
+    const NOW: Millis = Millis(1_000);
+    const SHAPE: Shape = Shape::both(64);
+    /// Of each family's.
+    const QUARTER: u32 = 16;
+
+    fn words() -> &'static [AtomicU64] {
+        (0..SHAPE.words()).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
+    }
+
+    fn end(family: Family, n: u32) -> Endpoint {
+        let address = match family {
+            Family::V4 => IpAddr::from((0x0a00_0000 | n).to_be_bytes()),
+            Family::V6 => IpAddr::from(u128::from(n).to_be_bytes()),
+        };
+        Endpoint { address, port: 80 }
+    }
+
+    /// A flow of client number `n`, begun.
+    fn begin(table: &mut FlowTable, family: Family, n: u32, is_direct: bool) -> FlowId {
+        let key = Key::new(end(family, n), end(family, 1 << 20), ip::UDP, Side::Nic);
+        let reply = Key::new(end(family, 2 << 20), end(family, n), ip::UDP, Side::Nic);
+        let served = Served { service: ServiceId(0), server: ServerId(0), reply, is_direct };
+        table.insert_served(&key, &served, NOW).expect("room").0
+    }
+
+    fn is_there(table: &FlowTable, family: Family, n: u32) -> bool {
+        let key = Key::new(end(family, n), end(family, 1 << 20), ip::UDP, Side::Nic);
+        table.find(&key).is_some()
+    }
+
+    #[test]
+    fn half_open_flows_of_one_family_leave_those_of_the_other() {
+        let mut table = FlowTable::fresh(words(), SHAPE, 7);
+        for (flooded, other) in [(Family::V4, Family::V6), (Family::V6, Family::V4)] {
+            begin(&mut table, other, 5000, false);
+            (0..1000).for_each(|n| drop(begin(&mut table, flooded, n, false)));
+            assert!(is_there(&table, other, 5000), "{other:?}");
+        }
+        assert_eq!(table.half_open(), 2 * QUARTER);
+    }
+
+    #[test]
+    fn half_open_flows_of_an_earlier_process_make_room_before_new_ones() {
+        let words = words();
+        let mut table = FlowTable::fresh(words, SHAPE, 7);
+        (0..QUARTER).for_each(|n| drop(begin(&mut table, Family::V4, n, false)));
+        let (mut table, torn) = FlowTable::adopt(words, SHAPE, 7);
+        assert_eq!((table.half_open(), torn), (QUARTER, 0));
+        let first = begin(&mut table, Family::V4, 100, false);
+        (101..100 + QUARTER).for_each(|n| drop(begin(&mut table, Family::V4, n, false)));
+        assert!(is_there(&table, Family::V4, 100));
+        // Whose an adopted flow is becomes known later, and changes nothing of its age.
+        table.set_served_by(first, ServiceId(1), ServerId(1));
+        begin(&mut table, Family::V4, 200, false);
+        assert!(!is_there(&table, Family::V4, 100), "the oldest");
+        assert_eq!(table.half_open(), QUARTER);
+    }
+
+    #[test]
+    fn what_is_half_open_no_more_is_not_remembered_as_such() {
+        let mut table = FlowTable::fresh(words(), SHAPE, 7);
+        begin(&mut table, Family::V4, 5000, true);
+        for n in 0..10_000 {
+            let id = begin(&mut table, Family::V4, n, false);
+            table.remove(id);
+        }
+        assert!(table.opening(Family::V4).order.len() <= 2 + SLACK + 1);
+        assert!(is_there(&table, Family::V4, 5000));
+    }
+
+    #[test]
+    fn a_flow_whose_answers_do_not_pass_here_has_not_failed_without_them() {
+        let mut table = FlowTable::fresh(words(), SHAPE, 7);
+        for (is_direct, has_failed) in [(true, false), (false, true)] {
+            let id = begin(&mut table, Family::V4, 1, is_direct);
+            table.remove(id);
+            let ended: Vec<bool> = table.take_ended().map(|ended| ended.has_failed).collect();
+            assert_eq!(ended, [has_failed]);
+        }
     }
 }
