@@ -5,8 +5,8 @@
 //! server the preferred one, fifty times each. From just before the message, or the answer, is written until the server's accept(2)
 //! returns, the client's next connection and this machine's scheduler included.
 //!
-//! *Flood*: one TCP stream of a client through a service, and SYNs from spoofed sources for the same service, so many a second, put
-//! onto the link in front of one of the host's NICs by a packet socket; in turn, round by round, with the forwarder having to see to
+//! *Flood*: one TCP stream of a client through a service, and SYNs from spoofed sources for another service of the same VIPA, so many a
+//! second, put onto the link in front of one of the host's NICs by a packet socket, while new clients ask that one too; in turn, round by round, with the forwarder having to see to
 //! them, and with nftables dropping them at that NIC's ingress. What counts is the ratio of the medians. All of it, the servers, the
 //! router and who floods, shares the processors of one machine. With `--gigabit` the client sends by a link of 1 Gbit/s.
 

@@ -182,9 +182,13 @@ impl Host {
 
     pub(crate) fn run(&mut self, count: usize) {
         let sight = Sight { net: &self.net, preferred: &self.preferred, now: self.now };
-        process_batch(&mut self.frames[..count], &mut self.state, sight);
-        service::settle(&mut self.state, &self.preferred);
-        black_box(&self.frames);
+        process(&mut self.frames[..count], &mut self.state, sight);
+    }
+
+    /// The same with servers that somebody else publishes.
+    pub(crate) fn run_with(&mut self, count: usize, preferred: &PreferredTable) {
+        let sight = Sight { net: &self.net, preferred, now: self.now };
+        process(&mut self.frames[..count], &mut self.state, sight);
     }
 
     /// One packet from or to a peer; what was sent of it.
@@ -240,6 +244,13 @@ impl Host {
             frame.offload = Offload { csum, gso: Some(Gso { kind, size: 1400 }) };
         }
     }
+}
+
+/// As a worker does it.
+fn process(frames: &mut [Frame], state: &mut State, sight: Sight<'_>) {
+    process_batch(frames, state, sight);
+    service::settle(state, sight.preferred);
+    black_box(frames);
 }
 
 const RULED_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 1);

@@ -40,9 +40,8 @@ pub(crate) fn rate(rounds: usize, packets: u32) -> Value {
             is_publishing.store(is_on, Ordering::Relaxed);
             let start = Instant::now();
             for _ in 0..packets / BATCH as u32 {
-                host.preferred = PreferredTable::clone(reader.get());
                 host.fill_established(FLOWS);
-                host.run(BATCH);
+                host.run_with(BATCH, reader.get());
             }
             start.elapsed().as_secs_f64()
         });

@@ -9,6 +9,7 @@ use super::flow::{Direction, Ends, FlowTable, Guess, Key, Open, Side};
 use super::frame::{Frame, Ingress};
 use super::pipeline::{Sight, State};
 use super::preferred;
+use super::rewrite::update;
 use super::verdict::Verdict;
 use super::view::Way;
 use crate::wire::checksum::Difference;
@@ -277,12 +278,6 @@ fn array<const L: usize>(bytes: &[u8], at: usize) -> [u8; L] {
 #[inline(always)]
 fn put<const L: usize>(bytes: &mut [u8], at: usize, value: [u8; L]) {
     bytes[at..at + L].copy_from_slice(&value);
-}
-
-#[inline(always)]
-fn update(bytes: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
-    let sum = change(u16::from_be_bytes(array(bytes, at)));
-    put(bytes, at, sum.to_be_bytes());
 }
 
 #[cfg(test)]

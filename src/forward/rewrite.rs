@@ -162,15 +162,18 @@ fn write_address(packet: &mut [u8], address: IpAddr, is_source: bool) {
     }
 }
 
+#[inline(always)]
 fn get(packet: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([packet[at], packet[at + 1]])
 }
 
+#[inline(always)]
 fn put(packet: &mut [u8], at: usize, value: u16) {
     packet[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-fn update(packet: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
+#[inline(always)]
+pub(super) fn update(packet: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
     let field = change(get(packet, at));
     put(packet, at, field);
 }

@@ -10,7 +10,7 @@ use super::plan::routes::{FALLBACK_METRIC, PlannedHop, PlannedRoute};
 use super::plan::rules::{Action, Rule, preferences};
 use super::plan::{AdapterPlan, ManagedNeighbour, NicAddress, Plan, own};
 use super::saved::Saved;
-use super::{MAIN_TABLE, PROTOCOL};
+use super::{LOCAL_TABLE, MAIN_TABLE, PROTOCOL};
 use crate::wire::ip::{Family, Prefix};
 
 /// One request to the kernel.
@@ -177,6 +177,9 @@ pub fn difference(plan: &Plan, mirror: &Mirror, ours: &Ours) -> Vec<Step> {
     // After the rules that led to them.
     removals.append(&mut surplus);
     steps.append(&mut removals);
+    // Without the `local` table's rule the host is deaf, and thousands of routes may have to come.
+    let is_for_local = |step: &Step| matches!(step, Step::AddRule(rule) if rule.action == Action::Lookup(LOCAL_TABLE));
+    steps.sort_by_key(|step| !is_for_local(step));
     steps
 }
 

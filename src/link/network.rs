@@ -154,9 +154,9 @@ impl Network {
     /// A table that it needs belongs to somebody else.
     pub fn follow(&mut self, config: Arc<Config>, now: Instant) -> Result<()> {
         let before = std::mem::replace(&mut self.config, config);
-        self.saved.follow(&self.config);
         let is_known: HashSet<u32> = all_tables(&before).into_iter().collect();
-        let unread = self.mirror.follow(self.saved.tables.iter().copied());
+        let tables = self.saved.tables.iter().copied().chain(all_tables(&self.config));
+        let unread = self.mirror.follow(tables);
         if !unread.is_empty() || before.nics != self.config.nics {
             // Of NICs that are gone what is to be taken away is still to be seen.
             let nics = before.nics.iter().chain(&self.config.nics);
@@ -171,6 +171,8 @@ impl Network {
                 return Err(Error::ForeignTable { table, route: prefix.to_string() });
             }
         }
+        // Not before: what is saved as ours is not asked for again.
+        self.saved.follow(&self.config);
         self.hold_down.reconfigure(&self.config);
         if self.config.path.probe == Probe::Off {
             self.paths = Paths::default();

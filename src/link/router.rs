@@ -98,6 +98,8 @@ pub struct Router {
     watched: Vec<Target>,
     /// RIP, where it is spoken.
     speaker: Option<Speaker>,
+    /// What paths and RIP go by: that of a reload only once the host has taken all else of it.
+    followed: Arc<Config>,
     /// VIPAs in the NICs' own subnets.
     announcements: announce::speaker::Speaker,
     /// How often the neighbours were told that it leaves.
@@ -228,9 +230,10 @@ impl Router {
     }
 
     fn next_deadline(&self) -> Instant {
-        let network = &self.prepared.network;
-        if network.has_more() {
-            return Instant::now();
+        let (network, now) = (&self.prepared.network, Instant::now());
+        // While it waits it cannot go on with them.
+        if network.has_more() && self.settle_at.is_none_or(|at| at <= now) {
+            return now;
         }
         let spoken = self.speaker.as_ref().and_then(Speaker::next_deadline);
         let announced = self.announcements.next_deadline();
@@ -505,6 +508,7 @@ impl Prepared {
         let (settings, names) = (self.config.announce, self.names());
         let announcements = announce::speaker::Speaker::new(settings, vipas, names, ANNOUNCEMENTS);
         Router {
+            followed: Arc::clone(&self.config),
             prepared: self,
             cell,
             requests,

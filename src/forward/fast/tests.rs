@@ -404,6 +404,57 @@ fn data_of_open_flows_goes_the_short_way_in_every_mode() {
     }
 }
 
+/// Nor if only TCP or only services did: this host's own flows, kept, rewritten and answered, and UDP.
+#[test]
+fn data_of_this_hosts_own_flows_and_udp_go_the_short_way() {
+    let mut forwarder = Forwarder::new();
+    let net = view();
+    let (nic, data) = (Ingress::Nic(NicId(0)), 0x10);
+    let mut one = |from: (IpAddr, u16), to: (IpAddr, u16), is_tcp, flags, ingress| {
+        let next = Next { what: What::View, flags, ttl: 64, size: 10, state: 0 };
+        let bytes = packet(from, to, is_tcp, &next);
+        let mut frames = [Frame::holding(&bytes, Offload::default(), ingress)];
+        let mut ahead = [super::Plain::NONE; super::AHEAD];
+        let sight = Sight { net: &net, preferred: &forwarder.preferred, now: Millis(1) };
+        super::look_ahead(&frames, &forwarder.state.flows, &mut ahead);
+        if super::carry(&mut frames[0], &ahead[0], &forwarder.state, sight) {
+            return (true, frames[0].packet().to_vec());
+        }
+        process_one(&mut frames[0], &mut forwarder.state, sight);
+        if let Verdict::Wait(Wait::Hold(id)) = frames[0].verdict {
+            forwarder.state.flows.set_held(id);
+            process_one(&mut frames[0], &mut forwarder.state, sight);
+        }
+        (false, frames[0].packet().to_vec())
+    };
+    for family in Family::BOTH {
+        let own = (vipa(family, 10), 40_000);
+        for is_tcp in [true, false] {
+            // By rule from another VIPA, from a NIC's address, and as it is.
+            for (port, is_rewritten) in [(80, true), (81, true), (84, false)] {
+                let to = (far(family, 9, 1), port);
+                assert!(!one(own, to, is_tcp, 0x02, Ingress::Tun).0, "it begins a flow");
+                one(own, to, is_tcp, data, Ingress::Tun);
+                let (is_short, sent) = one(own, to, is_tcp, data, Ingress::Tun);
+                assert!(is_short, "{family:?} {port} {is_tcp}");
+                if is_rewritten {
+                    let headers = Headers::parse(&sent).expect("headers");
+                    let back = (headers.source, headers.ports().0);
+                    one(to, back, is_tcp, data, nic);
+                    assert!(one(to, back, is_tcp, data, nic).0, "{family:?} {port} {is_tcp}: back");
+                }
+            }
+        }
+        let (client, service) = ((far(family, 9, 2), 41_000), (vipa(family, 10), 80));
+        let headers = Headers::parse(&one(client, service, false, 0, nic).1).expect("headers");
+        let (source, destination) = headers.ports();
+        let ends = ((headers.destination, destination), (headers.source, source));
+        one(ends.0, ends.1, false, 0, Ingress::Nic(NicId(1)));
+        assert!(one(ends.0, ends.1, false, 0, Ingress::Nic(NicId(1))).0, "{family:?}: UDP back");
+        assert!(one(client, service, false, 0, nic).0, "{family:?}: UDP there");
+    }
+}
+
 /// That a server answers for the first time has to be seen, though its client has said its last already. This host as the client: no
 /// way back has to be found, which alone would make it the long one.
 #[test]

@@ -22,7 +22,7 @@
 use std::ops::RangeInclusive;
 
 use super::rules::{Action, Rule};
-use crate::balance::service::Settings as Service;
+use crate::balance::service::{Settings as Service, WhenNone};
 use crate::config::Config;
 use crate::link::mirror::{KernelRule, Mirror};
 use crate::link::{LOCAL_TABLE, PROTOCOL};
@@ -102,8 +102,13 @@ fn of_service(config: &Config, service: &Service) -> Vec<Rule> {
         rules.push(Rule { destination_ports: Some(ports), ..base.clone() });
     }
     let reserved = sayable(&config.source.ports);
-    for server in service.servers.iter().filter(|server| server.is_local) {
-        let ports = server.port.map_or_else(|| service.ports.clone(), |port| port..=port);
+    let here = service.servers.iter().filter(|server| server.is_local).map(|server| server.port);
+    let sorry = match service.when_none {
+        WhenNone::Sorry(end) if config.adapter.addresses.contains(&end.ip()) => Some(end.port()),
+        _ => None,
+    };
+    for port in here.chain(sorry.map(Some)) {
+        let ports = port.map_or_else(|| service.ports.clone(), |port| port..=port);
         if let (Some(ports), Some(reserved)) = (sayable(&ports), reserved.clone()) {
             rules.push(Rule {
                 source_ports: Some(ports),

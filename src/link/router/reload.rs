@@ -70,11 +70,12 @@ impl Router {
         let prepared = &mut self.prepared;
         prepared.network.ensure_adapter()?;
         prepared.network.settle_anew()?;
-        self.follow_paths(&before);
-        self.follow_rip(&before, now);
+        let followed = std::mem::replace(&mut self.followed, Arc::clone(&config));
+        self.follow_paths(&followed);
+        self.watch(now)?;
+        self.follow_rip(&followed, now);
         let (prepared, vipas) = (&self.prepared, &config.adapter.addresses);
         self.announcements.reconfigure(config.announce, vipas, prepared.names(), now);
-        self.watch(now)?;
         self.speak(now);
         self.announce(now);
         Ok(())
@@ -104,7 +105,7 @@ impl Router {
             || before.rip != config.rip
             || before.adapter.addresses != config.adapter.addresses;
         match (&mut self.speaker, &config.rip) {
-            (Some(speaker), Some(settings)) if is_other => {
+            (Some(speaker), Some(settings)) if is_same && is_other => {
                 speaker.reconfigure(&settings.nics, prepared.names(), vipas, now);
             }
             (Some(speaker), None) => {
