@@ -32,7 +32,7 @@ pub(crate) struct Heard {
     pub(crate) source: SocketAddr,
     /// Time to live or hop limit; 0 where the kernel did not say.
     pub(crate) ttl: u8,
-    /// IPv6: to the group.
+    /// To a group or, in IPv4, by broadcast.
     pub(crate) is_multicast: bool,
 }
 
@@ -87,6 +87,7 @@ impl DatagramSocket {
         match self.family {
             Family::V4 => {
                 set(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
+                set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
                 set(fd, libc::IPPROTO_IP, libc::IP_TTL, hops)?;
                 // Internetwork control (RFC 4594).
                 set(fd, libc::IPPROTO_IP, libc::IP_TOS, 0xc0)
@@ -242,6 +243,11 @@ fn look(message: &libc::msghdr, heard: &mut Heard) {
                 // SAFETY: both carry an int.
                 let value = unsafe { data.cast::<c_int>().read_unaligned() };
                 heard.ttl = u8::try_from(value).unwrap_or(0);
+            }
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: it carries an in_pktinfo.
+                let packet = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+                heard.is_multicast = packet.ipi_addr.s_addr != packet.ipi_spec_dst.s_addr;
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 // SAFETY: it carries an in6_pktinfo.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -36,6 +36,10 @@ const LATE: Duration = Duration::from_millis(20);
 const SOURCE_PORTS: RangeInclusive<u16> = 49_152..=60_999;
 /// Source ports tried for one session.
 const TRIES: u16 = 256;
+/// A session's end is told so often, since nobody confirms it (RFC 5880 section 6.8.16 wants it repeated) …
+const FAREWELLS: u32 = 3;
+/// … and at this distance.
+const FAREWELL_EVERY: Duration = Duration::from_millis(10);
 
 /// What the watch has seen, for status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,7 +98,7 @@ impl Watcher {
         let (told, reports) = crossbeam_channel::unbounded();
         let is_over = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&is_over);
-        let thread = std::thread::Builder::new().name("path".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("path".to_owned()).spawn(move || {
             let seed = SystemTime::now().duration_since(UNIX_EPOCH);
             let watch = Watch {
                 settings,
@@ -298,12 +302,22 @@ impl Watch {
         }
     }
 
-    /// Who has a session is told that its end means nothing.
+    /// Who has a session is told that its end means nothing: one who misses that drops the routes by us.
     fn end(&mut self) {
-        for watched in self.watched.values_mut() {
-            if let Method::Bfd(spoken) = &mut watched.method {
-                let bytes = spoken.session.withdraw();
-                let _ = send_bfd(&spoken.socket, &watched.target, &bytes);
+        for time in 0..FAREWELLS {
+            if time > 0 {
+                thread::sleep(FAREWELL_EVERY);
+            }
+            let mut is_said = false;
+            for watched in self.watched.values_mut() {
+                if let Method::Bfd(spoken) = &mut watched.method {
+                    let bytes = spoken.session.withdraw();
+                    let _ = send_bfd(&spoken.socket, &watched.target, &bytes);
+                    is_said = true;
+                }
+            }
+            if !is_said {
+                return;
             }
         }
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use self::asking::Asking;
 use self::output::About;
 use super::table::{Full, Heard, Table};
 use super::{Learned, NicSettings, Reject, Settings, Ways, classful};
@@ -23,17 +24,13 @@ use crate::wire::rip::{self, Command, Entry, INFINITY, Item, Message, NG_PORT, P
 const TRIGGERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// RFC 2453 section 3.8: full updates are spread by up to this share of their period, either way, lest routers fall into step.
 const JITTER: u32 = 6;
-/// A neighbour whose end of the link comes up later than ours hears nothing of the first request: it is asked again, so often …
-const REQUESTS: u8 = 5;
-/// … and at this distance, until one answers.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Who has several ways to the VIPA, by several NICs of ours, drops those that it is told are longer now one after the other, but for the
 /// last, and takes the others again only when it is told again: after so much, and so much more, since what is told may also be lost.
 const TELL_AGAIN: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 /// BIRD and FRR speak BFD only to neighbours of whom they hear: one that answers again is told of us at once, lest its end of the link
 /// comes up later so much after that, and then after twice the time again and again.
 const REMINDER: Duration = Duration::from_millis(125);
-/// Neighbours of which rejections are counted.
+/// Neighbours of which rejections are counted, and answers remembered.
 const NEIGHBOURS: usize = 256;
 /// Datagrams that may wait to be sent before requests are no longer answered: several whole tables.
 const MOST_WAITING: usize = 8192;
@@ -169,8 +166,7 @@ pub struct Daemon {
     designated: BTreeMap<NicId, IpAddr>,
     /// When neighbours that answer again are told of us, and the time to the next after that.
     reminder: Option<(Instant, Duration)>,
-    /// NICs by which nobody has answered yet: when to ask again, and how often still.
-    asking: Vec<(NicId, Instant, u8)>,
+    asking: Asking,
     seed: u64,
 }
 
@@ -201,7 +197,7 @@ impl Daemon {
             is_withdrawn: false,
             is_forwarding: true,
             designated: BTreeMap::new(),
-            asking: Vec::new(),
+            asking: Asking::default(),
             seed: seed | 1,
             settings,
         };
@@ -258,7 +254,6 @@ impl Daemon {
     /// When [`Daemon::tick`] has something to do.
     pub fn next_deadline(&self) -> Instant {
         let triggered = self.is_triggered.then(|| self.quiet_until.unwrap_or(self.next_update));
-        let asked = self.asking.iter().map(|(_, at, _)| *at).min();
         let reminder = self.reminder.map(|(at, _)| at);
         [
             triggered,
@@ -266,7 +261,7 @@ impl Daemon {
             reminder,
             self.reserve_until,
             Some(self.next_aging),
-            asked,
+            self.asking.next(),
         ]
         .into_iter()
         .flatten()
@@ -317,7 +312,7 @@ impl Daemon {
                 self.table.fail_nic(old.nic, |_| false, garbage);
             }
         }
-        self.asking.retain(|(nic, ..)| interfaces.iter().any(|i| i.nic == *nic && i.is_live));
+        self.asking.retain(is_live);
         if is_whole_again {
             // First where the shorter metric was told: who still has it takes no other way for as good.
             self.broadcast(About::Everything);
@@ -326,7 +321,7 @@ impl Daemon {
         }
         for interface in &reactivated {
             self.greet(interface);
-            self.asking.push((interface.nic, now + ASK_AGAIN, REQUESTS));
+            self.asking.begin(interface.nic, now);
             self.tell_again(now);
         }
         let awaited = |all: &[Interface]| -> Vec<NicId> {
@@ -415,17 +410,11 @@ impl Daemon {
     }
 
     fn ask_again(&mut self, now: Instant) {
-        let mut asking = std::mem::take(&mut self.asking);
-        for (nic, at, left) in &mut asking {
-            if *at <= now {
-                (*at, *left) = (now + ASK_AGAIN, *left - 1);
-                if let Some(interface) = self.interfaces.iter().find(|i| i.nic == *nic).cloned() {
-                    self.greet(&interface);
-                }
+        for nic in self.asking.due(now) {
+            if let Some(interface) = self.interfaces.iter().find(|i| i.nic == nic).cloned() {
+                self.greet(&interface);
             }
         }
-        asking.retain(|(.., left)| *left > 0);
-        self.asking = asking;
     }
 
     /// FIG. 3B: for each real interface (334) that is active (336) the routes of the table; never over the virtual one.
@@ -581,9 +570,16 @@ impl Daemon {
         match message.command {
             Command::Request => {
                 self.answer(&message, &interface, datagram.source, datagram.is_multicast)?;
+                let is_for_all = matches!(message.items().next(), Some(Ok(Item::WholeTable)));
+                if is_from_router && is_for_all && self.asking.owes_an_answer(interface.nic, source)
+                {
+                    self.ask(&interface, datagram.source, message.version);
+                }
             }
             Command::Response => {
-                self.asking.retain(|(nic, ..)| *nic != interface.nic);
+                if !datagram.is_multicast {
+                    self.asking.answers(interface.nic, source);
+                }
                 self.learn(&message, &interface, source, now);
                 self.next_aging = self.next_aging.min(now + self.settings.timeout);
                 if self.table.is_changed() {
@@ -718,6 +714,7 @@ fn is_destination(prefix: Prefix) -> bool {
     }
 }
 
+mod asking;
 mod output;
 #[cfg(test)]
 mod tests;

@@ -110,7 +110,9 @@ impl Host {
         let port = SocketAddr::new(source, udp.source_port());
         let body = message.as_deref().map_err(|reject| *reject);
         daemon.receive(Datagram { nic: ETH1, source: port, ttl, is_multicast, message: body }, now);
-        let answers = daemon.take_sends().iter().filter(|send| send.to == port).count();
+        let sends = daemon.take_sends();
+        let of = |command| sends.iter().filter(|s| s.to == port && s.message[0] == command).count();
+        let (back, answers) = (of(1), of(2));
         self.answers += answers;
         let known = daemon.learned().count();
         self.peak = self.peak.max(known);
@@ -120,7 +122,7 @@ impl Host {
         let _ = match (known, answers, total(daemon) - refused) {
             (_, 0, 0) if known == before => writeln!(self.told),
             (_, 0, 0) => writeln!(self.told, " -> {known} routes"),
-            (_, _, 0) => writeln!(self.told, " -> {answers} answers"),
+            (_, _, 0) => writeln!(self.told, " -> {answers} answers, {back} questions"),
             (_, _, n) => writeln!(self.told, " -> {n} refused, {known} routes"),
         };
     }

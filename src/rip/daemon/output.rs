@@ -35,6 +35,15 @@ impl Daemon {
         self.update(interface, About::Everything);
     }
 
+    /// One neighbour alone.
+    pub(super) fn ask(&mut self, interface: &Interface, to: SocketAddr, version: Version) {
+        if !self.nic(interface.nic).is_passive && self.sends.len() < MOST_WAITING {
+            let from = self.own_address(interface, to.ip(), false);
+            let message = rip::request_for_all(version);
+            self.sends.push(Send { nic: interface.nic, from, to, message });
+        }
+    }
+
     pub(super) fn broadcast(&mut self, about: About) {
         for interface in std::mem::take(&mut self.interfaces) {
             if interface.is_live && !self.nic(interface.nic).is_passive {

@@ -80,8 +80,12 @@ impl World {
     }
 
     fn hear_from(&mut self, nic: NicId, source: &str, payload: &[u8]) {
+        self.hears(nic, source, payload, true);
+    }
+
+    fn hears(&mut self, nic: NicId, source: &str, payload: &[u8], is_multicast: bool) {
         let source = source.parse().expect("a socket address");
-        let datagram = Datagram { nic, source, ttl: 255, is_multicast: true, message: Ok(payload) };
+        let datagram = Datagram { nic, source, ttl: 255, is_multicast, message: Ok(payload) };
         self.daemon.receive(datagram, self.now);
     }
 
@@ -136,13 +140,55 @@ fn a_neighbour_that_does_not_answer_is_asked_again_until_one_does() {
     };
     assert_eq!(requests(&mut world, A), 1);
     world.wait(2);
-    world.hear(B, &[("10.9.0.0/24", 2)]);
+    world.hear(A, &[("10.9.0.0/24", 2)]);
+    world.hears(B, "10.1.2.1:520", &response(&[("10.9.0.0/24", 2)]), false);
     world.daemon.take_sends();
     world.wait(60);
     let sends = world.daemon.sends.clone();
-    assert_eq!(requests(&mut world, A), 3, "two more were sent before");
+    assert_eq!(
+        requests(&mut world, A),
+        3,
+        "two more were sent before; what all are told is no answer"
+    );
     world.daemon.sends = sends;
     assert_eq!(requests(&mut world, B), 0, "one there has answered");
+}
+
+#[test]
+fn a_router_that_comes_up_later_is_asked_back_until_it_has_answered() {
+    for (family, neighbour, version) in
+        [(Family::V4, "10.1.1.1:520", Version::V2), (Family::V6, "[fe80::1]:521", Version::Ng)]
+    {
+        let mut world = World::new(family, settings());
+        let request = rip::request_for_all(version);
+        let asks = |world: &mut World, who: &str| {
+            world.daemon.take_sends();
+            world.hear_from(A, who, &request);
+            let sends = world.daemon.take_sends();
+            let to = who.parse().expect("a socket address");
+            assert!(sends.iter().all(|send| (send.nic, send.to) == (A, to)));
+            sends.iter().map(|send| send.message[0]).collect::<Vec<_>>()
+        };
+        let answer = rip::header(Command::Response, version).to_vec();
+        assert_eq!(asks(&mut world, neighbour), [2, 1], "an answer, and a question");
+        world.hear_from(A, neighbour, &answer);
+        assert_eq!(asks(&mut world, neighbour), [2, 1], "all may be told no more than news");
+        world.hears(A, neighbour, &answer, false);
+        assert_eq!(asks(&mut world, neighbour), [2], "it has answered");
+        let (another, query) = match family {
+            Family::V4 => ("10.1.1.7:520", "10.1.1.7:40000"),
+            Family::V6 => ("[fe80::7]:521", "[fe80::7]:40000"),
+        };
+        assert_eq!(asks(&mut world, another), [2, 1], "each for itself");
+        assert_eq!(asks(&mut world, query), [2], "no router");
+
+        // The link was away: who answered before knows other things by now.
+        for is_live in [false, true] {
+            world.interfaces[0].is_live = is_live;
+            world.look();
+        }
+        assert_eq!(asks(&mut world, neighbour), [2, 1]);
+    }
 }
 
 #[test]
@@ -506,8 +552,8 @@ fn a_nic_s_cost_is_added_to_what_is_heard_by_it() {
 #[test]
 fn what_is_told_at_a_start_and_after_the_reserve_is_told_again() {
     let mut world = World::v4();
-    for nic in [A, B] {
-        world.hear(nic, &[("10.9.0.0/24", 2)]);
+    for (nic, neighbour) in [(A, "10.1.1.1:520"), (B, "10.1.2.1:520")] {
+        world.hears(nic, neighbour, &response(&[("10.9.0.0/24", 2)]), false);
     }
     world.daemon.take_sends();
     world.wait(3);
@@ -838,8 +884,10 @@ fn rfc2080_2_4_1_a_query_from_another_port_is_answered_from_a_global_address() {
     assert_eq!(answered, [("2001:db8:1::2".to_owned(), to("[2001:db8:1::9]:40000"))]);
     let answered = ask(&mut world, "[fe80::9]:40000", false);
     assert_eq!(answered, [("2001:db8:1::2".to_owned(), to("[fe80::9]:40000"))]);
+    // A router: it is asked back as well.
     let answered = ask(&mut world, "[fe80::9]:521", true);
-    assert_eq!(answered, [("fe80::1:2".to_owned(), to("[fe80::9]:521"))]);
+    let from_the_link = ("fe80::1:2".to_owned(), to("[fe80::9]:521"));
+    assert_eq!(answered, [from_the_link.clone(), from_the_link]);
     assert_eq!(world.rejected(), [""; 0]);
     // Neither a router with an address that is not of the link, nor anybody from beyond.
     assert_eq!(ask(&mut world, "[2001:db8:1::9]:521", false), []);

@@ -1,5 +1,6 @@
 //! The neighbours know (V6–V8): FRR and BIRD on the router, both families, signed and not.
 
+mod asked;
 pub(crate) mod daemon;
 mod decoded;
 mod forwarding;
