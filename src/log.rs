@@ -36,6 +36,7 @@ pub fn start(verbose: u8) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(false)
         .with_target(false);
     // A second start (a test, a command within a command) keeps the first.
     let _ = if is_journal() { lines.without_time().try_init() } else { lines.try_init() };

@@ -48,9 +48,10 @@ pub fn look(config: &Config, view: &NetView) -> Outlook {
     // Where a NIC is missing, or routes are still to be learned, nothing is concluded from what is not there.
     let is_whole = absent.is_empty() && config.rip.is_none();
     if !absent.is_empty() {
+        let carry = if absent.len() == 1 { "carries" } else { "carry" };
         let absent = absent.join(", ");
         let what = "whether every server is reached was not checked";
-        outlook.unchecked = Some(format!("{absent} carries nothing here: {what}"));
+        outlook.unchecked = Some(format!("{absent} {carry} nothing here: {what}"));
     }
     for service in &config.services {
         for server in service.servers.iter().filter(|server| !server.is_local) {

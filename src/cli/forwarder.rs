@@ -58,6 +58,9 @@ fn send(
     let socket = state.path(adapter, Kept::Socket);
     admin::ask(&socket, request, patience).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => none(adapter),
+        io::ErrorKind::PermissionDenied => {
+            Failure::failed(format!("only root may ask: {}: {error}", socket.display()))
+        }
         _ => Failure::failed(format!("{} does not answer: {error}", socket.display())),
     })
 }

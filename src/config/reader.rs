@@ -56,7 +56,8 @@ impl<'t> Table<'t> {
                 elements.iter().filter_map(|element| Table::of(element, title, mistakes)).collect()
             }
             other => {
-                mistakes.error(value.span(), is_a(title, other), format!("{title}, once for each"));
+                let wanted = format!("{title}, with two brackets, once for each");
+                mistakes.error(value.span(), is_a(title, other), wanted);
                 Vec::new()
             }
         }
@@ -146,7 +147,7 @@ impl<'t> Table<'t> {
         let Some(value) = self.get(key) else { return default };
         let (shortest, longest) = (show_duration(*range.start()), show_duration(*range.end()));
         let wanted = format!(
-            "a time from {shortest} to {longest}, in quotes and with its unit: \"200ms\", \"3s\", \"1m\""
+            "a time from {shortest} to {longest}, in quotes, whole, and with its unit: \"200ms\", \"3s\", \"1m\""
         );
         let Some(text) = string(value, key, &wanted, mistakes) else { return default };
         match parse_duration(text) {

@@ -114,6 +114,9 @@ fn read_versions(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> (bool, b
             DeValue::Integer(number) if integer(number) == Some(1) => spoken.0 = true,
             DeValue::Integer(number) if integer(number) == Some(2) => spoken.1 = true,
             DeValue::String(name) if name == "ng" => spoken.2 = true,
+            DeValue::Integer(number) => {
+                mistakes.error(item.span(), format!("there is no version {number}"), wanted);
+            }
             other => mistakes.error(item.span(), is_a("a version", other), wanted),
         }
     }
@@ -183,7 +186,7 @@ fn read_keys(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Vec<Key> {
         let names = Algorithm::NAMES.map(|(name, _)| name);
         let chosen = table.one_of("algorithm", &names, mistakes);
         let named = Algorithm::NAMES.iter().find(|(name, _)| *name == chosen);
-        let algorithm = named.map_or(Algorithm::Password, |(_, algorithm)| *algorithm);
+        let algorithm = named.map_or(Algorithm::HmacSha256, |(_, algorithm)| *algorithm);
         let wanted = "the secret, as text";
         let value = table.required("secret", wanted, mistakes);
         let secret = value.and_then(|value| string(value, "secret", wanted, mistakes));

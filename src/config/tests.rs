@@ -635,6 +635,14 @@ fn rip_has_the_defaults_of_the_rfc() {
 }
 
 #[test]
+fn a_key_of_rip_does_not_go_out_in_clear_unless_that_is_said() {
+    let algorithm =
+        |words: &str| rip(&format!("[[rip.key]]\nsecret = 'x'\n{words}")).keys[0].algorithm;
+    assert_eq!(algorithm(""), crate::rip::auth::Algorithm::HmacSha256);
+    assert_eq!(algorithm("algorithm = 'password'"), crate::rip::auth::Algorithm::Password);
+}
+
+#[test]
 fn keys_of_rip_have_lives() {
     let key = "[[rip.key]]\nid = 3\nalgorithm = 'hmac-sha-256'\nsecret = 'x'\n";
     let rip = rip(&format!("{key}from = 2026-11-24T01:00:00+01:00\nuntil = 2028-02-29T12:00:00Z"));
@@ -714,7 +722,7 @@ fn no_report_shows_a_secret() {
 #[test]
 fn what_is_wrong_in_rip() {
     let wrong = |keys: &str| only_mistake(&format!("{LEAST}[rip]\n{keys}\n"));
-    assert_eq!(wrong("versions = [3]"), "`a version` is an integer");
+    assert_eq!(wrong("versions = [3]"), "there is no version 3");
     assert_eq!(wrong("versions = []"), "`versions` is empty");
     assert_eq!(wrong("timeout = '20s'"), "`timeout` is 20s, and `update` 30s");
     assert_eq!(wrong("metric = 15"), "`metric` is 15");

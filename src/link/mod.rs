@@ -90,6 +90,17 @@ pub enum Error {
         /// One of the routes in it.
         route: String,
     },
+    /// Two adapters of one network namespace would take each other's things for their own.
+    #[error(
+        "{adapter}, another adapter of vipa's in this network namespace, has {what}: give this one a [virtual] table and \
+         preference of its own, or `vipa down --adapter {adapter}` first"
+    )]
+    OtherAdapter {
+        /// The other one.
+        adapter: String,
+        /// What it has.
+        what: String,
+    },
     /// The nftables rules could not be set up.
     #[error("nftables: {0}")]
     Nftables(std::io::Error),

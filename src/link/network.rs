@@ -105,8 +105,12 @@ impl Network {
         state: &Path,
         statistics: Arc<RouterStatistics>,
     ) -> Result<(Network, bool)> {
-        let (saved, is_adopted) = Saved::open(state, &config)
-            .map_err(|source| Error::State { path: state.display().to_string(), source })?;
+        let state_error = |source| Error::State { path: state.display().to_string(), source };
+        let (saved, is_adopted) = Saved::open(state, &config).map_err(state_error)?;
+        let others = Saved::find(state, None).map_err(state_error)?;
+        if let Some((adapter, what)) = saved.clash(&others) {
+            return Err(Error::OtherAdapter { adapter: adapter.to_owned(), what });
+        }
         let open = |source| Error::Netlink { what: "open", source };
         let mut network = Network {
             // The listener before the first dump: nothing falls between them.

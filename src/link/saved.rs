@@ -112,6 +112,21 @@ impl Saved {
             || saved.addresses != before.addresses;
     }
 
+    /// Another adapter among `others` that has a table or preferences of this one, and which: each would put its own in the other's
+    /// place, for ever.
+    pub fn clash<'a>(&self, others: &'a [Saved]) -> Option<(&'a str, String)> {
+        others.iter().filter(|other| other.adapter != self.adapter).find_map(|other| {
+            let table = self.tables.iter().find(|table| other.tables.contains(table));
+            let ten = self.preferences.iter().find(|ten| other.preferences.contains(ten));
+            let what = match (table, ten) {
+                (Some(table), _) => format!("table {table}"),
+                (None, Some(ten)) => format!("preferences from {ten} on"),
+                (None, None) => return None,
+            };
+            Some((other.adapter.as_str(), what))
+        })
+    }
+
     /// All files of this network namespace, or that of one adapter.
     pub fn find(state: &Path, adapter: Option<&str>) -> io::Result<Vec<Saved>> {
         let suffix = format!(".{}.saved", namespace()?);
@@ -259,6 +274,24 @@ mod tests {
             file: file_of(directory, "vipa0").expect("the namespace has an inode"),
             is_changed: true,
         }
+    }
+
+    #[test]
+    fn two_adapters_share_neither_a_table_nor_preferences() {
+        let ours = saved(&directory("clash"));
+        let other = |table, ten| Saved {
+            adapter: "vipa1".into(),
+            tables: vec![table],
+            preferences: vec![ten],
+            ..ours.clone()
+        };
+        let clash = |table, ten| {
+            let others = [ours.clone(), other(table, ten)];
+            ours.clash(&others).map(|(adapter, what)| format!("{adapter}: {what}"))
+        };
+        assert_eq!(clash(930, 9330), None, "nor does an adapter clash with itself");
+        assert_eq!(clash(923, 9330).as_deref(), Some("vipa1: table 923"));
+        assert_eq!(clash(930, 9230).as_deref(), Some("vipa1: preferences from 9230 on"));
     }
 
     fn directory(name: &str) -> PathBuf {

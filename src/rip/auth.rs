@@ -48,12 +48,12 @@ pub enum Algorithm {
 impl Algorithm {
     /// As the configuration names them.
     pub const NAMES: [(&'static str, Algorithm); 6] = [
-        ("password", Algorithm::Password),
-        ("md5", Algorithm::Md5),
-        ("hmac-sha-1", Algorithm::HmacSha1),
         ("hmac-sha-256", Algorithm::HmacSha256),
         ("hmac-sha-384", Algorithm::HmacSha384),
         ("hmac-sha-512", Algorithm::HmacSha512),
+        ("hmac-sha-1", Algorithm::HmacSha1),
+        ("md5", Algorithm::Md5),
+        ("password", Algorithm::Password),
     ];
 
     fn digest_length(self) -> usize {

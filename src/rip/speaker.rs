@@ -230,7 +230,11 @@ impl Speaker {
                         self.ears.push(ear);
                     }
                     Err(error) if !self.refused.contains(&key) => {
-                        tracing::warn!(nic = name, %error, "RIP cannot be spoken by it");
+                        let hint = match error.kind() {
+                            io::ErrorKind::AddrInUse => "; is another RIP daemon there?",
+                            _ => "",
+                        };
+                        tracing::warn!(nic = name, %error, "RIP cannot be spoken by it{hint}");
                         self.refused.push(key);
                     }
                     Err(_) => {}

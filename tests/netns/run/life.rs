@@ -146,6 +146,22 @@ fn a_second_forwarder_is_refused_in_one_line() {
 }
 
 #[test]
+fn a_second_adapter_with_the_first_ones_table_is_refused() {
+    let bench = Bench::start(&Setup::new(1));
+    let before = settings(&bench.network.host);
+    for (change, what) in [("", "table 923"), ("\ntable = 940", "preferences from 9230 on")] {
+        let config = bench.scratch.path().join("second.toml");
+        let text = bench.config().replace("\"vipa0\"", &format!("\"vipa1\"{change}"));
+        std::fs::write(&config, text).expect("a file");
+        let output = vipa(&bench, &["run", config.to_str().expect("a path")]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("vipa0") && told.contains(what), "{told}");
+    }
+    assert_eq!(settings(&bench.network.host), before);
+}
+
+#[test]
 fn without_privileges_one_line_names_what_is_missing() {
     use std::os::unix::process::CommandExt;
     let bench = Bench::prepare(&Setup::new(1));
