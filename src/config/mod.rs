@@ -38,7 +38,7 @@ pub use user::user_id;
 pub type Forwards<'a> = &'a dyn Fn(&[Nic], crate::wire::ip::Family) -> Option<bool>;
 
 /// A whole configuration, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where it was read from.
     pub file: PathBuf,

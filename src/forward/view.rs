@@ -233,26 +233,30 @@ impl NetView {
     /// ports: the packet sockets hear them, and the kernel is kept from answering. Empty where no rule can
     /// rewrite anything. Sorted.
     pub fn owned_addresses(&self) -> Vec<IpAddr> {
-        let source = &self.source;
-        let mut owned: Vec<IpAddr> = Vec::new();
-        let mut physical = !source.sourcevipa && source.is_bound_forwarded;
-        for rule in &source.rules {
-            match rule.target {
-                Target::Vipa(address) => owned.push(address),
-                Target::Physical => physical = true,
-            }
-        }
-        if source.sourcevipa && source.is_bound_forwarded {
-            owned.extend(source.default_v4.map(IpAddr::from));
-            owned.extend(source.default_v6.map(IpAddr::from));
-        }
-        if physical {
-            owned.extend(self.nics.iter().flat_map(|nic| nic.addresses.iter().map(|a| a.0)));
-        }
-        owned.sort_unstable();
-        owned.dedup();
-        owned
+        owned_addresses(&self.source, &self.nics)
     }
+}
+
+/// [`NetView::owned_addresses`], of these.
+pub fn owned_addresses(source: &SourcePolicy, nics: &[NicView]) -> Vec<IpAddr> {
+    let mut owned: Vec<IpAddr> = Vec::new();
+    let mut physical = !source.sourcevipa && source.is_bound_forwarded;
+    for rule in &source.rules {
+        match rule.target {
+            Target::Vipa(address) => owned.push(address),
+            Target::Physical => physical = true,
+        }
+    }
+    if source.sourcevipa && source.is_bound_forwarded {
+        owned.extend(source.default_v4.map(IpAddr::from));
+        owned.extend(source.default_v6.map(IpAddr::from));
+    }
+    if physical {
+        owned.extend(nics.iter().flat_map(|nic| nic.addresses.iter().map(|a| a.0)));
+    }
+    owned.sort_unstable();
+    owned.dedup();
+    owned
 }
 
 /// The cell through which the router publishes and workers read.

@@ -172,10 +172,21 @@ pub fn difference(plan: &Plan, mirror: &Mirror, ours: &Ours) -> Vec<Step> {
     link(&plan.adapter, mirror, ours, &mut steps, &mut removals);
     nic_addresses(&plan.nic_addresses, mirror, ours, &mut steps, &mut removals);
     let mut surplus = routes(plan, mirror, ours, &mut steps, &mut removals);
-    rules(plan, mirror, ours, &mut steps, &mut removals);
+    rules(&plan.rules, mirror, ours, &mut steps, &mut removals);
     neighbours(plan, mirror, &mut steps, &mut removals);
     // After the rules that led to them.
     removals.append(&mut surplus);
+    in_order(steps, removals)
+}
+
+/// The same of policy rules alone.
+pub fn rules_difference(planned: &[Rule], mirror: &Mirror, ours: &Ours) -> Vec<Step> {
+    let (mut steps, mut removals) = (Vec::new(), Vec::new());
+    rules(planned, mirror, ours, &mut steps, &mut removals);
+    in_order(steps, removals)
+}
+
+fn in_order(mut steps: Vec<Step>, mut removals: Vec<Step>) -> Vec<Step> {
     steps.append(&mut removals);
     // Without the `local` table's rule the host is deaf, and thousands of routes may have to come.
     let is_for_local = |step: &Step| matches!(step, Step::AddRule(rule) if rule.action == Action::Lookup(LOCAL_TABLE));
@@ -396,7 +407,7 @@ fn is_right(route: &PlannedRoute, held: &KernelRoute) -> bool {
 }
 
 fn rules(
-    plan: &Plan,
+    planned: &[Rule],
     mirror: &Mirror,
     ours: &Ours,
     steps: &mut Vec<Step>,
@@ -405,14 +416,14 @@ fn rules(
     // Another's rule that says the same serves as well; the kernel would not take a second one.
     let is_missing =
         |rule: &&Rule| !mirror.rules.iter().any(|held| held.rule == **rule && !held.has_more);
-    let missing = plan.rules.iter().filter(is_missing).cloned();
+    let missing = planned.iter().filter(is_missing).cloned();
     let (jumps, others): (Vec<Rule>, Vec<Rule>) =
         missing.partition(|rule| matches!(rule.action, Action::Goto(_) | Action::Nop));
     let mut surplus = Vec::new();
     let mut seen: Vec<&Rule> = Vec::new();
     for held in mirror.rules.iter().filter(|held| ours.has_rule(held)) {
         // Of two equal ones one goes.
-        if !plan.rules.contains(&held.rule) || seen.contains(&&held.rule) {
+        if !planned.contains(&held.rule) || seen.contains(&&held.rule) {
             surplus.push(&held.rule);
         }
         seen.push(&held.rule);
@@ -425,20 +436,20 @@ fn rules(
     steps.extend(old_jumps.into_iter().cloned().map(Step::DeleteRule));
     steps.extend(others.into_iter().map(Step::AddRule));
     removals.extend(surplus.into_iter().cloned().map(Step::DeleteRule));
-    local_rule(plan, mirror, ours, steps, removals);
+    local_rule(planned, mirror, ours, steps, removals);
 }
 
 /// The rule of the `local` table, which never goes before the mirror shows another: that a step was taken is not
 /// enough.
 fn local_rule(
-    plan: &Plan,
+    planned: &[Rule],
     mirror: &Mirror,
     ours: &Ours,
     steps: &mut Vec<Step>,
     removals: &mut Vec<Step>,
 ) {
     for family in Family::BOTH {
-        if own::moves(&plan.rules).any(|moved| moved == family) {
+        if own::moves(planned).any(|moved| moved == family) {
             removals.extend(own::replaced(mirror, family).map(Step::DeleteRule));
         } else if let Some(step) = local_back(mirror, ours, family) {
             let list = if step.is_removal() { &mut *removals } else { &mut *steps };

@@ -264,6 +264,11 @@ impl Mirror {
     /// Holds neighbours of these devices alone: others' come and go by the thousand.
     pub fn watch<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         self.watched = names.into_iter().map(str::to_owned).collect();
+        let is_watched = |index| {
+            let link: Option<&Link> = self.links.get(&index);
+            self.watched.is_empty() || link.is_some_and(|link| self.watched.contains(&link.name))
+        };
+        self.neighbours.retain(|(index, _), _| is_watched(*index));
     }
 
     /// Rises whenever a route changes.

@@ -15,7 +15,7 @@ use crate::forward::applies::applies;
 use crate::forward::claims::{Claim, Claims};
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::SourcePolicy;
-use crate::forward::view::{NetView, NicView};
+use crate::forward::view::{NetView, NicView, owned_addresses};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::{Family, Prefix};
 
@@ -66,18 +66,38 @@ pub fn draft(
 impl Draft {
     /// The view, as number `generation`.
     pub fn view(&self, generation: u32) -> NetView {
-        let mut view = NetView {
+        NetView {
             generation,
             nics: self.nics.clone().into(),
             routes: self.routes.clone(),
             neighbours: self.neighbours.iter().map(|(hop, mac)| (*hop, *mac)).collect(),
             source: self.source.clone(),
-            claims: self.claims.clone(),
-        };
-        view.claims.owned.extend(view.owned_addresses());
-        view.claims.owned.sort_unstable();
-        view.claims.owned.dedup();
-        view
+            claims: self.claims(),
+        }
+    }
+
+    /// The same where other services are served, and nothing else is another.
+    pub fn serving(&self, config: &Config, kept: &[IpAddr]) -> Draft {
+        Draft { claims: claims(config, &self.nics, kept), ..self.clone() }
+    }
+
+    /// What is owned.
+    pub fn claims(&self) -> Claims {
+        Claims { owned: self.owned(), ..self.claims.clone() }
+    }
+
+    /// The addresses among that.
+    pub fn owned(&self) -> Vec<IpAddr> {
+        let mut owned = owned_addresses(&self.source, &self.nics);
+        owned.extend_from_slice(&self.claims.owned);
+        owned.sort_unstable();
+        owned.dedup();
+        owned
+    }
+
+    /// Which source a datagram gets.
+    pub fn source(&self) -> &SourcePolicy {
+        &self.source
     }
 
     /// The NICs in it.

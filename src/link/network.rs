@@ -11,17 +11,20 @@ use std::time::Instant;
 
 use super::health::Health;
 use super::hold_down::HoldDown;
-use super::kernel::{Ours, Step, difference, foreign_route};
+use super::kernel::{Ours, Step, difference, foreign_route, rules_difference};
 use super::mirror::{Address, Changed, Mirror};
 use super::net_view::{Surroundings, draft};
 use super::netlink::{Events, Mode, Netlink, Notice, errno};
 use super::plan::homes::homes;
 use super::plan::routes::{Reaches, inherited, next_hops, reaches};
 use super::plan::rules::all_tables;
-use super::plan::{ManagedNeighbour, NicAddress, Plan, own, plan, plan_over, sysctls};
+use super::plan::{
+    ManagedNeighbour, NicAddress, Plan, own, plan, plan_over, policy_rules, sysctls,
+};
 use super::ports;
 use super::saved::Saved;
 use super::survey::Survey;
+use super::sysctl::{Sysctl, Wanted};
 use super::{Error, MAIN_TABLE, Result, announced, request, sysctl};
 use crate::announce::speaker::Scene;
 use crate::config::{Config, is_link_local};
@@ -59,6 +62,8 @@ pub struct Network {
     /// Steps that wait for the next turn, and what stands when they are done.
     waiting: VecDeque<Step>,
     planned: Option<Plan>,
+    /// Settings of plans of before that may have to be given back.
+    unwanted: Vec<Sysctl>,
     survey: Survey,
     /// Where which prefix leads, as of a version of the mirror.
     reached: Option<(u64, Arc<Reaches>)>,
@@ -130,6 +135,7 @@ impl Network {
             stands: None,
             waiting: VecDeque::new(),
             planned: None,
+            unwanted: Vec::new(),
             reached: None,
             survey: Survey::open().map_err(open)?,
             news: Changed::default(),
@@ -157,6 +163,8 @@ impl Network {
     /// # Errors
     /// A table that it needs belongs to somebody else.
     pub fn follow(&mut self, config: Arc<Config>, now: Instant) -> Result<()> {
+        // What a configuration that was refused has set up is to be seen, and what others have.
+        self.absorb()?;
         let before = std::mem::replace(&mut self.config, config);
         let is_known: HashSet<u32> = all_tables(&before).into_iter().collect();
         let tables = self.saved.tables.iter().copied().chain(all_tables(&self.config));
@@ -186,22 +194,67 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the kernel's state the plan's after [`Network::follow`], and gives back the settings that it no longer wants.
+    /// Takes other services, where all else is as before ([`super::plan::is_served_alike`]). Of the host only policy rules follow from these.
     ///
     /// # Errors
-    /// Something that is necessary was refused.
+    /// The kernel refused one. Then those of before are to be taken again.
+    pub fn serve(&mut self, config: Arc<Config>) -> Result<()> {
+        self.absorb()?;
+        self.config = config;
+        let rules = policy_rules(&self.config, &self.mirror);
+        let steps = rules_difference(&rules, &self.mirror, &Ours::of(&self.saved));
+        let done = self.apply(&steps, true);
+        if let Some(stands) = &mut self.stands {
+            stands.rules = rules;
+        }
+        let seen = self.absorb();
+        done.and(seen)
+    }
+
+    /// Makes the kernel's state the plan's after [`Network::follow`]. Settings that the plan of before wanted alone are given back by
+    /// [`Network::let_go`].
+    ///
+    /// # Errors
+    /// Something that is necessary was refused. Then the configuration of before is to be followed and settled.
     pub fn settle_anew(&mut self) -> Result<()> {
         let before = self.stands.take().map_or_else(Vec::new, |plan| plan.sysctls);
+        let add = |all: &mut Vec<Sysctl>, some: &[Sysctl]| {
+            all.extend(some.iter().filter(|one| !all.contains(one)).cloned().collect::<Vec<_>>());
+        };
+        add(&mut self.unwanted, &before);
+        let done = self.settle_strictly();
+        if done.is_err() {
+            // What was done until then is known, so that it can be undone.
+            let plan = self.plan();
+            add(&mut self.unwanted, &plan.sysctls);
+            self.stands = Some(plan);
+            let seen = self.absorb().and_then(|()| self.read_addresses());
+            return done.and(seen);
+        }
+        done
+    }
+
+    fn settle_strictly(&mut self) -> Result<()> {
         self.store()?;
         self.ensure_sysctls(true)?;
-        self.settle(true)?;
+        self.settle(true).map(|_| ())
+    }
+
+    /// Lets go of what only configurations of before needed: settings are given back, NICs watched no more. After a configuration that
+    /// was refused that is all of it; else ports that were reserved stay so, since flows of before may have them.
+    pub fn let_go(&mut self, is_refused: bool) {
+        let nics = self.config.nics.iter().filter(|nic| !nic.is_gone());
+        self.mirror.watch(nics.map(|nic| nic.name.as_str()));
         let wanted = self.stands.as_ref().map_or(&[][..], |plan| &plan.sysctls);
-        let is_wanted = |old: &&sysctl::Sysctl| wanted.iter().any(|new| new.path == old.path);
-        let unwanted: Vec<_> = before.iter().filter(|old| !is_wanted(old)).collect();
-        if let Err(error) = sysctl::give_back(&unwanted, &mut self.saved) {
-            tracing::warn!(%error, "a setting of a NIC that is gone could not be given back");
+        let is_wanted = |old: &Sysctl| wanted.iter().any(|new| new.path == old.path);
+        let mut unwanted = std::mem::take(&mut self.unwanted);
+        unwanted.retain(|old| {
+            !is_wanted(old) && (is_refused || matches!(old.wanted, Wanted::Exactly(_)))
+        });
+        let adapter = &self.config.adapter.name;
+        if let Err(error) = sysctl::give_back(&unwanted, adapter, &mut self.saved) {
+            tracing::warn!(%error, "a setting that is not wanted any more could not be given back");
         }
-        Ok(())
     }
 
     /// For mio: readable when something happened.
@@ -395,11 +448,12 @@ impl Network {
         }
     }
 
-    /// Does it tell of a route that we have just set? Then there is nothing to do about it.
+    /// Does it tell of a route or rule that we have just set? Then there is nothing to do about it.
     fn is_echo(&self, notice: &Notice) -> bool {
-        use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewRoute};
+        use netlink_packet_route::RouteNetlinkMessage::{DelRoute, DelRule, NewRoute, NewRule};
         matches!(notice, Notice::Route { message, asked_by, .. }
-            if *asked_by == self.netlink.port() && matches!(**message, NewRoute(_) | DelRoute(_)))
+            if *asked_by == self.netlink.port()
+                && matches!(**message, NewRoute(_) | DelRoute(_) | NewRule(_) | DelRule(_)))
     }
 
     /// Asks for the link of each NIC and of the adapter: carrier news that the kernel holds back arrive now.

@@ -128,9 +128,24 @@ pub fn plan_over(config: &Config, mirror: &Mirror, reaches: &Reaches, health: &H
         nic_addresses: homes::addresses(config, mirror, &health.homes),
         sysctls: sysctls(config, mirror, health),
         routes: routes::routes(config, mirror, reaches, health),
-        rules: rules::rules(config, &around(config, mirror)),
+        rules: policy_rules(config, mirror),
         neighbours: neighbours(config, mirror, reaches, health),
     }
+}
+
+/// May `after` take the place of `before` with other policy rules and nothing else? Then they differ in what is served alone.
+pub fn is_served_alike(before: &Config, after: &Config) -> bool {
+    let of = |config: &Config| {
+        let tables = rules::all_tables(config);
+        (Family::BOTH.map(|family| own::is_wanted(config, family)), can_rewrite(config), tables)
+    };
+    let bare = |config: &Config| Config { services: Vec::new(), ..config.clone() };
+    of(before) == of(after) && bare(before) == bare(after)
+}
+
+/// The policy rules of the plan alone.
+pub fn policy_rules(config: &Config, mirror: &Mirror) -> Vec<Rule> {
+    rules::rules(config, &around(config, mirror))
 }
 
 fn around(config: &Config, mirror: &Mirror) -> Around {

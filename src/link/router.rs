@@ -12,13 +12,14 @@ mod reload;
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use super::mirror::Changed;
 use super::net_view::{Draft, Surroundings, draft};
@@ -72,9 +73,14 @@ pub struct Prepared {
     /// Addresses that flows of earlier configurations may carry: owned as long as the process lives, and they are this host's.
     kept: Vec<IpAddr>,
     poll: Poll,
+    ear: Ear,
     waker: Arc<Waker>,
     statistics: Arc<RouterStatistics>,
 }
+
+/// Which socket brings the news of nftables.
+#[derive(Debug, Default)]
+struct Ear(Option<RawFd>);
 
 /// The router, ready to run.
 pub struct Router {
@@ -567,6 +573,22 @@ impl Prepared {
     }
 }
 
+impl Ear {
+    /// Listens to this socket, if it does not yet.
+    fn listen(&mut self, registry: &Registry, fd: Option<RawFd>) -> io::Result<()> {
+        if fd == self.0 {
+            return Ok(());
+        }
+        // The one before is closed. Until it is heard, it is not.
+        self.0 = None;
+        if let Some(fd) = fd {
+            registry.register(&mut SourceFd(&fd), NFTABLES, Interest::READABLE)?;
+        }
+        self.0 = fd;
+        Ok(())
+    }
+}
+
 /// Notes the time since `start`, if none was longer.
 fn longest(gauge: &Gauge, start: Instant) {
     let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -597,10 +619,9 @@ fn set_up(
 ) -> Result<Prepared> {
     let poll = Poll::new().map_err(Error::Poll)?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(Error::Poll)?);
-    let listen = |fd, token| {
-        poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(Error::Poll)
-    };
-    listen(network.fd(), NETLINK)?;
+    poll.registry()
+        .register(&mut SourceFd(&network.fd()), NETLINK, Interest::READABLE)
+        .map_err(Error::Poll)?;
     network.ensure_adapter()?;
     network.ensure_sysctls(true)?;
     if config.rip.is_some() {
@@ -626,9 +647,8 @@ fn set_up(
     };
     let draft = draft(&config, network.mirror(), around, |hop| requested.contains(hop));
     let tables = Tables::open(&config, &draft, &ports.listening)?;
-    if let Some(fd) = tables.fd() {
-        listen(fd, NFTABLES)?;
-    }
+    let mut ear = Ear::default();
+    ear.listen(poll.registry(), tables.fd()).map_err(Error::Poll)?;
     let sockets = Sockets::of(&config);
     Ok(Prepared {
         config,
@@ -640,6 +660,7 @@ fn set_up(
         draft,
         kept: Vec::new(),
         poll,
+        ear,
         waker,
         statistics,
     })
@@ -654,5 +675,28 @@ fn undo(state: &Path, adapter: &str) {
             }
         }
         Err(error) => tracing::error!(%error, "could not be undone"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_could_not_be_listened_to_is_tried_again() {
+        let (mut poll, mut ear) = (Poll::new().expect("a poll"), Ear::default());
+        let (mut there, here) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        assert!(ear.listen(poll.registry(), Some(-1)).is_err());
+        assert!(ear.listen(poll.registry(), Some(-1)).is_err(), "it is not taken for heard");
+        let fd = Some(here.as_raw_fd());
+        ear.listen(poll.registry(), fd).expect("it is open");
+        ear.listen(poll.registry(), fd).expect("it is heard already");
+        there.write_all(b"news").expect("it is open");
+        let mut events = Events::with_capacity(1);
+        poll.poll(&mut events, Some(TICK)).expect("it can be asked");
+        assert!(events.iter().any(|event| event.token() == NFTABLES));
     }
 }

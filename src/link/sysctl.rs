@@ -154,20 +154,31 @@ pub fn ensure(wanted: &[Sysctl], adapter: &str, saved: &mut Saved) -> io::Result
         .collect())
 }
 
-/// Writes back the originals of `unwanted`, settings of devices that are as we wanted them, and forgets them. What others have set
-/// meanwhile, and what cannot be set, stays.
-pub fn give_back(unwanted: &[&Sysctl], saved: &mut Saved) -> io::Result<()> {
+/// Writes back the originals of `unwanted`, settings that are as we wanted them at any time, and forgets them. What others have set
+/// meanwhile stays. Of `adapter`, which is ours, nothing is saved: its settings are given what every new device has.
+pub fn give_back(unwanted: &[Sysctl], adapter: &str, saved: &mut Saved) -> io::Result<()> {
+    let is_of = |one: &Sysctl, o: &Original| o.path == one.path && o.ifindex == one.ifindex();
     for sysctl in unwanted {
-        let is_it = |o: &Original| o.path == sysctl.path && o.ifindex == sysctl.ifindex();
-        let Some(original) = saved.sysctls.iter().find(|original| is_it(original)) else {
-            continue;
+        let original = match saved.sysctls.iter().find(|original| is_of(sysctl, original)) {
+            Some(original) => Some(original.original.clone()),
+            None if sysctl.device.as_ref().is_some_and(|(name, _)| name == adapter) => {
+                read(&sysctl.path.replacen(&format!("/{adapter}/"), "/default/", 1))?
+            }
+            None => None,
         };
-        let Wanted::Exactly(ours) = &sysctl.wanted else { continue };
-        if read(&sysctl.path)?.is_some_and(|now| now == *ours) {
-            write(&sysctl.path, &original.original)?;
+        let (Some(original), Some(now)) = (original, read(&sysctl.path)?) else { continue };
+        // A NIC may have been wanted in one way, and then in another.
+        let is_ours = unwanted
+            .iter()
+            .filter(|one| one.path == sysctl.path)
+            .any(|one| matches!(&one.wanted, Wanted::Exactly(ours) if now == *ours));
+        match &sysctl.wanted {
+            Wanted::Exactly(_) if is_ours => write(&sysctl.path, &original)?,
+            Wanted::Exactly(_) => {}
+            Wanted::Reserved(ports) => write(&sysctl.path, &without(&now, ports, &original))?,
         }
-        saved.forget(is_it);
     }
+    saved.forget(|original| unwanted.iter().any(|sysctl| is_of(sysctl, original)));
     saved.store()
 }
 

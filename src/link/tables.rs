@@ -89,11 +89,30 @@ impl Tables {
         inner.config = config.clone();
         inner.nft.spare_ports(listening.iter().copied());
         let wanted = inner.wanted(draft);
-        if inner.stands.as_ref() != Some(&wanted) {
-            inner.nft.ensure(&wanted.0).map_err(Error::Nftables)?;
-            inner.stands = Some(wanted);
+        if inner.stands.as_ref() == Some(&wanted) {
+            return Ok(());
         }
-        Ok(())
+        let done = inner.nft.ensure(&wanted.0);
+        // What was refused may stand in part.
+        inner.stands = done.is_ok().then_some(wanted);
+        done.map(|_| ()).map_err(Error::Nftables)
+    }
+
+    /// Takes them away, whatever they say.
+    ///
+    /// # Errors
+    /// nftables refused; nobody sees to them any more.
+    pub(super) fn withdraw(&mut self) -> Result<()> {
+        let Some(inner) = self.inner.take() else { return Ok(()) };
+        let name = inner.config.adapter.name.clone();
+        // They are nobody's then.
+        drop(inner);
+        Nft::remove(&name).map_err(Error::Nftables)
+    }
+
+    /// Are there any, or may there be?
+    pub(super) fn are_kept(&self) -> bool {
+        self.inner.is_some()
     }
 
     /// For mio: readable when nftables changed.
@@ -209,10 +228,10 @@ impl Tables {
 impl Inner {
     fn wanted(&self, draft: &Draft) -> (NftRules, Vec<u32>) {
         let config = &self.config;
-        let view = draft.view(1);
+        let source = draft.source();
         let there = || draft.nics().iter().filter(|nic| nic.ifindex != 0);
         let mut sources: Vec<_> =
-            [view.source.default_v4.map(Into::into), view.source.default_v6.map(Into::into)]
+            [source.default_v4.map(Into::into), source.default_v6.map(Into::into)]
                 .into_iter()
                 .flatten()
                 .collect();
@@ -230,11 +249,11 @@ impl Inner {
                 let nics = draft.nics().iter().filter(|nic| !nic.is_gone());
                 nics.map(|nic| nic.name.clone()).collect()
             },
-            claims: view.claims,
-            ephemeral: view.source.ephemeral.clone().unwrap_or(32768..=60999),
+            claims: draft.claims(),
+            ephemeral: source.ephemeral.clone().unwrap_or(32768..=60999),
             sources,
             rules: config.source.rules.clone(),
-            applies: view.source.applies.clone(),
+            applies: source.applies.clone(),
             is_bound_forwarded: config.source.is_bound_forwarded,
             hold: config.source.hold,
         };

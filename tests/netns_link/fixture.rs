@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use vipa::config::{Adapter, Config, Forwarder, Nic, Source};
 use vipa::device::tun::TunQueue;
 use vipa::engine::leave::Leave;
-use vipa::engine::message::{Command as Told, Plane, Request};
+use vipa::engine::message::{Command as Told, Plane, Reloader, Request};
 use vipa::engine::statistics::RouterStatistics;
 use vipa::forward::view::{NetCell, NetView, NicId, NicState, WorkerId};
 use vipa::link::down::down;
@@ -189,7 +189,7 @@ impl Fixture {
         let (sender, receiver) = crossbeam_channel::bounded(64);
         let waker = prepared.waker();
         let leave = Leave::new(Arc::clone(&waker));
-        let (_, reloads) = vipa::engine::message::Reloader::new(Arc::clone(&waker));
+        let (reloader, reloads) = Reloader::new(Arc::clone(&waker));
         let attachments = Arc::new(AtomicU32::new(0));
         let told = Arc::new(Mutex::new(Vec::new()));
         let plane = TestPlane {
@@ -206,6 +206,7 @@ impl Fixture {
             cell,
             sender,
             waker,
+            reloader,
             leave,
             attachments,
             told,
@@ -248,6 +249,7 @@ pub(crate) struct Running {
     pub(crate) cell: NetCell,
     sender: crossbeam_channel::Sender<Request>,
     waker: Arc<mio::Waker>,
+    reloader: Reloader,
     leave: Leave,
     pub(crate) attachments: Arc<AtomicU32>,
     pub(crate) told: Arc<Mutex<Vec<(WorkerId, Told)>>>,
@@ -259,6 +261,12 @@ impl Running {
     pub(crate) fn ask(&self, request: Request) {
         self.sender.send(request).expect("the router listens");
         self.waker.wake().expect("it can be woken");
+    }
+
+    /// Has the router go by another configuration.
+    pub(crate) fn reload(&self, config: Config) -> Result<(), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(self.reloader.apply(Arc::new(config)))
     }
 
     pub(crate) fn state(&self, nic: u8) -> (NicState, bool) {

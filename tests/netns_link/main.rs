@@ -2,6 +2,7 @@
 //! and `nsenter`.
 
 mod fixture;
+mod reload;
 mod rules;
 
 use std::fs;

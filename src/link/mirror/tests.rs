@@ -123,4 +123,9 @@ fn neighbours_of_other_devices_are_no_news() {
     };
     assert!(mirror.new_neighbour(&of(1)).neighbours);
     assert!(mirror.new_neighbour(&of(2)).is_nothing());
+    // A device that is watched no more is forgotten.
+    mirror.watch(["docker0"]);
+    assert!(mirror.neighbours.is_empty());
+    assert!(mirror.new_neighbour(&of(1)).is_nothing());
+    assert!(mirror.new_neighbour(&of(2)).neighbours);
 }
