@@ -135,6 +135,8 @@ struct Service {
     choice: Choice,
     /// Is it the choice of `when-none`?
     is_none_left: bool,
+    /// Has every server been read once, or its first time to answer passed? Until then the choice is not one to keep.
+    is_chosen: bool,
     /// The last one while there were servers.
     last: Option<Choice>,
     /// Of a weighted choice, what its table was made of.

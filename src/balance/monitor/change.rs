@@ -196,6 +196,7 @@ impl Monitor {
             sorry: None,
             choice: Choice::Wait,
             is_none_left: true,
+            is_chosen: false,
             last: None,
             spread: Vec::new(),
             why: "no server has been read yet".to_owned(),
@@ -218,7 +219,8 @@ impl Monitor {
         settings.fall = filed.fall;
         settings.slow_start = filed.slow_start;
         if settings.when_none != filed.when_none {
-            settings.when_none = filed.when_none;
+            self.retire_sorry(&service, now);
+            service.settings.when_none = filed.when_none;
             service.sorry =
                 matches!(filed.when_none, WhenNone::Sorry(_)).then(|| self.next_server());
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Monitor, REMEMBERED, Service, Switch};
-use crate::balance::candidate::State;
+use crate::balance::candidate::{Check, State};
 use crate::balance::maglev;
 use crate::balance::policy::{Facts, prefer, shares, weigh};
 use crate::balance::service::{Choose, OnDeath, WhenNone};
@@ -40,6 +40,7 @@ impl Monitor {
         if !is_none_left {
             service.last = Some(choice.clone());
         }
+        service.is_chosen |= service.is_read();
         if is_other {
             self.table.set_choice(id, choice);
             self.is_changed = true;
@@ -130,7 +131,7 @@ fn preferred(service: &Service, contenders: &[Contender]) -> Choice {
         return Choice::Preferred(waiting.id);
     }
     let scored: Vec<_> = contenders.iter().filter_map(|of| Some((of.id, of.score?))).collect();
-    let best = prefer(&scored, current, service.settings.hysteresis);
+    let best = prefer(&scored, current, service.hysteresis());
     Choice::Preferred(best.unwrap_or(contenders[0].id))
 }
 
@@ -153,7 +154,7 @@ fn weighted(service: &Service, contenders: &[Contender]) -> (Choice, Spread) {
     let total: f64 = shares.iter().sum();
     let spread: Spread =
         contenders.iter().zip(&shares).map(|(of, share)| (of.id, share / total)).collect();
-    let hysteresis = service.settings.hysteresis;
+    let hysteresis = service.hysteresis();
     let is_near = |(new, old): (&(ServerId, f64), &(ServerId, f64))| {
         new.0 == old.0 && (new.1 - old.1).abs() <= old.1 * hysteresis
     };
@@ -206,6 +207,17 @@ fn goes_to(choice: &Choice, id: ServerId) -> bool {
 }
 
 impl Service {
+    /// Has every status object of each of its servers been read, with success or without?
+    fn is_read(&self) -> bool {
+        let mut checks = self.servers.iter().flat_map(|server| &server.candidate.checks);
+        !self.servers.is_empty() && checks.all(Check::is_read)
+    }
+
+    /// By what share others have to be better. Whoever happened to be read first is nobody's preference.
+    fn hysteresis(&self) -> f64 {
+        if self.is_chosen { self.settings.hysteresis } else { 0.0 }
+    }
+
     /// Takes another choice, and remembers why.
     fn switch(&mut self, (choice, is_none_left, spread): (Choice, bool, Spread), now: Instant) {
         let from = self.show();

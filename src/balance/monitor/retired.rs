@@ -61,6 +61,23 @@ impl Monitor {
         self.retired.push(Retired { id, settings, is_whole: false, servers, since: now });
     }
 
+    /// The service is to have another sorry server, or none.
+    pub(super) fn retire_sorry(&mut self, service: &Service, now: Instant) {
+        let known = |id: ServerId| Some((id, self.table.server(id)?.clone()));
+        let servers: Vec<_> = service.sorry.and_then(known).into_iter().collect();
+        if servers.is_empty() {
+            return;
+        }
+        let settings = Settings { servers: Vec::new(), ..service.settings.clone() };
+        self.retired.push(Retired {
+            id: service.id,
+            settings,
+            is_whole: false,
+            servers,
+            since: now,
+        });
+    }
+
     /// Forgets what has no connection left; true if there was any.
     pub(super) fn forget_retired(&mut self, now: Instant) -> bool {
         let before = self.retired.len();

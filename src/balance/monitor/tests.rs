@@ -802,3 +802,188 @@ fn what_is_told_is_whole() {
     }
     assert_eq!(lab.report().switches.len(), REMEMBERED);
 }
+
+/// `web` of which the sorry server has a connection; the server's number.
+fn with_a_sorry_connection(mode: Mode) -> (Lab, ServerId) {
+    let sorry = WhenNone::Sorry("10.9.9.9:81".parse().unwrap());
+    let mut lab = Lab::with_clients(Settings { mode, when_none: sorry, ..web() }, [1.0, 2.0, 3.0]);
+    ["a", "b", "c"].into_iter().for_each(|server| lab.fail(server));
+    let Choice::Preferred(id) = lab.choice() else { panic!("a server") };
+    lab.table().server(id).unwrap().counters.of(WorkerId(0)).unwrap().began();
+    (lab, id)
+}
+
+#[test]
+fn a_sorry_server_that_gives_way_keeps_its_connections() {
+    for when_none in
+        [WhenNone::Refuse, WhenNone::Last, WhenNone::Sorry("10.9.9.8:81".parse().unwrap())]
+    {
+        let mode = Mode::Nat { sources: Vec::new(), keeps_client: true };
+        let (mut lab, id) = with_a_sorry_connection(mode);
+        let before = lab.monitor.services[0].settings.clone();
+        let after = Settings { when_none, servers: web().servers, ..before.clone() };
+        lab.monitor.configure(&[after], lab.now).unwrap();
+        assert_ne!(lab.choice(), Choice::Preferred(id), "it gets no more");
+        lab.wait_for_retired();
+        let server = lab.table().server(id).unwrap().clone();
+        assert_eq!((server.fate, server.counters.active()), (Fate::Kept, 1));
+        // What it answers is heard.
+        let is_heard =
+            |lab: &Lab| lab.monitor.served().iter().any(|of| of.when_none == before.when_none);
+        assert!(is_heard(&lab), "{when_none:?}");
+        server.counters.of(WorkerId(0)).unwrap().ended(false);
+        lab.wait_for_retired();
+        assert!(lab.table().server(id).is_none() && !is_heard(&lab));
+    }
+}
+
+#[test]
+fn hysteresis_does_not_keep_the_one_that_was_read_first() {
+    let mut lab = Lab::new(&[Settings { hysteresis: 0.9, ..web() }]);
+    lab.read("a", "clients", Some(99.0));
+    assert_eq!(lab.preferred(), "a", "nobody waits for the others");
+    lab.read("b", "clients", Some(59.0));
+    assert_eq!(lab.preferred(), "b");
+    // One that says nothing in time has had its turn.
+    lab.read("c", "clients", None);
+    lab.read("a", "clients", Some(19.0));
+    assert_eq!(lab.preferred(), "b", "from now on small differences do not count");
+    lab.read("c", "clients", Some(14.0));
+    assert_eq!(lab.preferred(), "b");
+    lab.read("c", "clients", Some(4.0));
+    assert_eq!(lab.preferred(), "c");
+    // One that comes later is no first choice.
+    lab.change(Change::Add {
+        service: "web".to_owned(),
+        name: "d".to_owned(),
+        address: "10.2.0.4:80".to_owned(),
+        weight: 1,
+        capacity: None,
+    });
+    lab.read("d", "clients", Some(3.0));
+    assert_eq!(lab.preferred(), "c");
+}
+
+#[test]
+fn hysteresis_does_not_keep_the_first_shares() {
+    let settings = Settings { choose: Choose::Weighted, hysteresis: 9.0, ..web() };
+    let statuses = vec![status("clients", Some(Role::Clients)), status("alive", None)];
+    let mut lab = Lab::new(&[Settings { statuses, ..settings }]);
+    let read = |lab: &mut Lab, server: &str, clients: f64| {
+        lab.read(server, "alive", Some(1.0));
+        lab.read(server, "clients", Some(clients));
+    };
+    for (server, clients) in [("a", 9.0), ("b", 9.0)] {
+        read(&mut lab, server, clients);
+    }
+    read(&mut lab, "a", 0.0);
+    let share = |lab: &Lab| lab.report().servers[0].share;
+    assert!(share(&lab) > 0.9, "{}", share(&lab));
+    read(&mut lab, "c", 0.0);
+    let before = share(&lab);
+    read(&mut lab, "a", 1.0);
+    assert!((share(&lab) - before).abs() < f64::EPSILON);
+}
+
+#[test]
+fn all_that_the_file_says_otherwise_of_a_service_is_taken() {
+    let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
+    let filed = Settings {
+        choose: Choose::Weighted,
+        hysteresis: 0.25,
+        when_none: WhenNone::Last,
+        on_death: OnDeath::Reselect,
+        rise: 7,
+        fall: 8,
+        slow_start: Duration::from_secs(9),
+        ..web()
+    };
+    lab.monitor.configure(std::slice::from_ref(&filed), lab.now).unwrap();
+    assert_eq!(lab.monitor.services[0].settings, filed);
+}
+
+#[test]
+fn connections_that_were_read_are_not_counted_again_for_another_status_object() {
+    let mut lab = Lab::with_clients(web(), [1.0, 3.0, 8.0]);
+    lab.give("a", 5);
+    lab.read("a", "clients", Some(1.0));
+    let mut filed = web();
+    filed.statuses.insert(0, status("time", None));
+    lab.monitor.configure(&[filed], lab.now).unwrap();
+    assert_eq!(lab.preferred(), "a");
+}
+
+#[test]
+fn more_servers_than_can_be_counted_are_refused_and_nothing_changes() {
+    let add = |name: &str, last: u8| Change::Add {
+        service: "web".to_owned(),
+        name: name.to_owned(),
+        address: format!("10.2.0.{last}:80"),
+        weight: 1,
+        capacity: None,
+    };
+    let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
+    lab.monitor.next.server = (1 << 16) - 1;
+    let more = Settings { name: "more".into(), ports: 81..=81, ..web() };
+    let why = lab.monitor.configure(&[web(), more], lab.now).unwrap_err();
+    assert!(why.contains("65,536"), "{why}");
+    assert_eq!(lab.preferred(), "a");
+    lab.change(add("d", 4));
+    assert!(lab.refused(add("e", 5)).contains("restart it"));
+}
+
+#[test]
+fn a_weight_or_capacity_that_is_none_is_refused() {
+    let mut sized = web();
+    sized.statuses[0].kind = status::Kind::Fixed { value: None };
+    sized.servers.iter_mut().for_each(|server| server.capacity = Some(1.0));
+    let mut lab = Lab::new(&[sized]);
+    let add = |weight, capacity| Change::Add {
+        service: "web".to_owned(),
+        name: "d".to_owned(),
+        address: "10.2.0.4:80".to_owned(),
+        weight,
+        capacity,
+    };
+    for (weight, capacity) in
+        [(1001, Some(1.0)), (1, Some(0.0)), (1, Some(f64::NAN)), (1, Some(f64::INFINITY))]
+    {
+        let why = lab.refused(add(weight, capacity));
+        assert!(why.starts_with("a weight is at most 1000"), "{why}");
+    }
+    let why = lab.refused(add(1, None));
+    assert!(why.contains("capacity: say it"), "{why}");
+    lab.change(add(1000, Some(1.0)));
+}
+
+#[test]
+fn an_operators_weight_is_known_wherever_servers_are() {
+    let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
+    lab.change(Change::Weight("a".to_owned(), 4));
+    let service = &lab.monitor.services[0];
+    assert_eq!((service.settings.servers[0].weight, service.servers[0].settings.weight), (4, 4));
+    // The file says something else of another one.
+    let mut filed = web();
+    filed.servers[1].weight = 3;
+    lab.monitor.configure(&[filed], lab.now).unwrap();
+    let weights: Vec<_> = lab.report().servers.iter().map(|server| server.weight).collect();
+    assert_eq!(weights, [4.0, 3.0, 1.0]);
+}
+
+#[test]
+fn a_sorry_server_here_is_reached_here_and_counted_on_over_changes() {
+    let when_none = WhenNone::Sorry(std::net::SocketAddr::new(VIPA, 81));
+    let mut lab = Lab::with_clients(Settings { when_none, ..web() }, [1.0, 2.0, 3.0]);
+    ["a", "b", "c"].into_iter().for_each(|server| lab.fail(server));
+    let Choice::Preferred(id) = lab.choice() else { panic!("a server") };
+    let sorry = lab.table().server(id).unwrap().clone();
+    assert!(sorry.is_local);
+    sorry.counters.of(WorkerId(0)).unwrap().began();
+    lab.change(Change::Weight("a".to_owned(), 4));
+    assert_eq!(lab.table().server(id).unwrap().counters.active(), 1);
+    // One that is dead stays so for the workers, who are not woken once more.
+    assert_eq!(lab.fate("a"), Fate::Reset);
+    lab.monitor.take_fates();
+    lab.change(Change::Weight("b".to_owned(), 4));
+    assert!(!lab.monitor.take_fates());
+}
