@@ -367,6 +367,9 @@ impl FlowTable {
         self.stamp = self.stamp.wrapping_add(1);
         self.word(id, SERVED_BY).store(u64::from(self.stamp) << 32, Relaxed);
         self.set_served_by(id, served.service, served.server);
+        if served.is_direct && key.protocol() != ip::TCP {
+            self.begins(id, now);
+        }
         self.opens(id);
         self.served += 1;
         self.created += 1;

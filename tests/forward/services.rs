@@ -293,6 +293,27 @@ fn a_direct_service_changes_nothing_but_the_mac_address() {
     assert_eq!(host.state.flows.half_open(), 0, "the client has said more than SYN");
 }
 
+/// Its packets are plain ones, and yet something is to be found out by them.
+#[test]
+fn direct_datagram_flows_whose_clients_go_on_do_not_push_each_other_out() {
+    let mut host = Host::new(Mode::Direct);
+    let clients = 1000..1032;
+    let mut say = |after: u64, ports: std::ops::Range<u16>| {
+        host.now = Millis(NOW.0 + after);
+        for port in ports {
+            let frame = host.run(&datagram((CLIENT, port), (VIPA, 53)), FROM_CLIENT);
+            assert!(matches!(frame.verdict, Verdict::Transmit { nic: NicId(1), .. }));
+        }
+        (host.state.flows.len(), host.state.flows.half_open())
+    };
+    // A quarter of the table may be half-open.
+    assert_eq!(say(0, 1000..1016), (16, 16));
+    assert_eq!(say(1999, 1000..1016), (16, 16));
+    assert_eq!(say(2000, 1000..1016), (16, 0));
+    assert_eq!(say(2000, clients.clone()), (32, 16));
+    assert_eq!(say(4000, clients), (32, 0));
+}
+
 #[test]
 fn a_direct_server_behind_a_gateway_is_a_named_drop() {
     let mut host = Host::new(Mode::Direct);

@@ -410,8 +410,10 @@ fn plain(flags: u32) -> u32 {
     let is_opening = flags >> PHASE_AT & 3 == Phase::Opening as u32;
     let is_held = flags & (HELD | REPLY_KEY) != REPLY_KEY;
     let is_answered = flags & SERVED == 0 || flags & ANSWERED != 0;
+    // By what its client goes on to say.
+    let opens_by_itself = is_tcp || flags & (SERVED | REPLY_KEY) == SERVED;
     let mut bits = 0;
-    if is_held && !(is_opening && is_tcp) {
+    if is_held && !(is_opening && opens_by_itself) {
         bits |= plain_bit(Direction::Original, side(flags, Direction::Original));
     }
     if flags & REPLY_KEY != 0 && !is_opening && is_answered {

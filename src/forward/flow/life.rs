@@ -7,7 +7,7 @@ use super::entries::{
     ANSWERED, CLIENT_ENDED, LIVE, OVER, PHASE_AT, REPLY_KEY, REWRITTEN, SEEN, SERVED, SERVED_BY,
     SERVER_ENDED,
 };
-use super::{Direction, Ended, FlowId, FlowTable, Millis, Phase, Rewritten, TableFull};
+use super::{Direction, Ended, Expected, FlowId, FlowTable, Millis, Phase, Rewritten, TableFull};
 use crate::wire::ip::{self, Family};
 use crate::wire::packet::{Headers, Layer4};
 
@@ -15,7 +15,9 @@ use crate::wire::packet::{Headers, Layer4};
 const EVICTION_LOOK: u32 = 32;
 /// An open served flow may make room once it was silent for so long, in milliseconds.
 const IDLE: u64 = 60_000;
-
+/// A direct flow of datagrams, whose answers are not seen, is alive when its client still sends so long after it began, in milliseconds.
+/// As conntrack has it, which takes for a stream what goes on for so long; a question that is asked again at once is none.
+const GOES_ON: u32 = 2_000;
 /// Flows that are half-open no more and are still remembered as such, before they are looked for.
 const SLACK: usize = 64;
 
@@ -57,7 +59,7 @@ impl FlowTable {
     }
 
     /// A packet of a served flow passes. It is open once the client has answered what the server answered; a
-    /// direct one, whose answers are not seen, once the client says more than SYN. A SYN on an open connection
+    /// direct one, whose answers are not seen, once the client says more than SYN, or after [`GOES_ON`]. A SYN on an open connection
     /// changes nothing: the server knows what to say to it (RFC 5961 section 4). Nor does a client's reset of what is not
     /// open: the server may have taken the SYN for one of an earlier connection with the same ends, of which it answers; the client
     /// resets that and sends its SYN again (RFC 9293 section 3.5.2, figure 9).
@@ -90,6 +92,9 @@ impl FlowTable {
             }
             Layer4::Tcp { .. } => phase,
             _ if direction == Direction::Reply => Phase::Open,
+            _ if flags & REPLY_KEY == 0 && phase == Phase::Opening && self.goes_on(id, now) => {
+                Phase::Open
+            }
             _ => phase,
         };
         if direction == Direction::Reply && flags & ANSWERED == 0 {
@@ -99,6 +104,15 @@ impl FlowTable {
             self.set_flags(id, 3 << PHASE_AT, (next as u32) << PHASE_AT);
             self.opening(id.family()).count -= u32::from(phase == Phase::Opening);
         }
+    }
+
+    /// A direct flow of datagrams begins: nobody says what is to be expected next, so its time stands there.
+    pub(super) fn begins(&mut self, id: FlowId, now: Millis) {
+        self.set_expected(id, Expected { client: now.0 as u32, server: 0 });
+    }
+
+    fn goes_on(&self, id: FlowId, now: Millis) -> bool {
+        (now.0 as u32).wrapping_sub(self.expected(id).client) >= GOES_ON
     }
 
     /// Have both ends of a served connection said their last?
@@ -347,5 +361,44 @@ mod tests {
             let ended: Vec<bool> = table.take_ended().map(|ended| ended.has_failed).collect();
             assert_eq!(ended, [has_failed]);
         }
+    }
+
+    #[test]
+    fn a_direct_flow_is_alive_once_its_client_goes_on_sending() {
+        let mut table = FlowTable::fresh(words(), SHAPE, 7);
+        let datagram = |n: u32| {
+            let mut bytes = Vec::new();
+            let (from, to): (u32, u32) = (0x0a00_0000 | n, 0x0a00_0000 | 1 << 20);
+            etherparse::PacketBuilder::ipv4(from.to_be_bytes(), to.to_be_bytes(), 64)
+                .udp(80, 80)
+                .write(&mut bytes, b"")
+                .expect("a datagram");
+            Headers::parse(&bytes).expect("headers")
+        };
+        let say = |table: &mut FlowTable, id, n, after: u64| {
+            let now = Millis(NOW.0 + after);
+            table.touch_served(id, &datagram(n), Direction::Original, now);
+        };
+        // More of them than may be half-open, each with a client that sends ten times a second.
+        for n in 0..2 * QUARTER {
+            let id = begin(&mut table, Family::V4, n, true);
+            for after in (0..2000).step_by(100) {
+                say(&mut table, id, n, after);
+                assert_eq!(table.phase(id), Phase::Opening, "after {after} ms");
+            }
+            say(&mut table, id, n, 2000);
+            assert_eq!(table.phase(id), Phase::Open);
+        }
+        assert!((0..2 * QUARTER).all(|n| is_there(&table, Family::V4, n)));
+        // Questions of one datagram make room for each other alone.
+        for n in 1000..1000 + 2 * QUARTER {
+            begin(&mut table, Family::V4, n, true);
+        }
+        assert_eq!(table.half_open(), QUARTER);
+        assert!((0..2 * QUARTER).all(|n| is_there(&table, Family::V4, n)));
+        // Where answers pass, a client that is not answered is not alive by saying it again.
+        let id = begin(&mut table, Family::V6, 1, false);
+        say(&mut table, id, 1, 60_000);
+        assert_eq!(table.phase(id), Phase::Opening);
     }
 }
