@@ -33,18 +33,24 @@ pub(super) fn explain(
         }
         return true;
     }
-    let is_here = view.source.vipas.contains(&headers.destination);
-    if is_here && !is_own(view, headers.source) && begin::is_martian(headers, view) {
+    let to = headers.destination;
+    if !view.source.vipas.contains(&to) && !view.has_nic_address(to) {
+        return false;
+    }
+    let is_own = is_own(view, headers.source);
+    if !is_own && begin::is_martian(headers, view) {
         told.drops(DropReason::Martian);
-    } else if is_here {
+    } else if !is_own && service::is_for_flows(headers, view, &services.table) {
+        told.drops(DropReason::NoFlow);
+    } else {
         "kernel".clone_into(&mut told.verdict);
-        told.why = match is_own(view, headers.source) {
+        told.why = match is_own {
             true => "to this host itself, and no service's: it keeps to lo",
             false => "the address is this host's, the port no service's: its sockets have it",
         }
         .to_owned();
     }
-    is_here
+    true
 }
 
 fn served(

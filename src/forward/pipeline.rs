@@ -249,26 +249,19 @@ fn stranger(headers: &Headers, state: &State, sight: Sight<'_>) -> Result<Verdic
     if is_multicast(headers.destination) {
         return Ok(Verdict::Kernel);
     }
-    let (_, port) = headers.ports();
-    if !view.owns(headers.destination) {
-        return service::stranger(headers, port, state, sight);
-    }
     let owner = match headers.layer4 {
-        Layer4::Tcp { .. } | Layer4::Udp { .. } | Layer4::Echo { .. } => {
-            if view.source.ports.binary_search(&port).is_err() {
-                return service::stranger(headers, port, state, sight);
-            }
-            WorkerId((port % u16::from(state.workers)) as u8)
+        Layer4::Tcp { .. } | Layer4::Udp { .. } => return service::stranger(headers, state, sight),
+        _ if !view.owns(headers.destination) => state.worker,
+        Layer4::Echo { .. } => {
+            let (_, id) = headers.ports();
+            let is_reserved = view.source.ports.binary_search(&id).is_ok();
+            if is_reserved { WorkerId((id % u16::from(state.workers)) as u8) } else { state.worker }
         }
         // What it quotes has decided whose it is, and not who sent it: handed on, it would come back.
         _ if headers.is_icmp_error() => state.worker,
         _ => begin::owner_without_port(headers.source, state.workers),
     };
-    match headers.layer4 {
-        _ if owner != state.worker => Ok(Verdict::Punt(owner)),
-        Layer4::Tcp { .. } | Layer4::Udp { .. } => Err(DropReason::NoFlow),
-        _ => Ok(Verdict::Kernel),
-    }
+    Ok(if owner == state.worker { Verdict::Kernel } else { Verdict::Punt(owner) })
 }
 
 /// A later fragment goes the way of the first; `None`: that is not known, or nothing depends on it.

@@ -44,20 +44,24 @@ pub(crate) fn asked(headers: &Headers, preferred: &PreferredTable) -> Option<Ser
     }
 }
 
-/// What came for an address of services and is neither asked of one nor of any flow: late answers of servers are
-/// dropped, the rest is the kernel's.
+/// What came from outside and no flow knows: answers that are late are dropped, the rest is the kernel's.
 pub(super) fn stranger(
     headers: &Headers,
-    port: u16,
     state: &State,
     sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
-    if !matches!(headers.layer4, Layer4::Tcp { .. } | Layer4::Udp { .. })
-        || !is_source(headers.destination, port, sight)
-    {
+    if !is_for_flows(headers, sight.net, sight.preferred) {
         return Ok(Verdict::Kernel);
     }
-    late(port, state)
+    late(headers.ports().1, state)
+}
+
+/// Is it for a port that rewritten or served flows have, so that nothing but answers comes there from outside?
+pub(crate) fn is_for_flows(headers: &Headers, net: &NetView, preferred: &PreferredTable) -> bool {
+    let (to, (_, port)) = (headers.destination, headers.ports());
+    matches!(headers.layer4, Layer4::Tcp { .. } | Layer4::Udp { .. })
+        && (net.owns(to) && net.source.ports.binary_search(&port).is_ok()
+            || is_source(to, port, net, preferred))
 }
 
 /// What this host sends to itself by way of the TUN, and no flow knows: of the reserved ports late answers of a server
@@ -85,11 +89,10 @@ fn late(port: u16, state: &State) -> Result<Verdict, DropReason> {
 }
 
 /// May a served flow have this source?
-fn is_source(address: IpAddr, port: u16, sight: Sight<'_>) -> bool {
-    let reserved = &sight.net.source.ports;
-    sight.preferred.is_source(address, port, reserved)
-        || sight.net.claims.owned.binary_search(&address).is_ok()
-            && reserved.binary_search(&port).is_ok()
+fn is_source(address: IpAddr, port: u16, net: &NetView, preferred: &PreferredTable) -> bool {
+    let reserved = &net.source.ports;
+    preferred.is_source(address, port, reserved)
+        || net.claims.owned.binary_search(&address).is_ok() && reserved.binary_search(&port).is_ok()
 }
 
 /// The worker that a client's flows belong to: as the packet sockets' fan-out has it.
@@ -107,7 +110,7 @@ pub(super) fn owner_of_error(quoted: &Headers, sight: Sight<'_>, workers: u8) ->
     if sight.preferred.find(quoted.source, quoted.protocol, source_port).is_some() {
         return Some(owner(quoted.destination, destination_port, workers));
     }
-    is_source(quoted.source, source_port, sight)
+    is_source(quoted.source, source_port, sight.net, sight.preferred)
         .then(|| WorkerId((source_port % u16::from(workers)) as u8))
 }
 

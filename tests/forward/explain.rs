@@ -218,6 +218,24 @@ fn what_is_this_hosts_and_no_services_is_the_kernels() {
     }
 }
 
+#[test]
+fn a_port_that_only_answers_come_to_drops_what_is_none() {
+    let services = named(table(nat()));
+    for (to, port, verdict) in [
+        // Rewritten flows have these, served ones those.
+        (SECOND, 61000, "drop"),
+        ([10, 1, 1, 2], 61000, "drop"),
+        (SECOND, 40005, "drop"),
+        (SECOND, 61002, "kernel"),
+        (VIPA, 61000, "kernel"),
+        ([10, 1, 1, 2], 22, "kernel"),
+    ] {
+        let told = asked(&services, &question("tcp", OTHER, 40000, to, port));
+        assert_eq!(told.verdict, verdict, "{to:?} {port}");
+        assert_eq!(told.reason.is_some(), verdict == "drop");
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Place {
     OnLink,
@@ -270,21 +288,34 @@ proptest! {
             Just(VIPA), Just(SECOND), Just([10, 1, 1, 2]), Just(OTHER), Just([9, 9, 9, 9]),
             Just([127, 0, 0, 1]),
         ],
+        to in prop_oneof![3 => Just(VIPA), 1 => Just(SECOND), 1 => Just([10, 1, 1, 2])],
         from_port in 1u16..,
-        to_port in prop_oneof![Just(53u16), Just(80), Just(81), Just(5007)],
+        // Those that only answers come to, too.
+        to_port in prop_oneof![
+            Just(53u16), Just(80), Just(81), Just(5007), Just(61000), Just(61001), Just(40005),
+        ],
         live: [bool; 3],
         has_ports: bool,
+        has_rules: bool,
     ) {
         let (mut view, table) = served(mode, place, live, choice);
         if !has_ports {
             view.source.ports.clear();
         }
+        if !has_rules {
+            view.source.rules.clear();
+        }
         let services = named(table);
-        let question = question(protocol, from, from_port, VIPA, to_port);
+        let question = question(protocol, from, from_port, to, to_port);
         let told = explain(&view, &services, &question, "").expect("it can be asked");
         let is_own = [VIPA, SECOND, [10, 1, 1, 2]].contains(&from);
         let ingress = if is_own { TUN } else { vipa::forward::frame::Ingress::Nic(NicId(0)) };
-        let packet = first_packet(protocol, (from, from_port), (VIPA, to_port));
+        if is_own && told.service.is_none() {
+            // The kernel keeps it from the adapter; what comes there is a server's, and begins nothing.
+            prop_assert_eq!(told.verdict.as_str(), "kernel");
+            return Ok(());
+        }
+        let packet = first_packet(protocol, (from, from_port), (to, to_port));
         let mut frames = [Frame::holding(&packet, Offload::default(), ingress)];
         process_batch(&mut frames, &mut state(16), sight(&view, &services.table));
         let [frame] = frames;
