@@ -15,6 +15,7 @@ use crate::balance::monitor::Change;
 use crate::balance::service::Settings;
 use crate::config::Config;
 use crate::config::difference::Difference;
+use crate::engine::descriptors::{self, Limit, Need};
 use crate::engine::watchdog;
 use crate::link::{self, sysctl};
 use crate::privilege;
@@ -76,6 +77,7 @@ async fn attempt(admin: &Admin) -> Result<Reloaded, Refused> {
         return Err(Refused::Failed(why));
     }
     settle(admin, &config, admin.balance.served()).await;
+    descriptors::reserve(Need::of(&config));
     admin.config.store(Arc::new(config));
     Ok(Reloaded { difference, warnings })
 }
@@ -99,7 +101,8 @@ fn read(running: &Config, state: &std::path::Path) -> Result<(Config, Vec<String
             return Err(mistakes.join("\n"));
         }
     }
-    Ok((config, warnings.iter().map(ToString::to_string).collect()))
+    let shortage = Need::of(&config).shortage(Limit::of_process().hard);
+    Ok((config, warnings.iter().map(ToString::to_string).chain(shortage).collect()))
 }
 
 /// Does what an operator asks for; a server that answers by way of this host is heard before it has a connection.

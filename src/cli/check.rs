@@ -5,12 +5,16 @@ use std::process::ExitCode;
 use super::{Check, Failure, failure, output, plan};
 use crate::balance::host;
 use crate::config::Config;
+use crate::engine::descriptors::{Limit, Need};
 use crate::link;
 
 /// Reads the configuration; nothing is changed.
 pub(super) fn run(arguments: &Check) -> Result<ExitCode, Failure> {
     let config = failure::load_anywhere(&arguments.config)?;
     let notes = look_at_servers(&config)?;
+    if let Some(shortage) = Need::of(&config).shortage(Limit::of_process().hard) {
+        eprintln!("warning: {shortage}");
+    }
     let mut text = String::new();
     if arguments.plan {
         text = plan::describe(&config)?;

@@ -17,6 +17,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook_mio::v1_0::Signals;
 
+use super::descriptors;
 use super::flow_file::{Adopted, FlowFile, Layout};
 use super::guard::Guard;
 use super::heartbeat::{HeartbeatPage, monotonic_ns};
@@ -96,6 +97,14 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Error> {
     let started = Instant::now();
     abort_on_panic();
+    if let Err(error) = descriptors::raise() {
+        tracing::warn!(%error, "the limit of descriptors (RLIMIT_NOFILE) could not be raised");
+    }
+    let need = descriptors::Need::of(&config);
+    descriptors::reserve(need);
+    if let Some(shortage) = need.shortage(descriptors::Limit::of_process().hard) {
+        tracing::warn!("{shortage}");
+    }
     let missing = privilege::missing(&config, state.directory());
     if !missing.is_empty() {
         return Err(Error::Privilege(privilege::refusal(&missing)));

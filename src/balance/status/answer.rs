@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use super::Failure;
+use crate::engine::descriptors;
 
 /// Characters of an answer that are shown.
 const SHOWN: usize = 60;
@@ -21,6 +22,11 @@ pub(super) fn told(found: impl Into<String>, wanted: impl Into<String>) -> Failu
 /// It cannot be reached, or went away.
 pub(super) fn unreached(error: &io::Error) -> Failure {
     Failure::Unreached(without_number(&error.to_string()))
+}
+
+/// There is a descriptor for a status object.
+pub(super) fn room() -> Result<(), Failure> {
+    descriptors::for_status().map_err(Failure::Unreached)
 }
 
 /// The value that `text` is.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::answer::room;
 use super::{Failure, Reading};
 
 /// The thread, while it runs.
@@ -42,6 +43,7 @@ impl Blocking {
             let _ = before.await;
             self.0 = None;
         }
+        room()?;
         let stop = Stop::default();
         let _waits = Waits(stop.clone());
         let result = self.0.insert(spawn_blocking(move || work(&stop))).await;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::net::UdpSocket;
 
-use super::answer::{told, unreached, wrong};
+use super::answer::{room, told, unreached, wrong};
 use super::{Failure, Instance, Pending, Reading, StatusObject, at_port};
 
 /// Bytes of the largest answer over UDP that is read. We ask without EDNS: 512 come at most.
@@ -159,6 +159,7 @@ impl StatusObject for Dns {
                 SocketAddr::V6(_) => ([0u16; 8], 0).into(),
             };
             // A port of its own each time, and connected: others cannot easily answer in its place.
+            room()?;
             let socket = UdpSocket::bind(any).await.map_err(|error| unreached(&error))?;
             socket.connect(to).await.map_err(|error| unreached(&error))?;
             let id = unforeseen();

@@ -7,7 +7,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Failure;
-use super::answer::unreached;
+use super::answer::{room, unreached};
 use crate::wire::checksum::Sum;
 
 /// Bytes of the largest message that is looked at; a quote may be as long as its link allows.
@@ -106,6 +106,7 @@ impl EchoSocket {
             }
             UdpSocket::from_std(socket.into())
         };
+        room()?;
         let socket = open().map_err(|error| unreached(&error))?;
         Ok(EchoSocket { socket, echo: Echo::new(to), to: SocketAddr::new(to, 0) })
     }

@@ -18,10 +18,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
 
-use super::answer::{told, unreached, wrong};
+use super::answer::{room, told, unreached, wrong};
 use super::template::Template;
 use super::{Failure, Instance, Pending, Reading, StatusObject, words};
-use crate::engine::pidfd;
+use crate::engine::{descriptors, pidfd};
 
 /// Bytes of output that are read.
 const MOST: usize = 4096;
@@ -71,10 +71,12 @@ impl Exec {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .process_group(0);
+        descriptors::as_found(&mut command);
         let failed = |error: io::Error| match unreached(&error) {
             Failure::Unreached(why) => Failure::Unreached(format!("{program}: {why}")),
             other => other,
         };
+        room()?;
         let mut child = command.spawn().map_err(failed)?;
         let output = child.stdout.take();
         let group = Group::new(child).map_err(failed)?;

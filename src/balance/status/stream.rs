@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::Failure;
-use super::answer::unreached;
+use super::answer::{room, unreached};
 use super::tls::Tls;
 
 /// Bytes asked for at a time.
@@ -61,6 +61,7 @@ impl Stream {
 
 /// A TCP connection whose small requests leave at once.
 pub(super) async fn connect(to: SocketAddr) -> Result<TcpStream, Failure> {
+    room()?;
     let stream = TcpStream::connect(to).await.map_err(|error| unreached(&error))?;
     stream.set_nodelay(true).map_err(|error| unreached(&error))?;
     Ok(stream)

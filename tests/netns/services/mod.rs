@@ -2,6 +2,7 @@
 
 mod changes;
 mod databases;
+mod descriptors;
 mod farm;
 mod kinds;
 mod load;
