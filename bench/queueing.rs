@@ -4,6 +4,8 @@
 //! millisecond, which the other end answers at once. In turn, round by round: with the forwarder, and with it
 //! killed, when the kernel takes the second route of each pair.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -14,6 +16,8 @@ use std::time::{Duration, Instant};
 use vipa::lab::topology::{Network, client_address};
 use vipa::lab::{self, Forwarder};
 use vipa::wire::ip::Family;
+
+use crate::common::median;
 
 const READY: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -61,13 +65,16 @@ fn main() -> Result<(), Error> {
         }
     }
     for (rounds, name) in all.iter().zip(["median vipa", "median kernel"]) {
-        let of = |field: fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(field).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let (megabits, median) = (of(|r| r.megabits), of(|r| r.median));
-        print(name, Round { megabits, median, p99: of(|r| r.p99), lost: of(|r| r.lost) });
+        let of = |field: fn(&Round) -> f64| median(rounds.iter().map(field).collect());
+        print(
+            name,
+            Round {
+                megabits: of(|r| r.megabits),
+                median: of(|r| r.median),
+                p99: of(|r| r.p99),
+                lost: of(|r| r.lost),
+            },
+        );
     }
     Ok(())
 }

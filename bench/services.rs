@@ -10,6 +10,8 @@
 //! them, and with nftables dropping them at that NIC's ingress. What counts is the ratio of the medians. All of it, the servers, the
 //! router and who floods, shares the processors of one machine. With `--gigabit` the client sends by a link of 1 Gbit/s.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -24,6 +26,8 @@ use serde_json::{Value, json};
 use vipa::lab::topology::{Network, vipas};
 use vipa::lab::{self, Forwarder, Hop, Namespace, veth};
 use vipa::wire::ip::Family;
+
+use crate::common::median;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -150,11 +154,6 @@ fn main() -> Result<(), Error> {
 fn argument(name: &str) -> Option<u64> {
     let mut args = std::env::args().skip_while(|arg| arg != name).skip(1);
     args.next().and_then(|text| text.parse().ok()).filter(|n| *n > 0)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn show(what: &str, took: Vec<Duration>) {

@@ -6,6 +6,8 @@
 //! kernel takes the second route of each pair. What counts is the ratio of the medians: both share the noise
 //! of the machine.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -15,6 +17,8 @@ use std::time::{Duration, Instant};
 use vipa::lab::topology::{Network, client_address};
 use vipa::lab::{self, Error, Forwarder, Namespace};
 use vipa::wire::ip::Family;
+
+use crate::common::median;
 
 const WARM_UP: Duration = Duration::from_millis(300);
 const MEASURED: Duration = Duration::from_millis(1500);
@@ -89,9 +93,4 @@ fn stream(network: &Network, port: u16) -> Result<f64, Box<dyn std::error::Error
         let _ = sender.join();
         Ok(bytes as f64 * 8.0 / seconds / 1e9)
     })
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

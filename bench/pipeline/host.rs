@@ -441,11 +441,6 @@ fn answer(sent: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
 /// Bytes of this process in memory.
 pub(crate) fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("proc");

@@ -6,6 +6,8 @@
 //! to processors of their own; `instructions` and last-level misses of a packet, by valgrind. Times have the writing of each packet into
 //! its frame in them, instructions do not. Medians of several rounds; `target/bench/pipeline.json`.
 
+#[path = "../common.rs"]
+mod common;
 mod count;
 mod host;
 mod updates;
@@ -14,7 +16,8 @@ mod workers;
 use serde_json::{Map, Value, json};
 use vipa::wire::ip::Family;
 
-use crate::host::{Host, Kind, Setup, median, resident};
+use crate::common::median;
+use crate::host::{Host, Kind, Setup, resident};
 
 /// What there is to measure, and how long.
 struct Measure {

@@ -9,7 +9,8 @@ use vipa::forward::preferred::{Choice, PreferredTable, ServerId, ServiceId};
 use vipa::forward::publish;
 use vipa::wire::ip::Family;
 
-use crate::host::{BATCH, Host, Kind, Setup, median};
+use crate::common::median;
+use crate::host::{BATCH, Host, Kind, Setup};
 
 const FLOWS: u32 = 100_000;
 

@@ -11,7 +11,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use vipa::wire::ip::Family;
 
-use crate::host::{BATCH, Host, Kind, Setup, median};
+use crate::common::median;
+use crate::host::{BATCH, Host, Kind, Setup};
 
 const FLOWS: u32 = 100_000;
 

@@ -2,6 +2,8 @@
 //! good. Each test has a network of its own. Needs root and what tools/packages.txt names.
 
 mod bad;
+#[path = "../common/bind.rs"]
+mod bind;
 mod fixture;
 #[path = "../common/nginx.rs"]
 mod nginx;

@@ -3,28 +3,18 @@
 use vipa::balance::status::Kind;
 use vipa::balance::status::dns::Question;
 
+use crate::bind;
 use crate::fixture::{Site, wait_until};
 
 #[test]
 fn bind_is_asked_over_both_families() {
     let mut site = Site::new("bind");
-    let at = site.files.path().display().to_string();
-    let config = format!(
-        "options {{ directory \"{at}\"; pid-file none; session-keyfile none; managed-keys-directory \"{at}\";\n\
-         listen-on port 5300 {{ any; }}; listen-on-v6 port 5300 {{ any; }};\n\
-         recursion no; dnssec-validation no; }};\ncontrols {{ }};\n\
-         zone \"vipa.test\" {{ type primary; file \"{at}/zone\"; }};\n"
-    );
-    let config = site.write("named.conf", &config);
     let many: String = (1..=60).map(|n| format!("many IN A 192.0.2.{n}\n")).collect();
-    site.write(
-        "zone",
-        &format!(
-            "$TTL 60\n@ IN SOA ns admin 1 60 60 60 60\n@ IN NS ns\nns IN A 192.0.2.1\n\
-             www IN CNAME web\nweb IN A 192.0.2.7\nweb IN A 192.0.2.8\nweb IN AAAA 2001:db8::7\n{many}"
-        ),
+    let records = format!(
+        "www IN CNAME web\nweb IN A 192.0.2.7\nweb IN A 192.0.2.8\nweb IN AAAA 2001:db8::7\n{many}"
     );
-    site.start("named", &["-g", "-c", &config]);
+    let arguments = bind::set_up(site.files.path(), &records);
+    site.start("named", &arguments.each_ref().map(String::as_str));
     site.listens("127.0.0.1:5300");
     site.listens("[::1]:5300");
     let ask = |address: &str, name: &str, record: &str, answer: Option<&str>| {

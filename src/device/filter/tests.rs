@@ -45,10 +45,15 @@ fn serving(reserved: RangeInclusive<u16>) -> Claims {
 
 /// Runs `program` over a packet for this host as the kernel does: a load from outside of it hears nothing.
 fn runs(program: &[Instruction], packet: &[u8]) -> u32 {
+    runs_as(PACKET_HOST, program, packet)
+}
+
+/// The same over a packet of this type.
+fn runs_as(packet_type: u32, program: &[Instruction], packet: &[u8]) -> u32 {
     let (mut a, mut x, mut stored, mut at) = (0_u32, 0_u32, 0_u32, 0_usize);
     let load = |from: u32, length: usize| -> Option<u32> {
         if from == PACKET_TYPE {
-            return Some(PACKET_HOST);
+            return Some(packet_type);
         }
         let from = from.checked_sub(NET)? as usize;
         let bytes = packet.get(from..from + length)?;
@@ -258,12 +263,55 @@ fn more_addresses_than_a_program_can_tell_apart_are_heard_as_well() {
         (0..5000).map(|n| Claim { address: all(n), protocol: ip::TCP, ports: (80, 80) }).collect();
     let servers =
         (0..5000).map(|n| Claim { address: all(n), protocol: ip::TCP, ports: (9, 9) }).collect();
+    let sources = (0..5000).map(|n| (all(n), 1024..=65_535)).collect();
     let claims = Claims { services, servers, ..owning(&OWNED, 61_000..=61_005) };
+    let wholly = Claims { sources, ..owning(&OWNED, 61_000..=61_005) };
     let packet = segment((IpAddr::from([8; 4]), 5), (all(4999), 80));
-    for program in [heard(Family::V4, &claims), worker(Family::V4, &claims, 2)] {
-        assert!(program.len() <= LONGEST);
+    for claims in [&claims, &wholly] {
+        for program in [heard(Family::V4, claims), worker(Family::V4, claims, 2)] {
+            assert!(program.len() <= LONGEST);
+        }
     }
-    assert_ne!(runs(&heard(Family::V4, &claims), &packet), 0);
+    let program = heard(Family::V4, &claims);
+    assert_ne!(runs(&program, &packet), 0);
+    assert_eq!(runs_as(libc::PACKET_OTHERHOST.into(), &program, &packet), 0, "another host's");
+}
+
+#[test]
+fn what_is_for_another_host_is_not_heard() {
+    let program = heard(Family::V4, &owning(&OWNED, 61_000..=61_005));
+    let packet = segment((IpAddr::from([8; 4]), 5), (OWNED[0], 61_000));
+    let of_type = |kind: u8| runs_as(kind.into(), &program, &packet) != 0;
+    assert!(of_type(libc::PACKET_HOST));
+    assert!(!of_type(libc::PACKET_OTHERHOST) && !of_type(libc::PACKET_OUTGOING));
+}
+
+#[test]
+fn ipv6_and_echoes_are_steered_too_and_what_shows_no_port_goes_to_the_first() {
+    let claims = serving(61_000..=61_005);
+    let [v4, v6] = Family::BOTH.map(|family| worker(family, &claims, 3));
+    for n in 0..50_u16 {
+        // Both halves of the client's address differ.
+        let client = std::net::Ipv6Addr::new(0x2001, n, n, n, 7, 7, n / 2, 3 * n);
+        let owner = crate::forward::service::owner(client.into(), 1000 + n, 3);
+        let mut asks = vec![0; 60];
+        asks[0] = 0x60;
+        asks[6] = ip::UDP;
+        asks[8..24].copy_from_slice(&client.octets());
+        asks[40..42].copy_from_slice(&(1000 + n).to_be_bytes());
+        asks[42..44].copy_from_slice(&60_990_u16.to_be_bytes());
+        assert_eq!(runs(&v6, &asks), u32::from(owner.0));
+        asks[42..44].copy_from_slice(&(61_000 + n % 6).to_be_bytes());
+        assert_eq!(runs(&v6, &asks), u32::from((61_000 + n % 6) % 3), "a reply");
+
+        let mut echo = segment((IpAddr::from([8; 4]), 0), (OWNED[0], 0));
+        echo[9] = ip::ICMP;
+        echo[24..26].copy_from_slice(&(61_000 + n).to_be_bytes());
+        assert_eq!(runs(&v4, &echo), u32::from((61_000 + n) % 3));
+        let mut later = segment((IpAddr::from([8, 8, 8, n as u8]), n), (SERVICE, 61_007));
+        later[7] = 9;
+        assert_eq!(runs(&v4, &later), 0, "a later fragment");
+    }
 }
 
 #[test]

@@ -9,30 +9,17 @@ use vipa::lab::{Namespace, Process};
 use vipa::wire::ip::Family;
 
 use crate::fixture::{Bench, Setup, listens, start};
-use crate::nginx;
+use crate::{bind, nginx};
 
-const NAMED_PORT: u16 = 5300;
 const NGINX_PORT: u16 = 8080;
 /// Bytes of the file that nginx serves.
 const FILE: usize = 3 << 20;
 
 fn named(host: &Namespace, directory: &Path) -> Process {
-    let place = directory.display();
-    let config = directory.join("named.conf");
-    let options = format!(
-        "options {{ directory \"{place}\"; pid-file none; session-keyfile none; managed-keys-directory \"{place}\";\n\
-         listen-on port {NAMED_PORT} {{ any; }}; listen-on-v6 port {NAMED_PORT} {{ any; }};\n\
-         recursion no; dnssec-validation no; }};\n\
-         controls {{ }};\n\
-         zone \"vipa.test\" {{ type primary; file \"{place}/zone\"; }};\n"
-    );
-    std::fs::write(&config, options).expect("a file");
-    let zone = "$TTL 60\n@ IN SOA ns admin 1 60 60 60 60\n@ IN NS ns\nns IN A 192.0.2.1\n\
-                answer IN TXT \"from named\"\n";
-    std::fs::write(directory.join("zone"), zone).expect("a file");
-    let config = config.display().to_string();
-    let mut named = start(host, &directory.join("named.log"), "named", &["-g", "-c", &config]);
-    listens(host, &mut named, &at(NAMED_PORT));
+    let arguments = bind::set_up(directory, "answer IN TXT \"from named\"\n");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut named = start(host, &directory.join("named.log"), "named", &arguments);
+    listens(host, &mut named, &at(bind::PORT));
     named
 }
 
@@ -57,7 +44,7 @@ fn ask_both(bench: &Bench, content: &[u8]) {
     let client = &bench.network.client;
     for vipa in Family::BOTH.into_iter().flat_map(vipas) {
         let at = format!("@{vipa}");
-        let port = NAMED_PORT.to_string();
+        let port = bind::PORT.to_string();
         let arguments = ["+short", "+notcp", "+time=1", "+tries=10", "-p", &port];
         let question = [&arguments[..], &[&at, "answer.vipa.test", "TXT"]].concat();
         assert_eq!(bench.run(client, "dig", &question).trim(), "\"from named\"", "{vipa}");

@@ -16,8 +16,6 @@ const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 12;
 /// Each status object's period, and its timeout.
 const EVERY: Duration = Duration::from_millis(500);
-/// By how much a period may be longer.
-const JITTER: f64 = 1.05;
 /// How long the slow server takes.
 const SLOW: Duration = Duration::from_millis(100);
 /// The services: who asks the first goes to the preferred server, who asks the second to all by their scores.
@@ -171,15 +169,12 @@ fn ten_thousand_connections_fail_only_at_a_killed_server_before_that_is_known() 
     }
 }
 
-/// What failed was the killed server's and began before that was known, in one period and timeout at most.
+/// What failed was the killed server's, and began before that was known.
 fn judge(bench: &Bench, requests: &[Request], killed: Instant, known: Instant) {
     let failed: Vec<&Request> = requests.iter().filter(|r| r.answer.is_err()).collect();
     let at_killed = |request: &&&Request| request.ended >= killed && request.began <= known;
     assert_eq!(failed.iter().filter(at_killed).count(), failed.len(), "{failed:?}");
     assert!(!failed.is_empty(), "it was killed with nothing to do");
-    let last = failed.iter().map(|r| r.began.saturating_duration_since(killed)).max();
-    let most = EVERY.mul_f64(JITTER) + EVERY;
-    assert!(last <= Some(most), "{last:?} after it was killed: {failed:?}");
 
     // Each connection was given to one server; who did not answer was that one.
     let mut failed_at = [0; NAMES.len()];
