@@ -3,7 +3,7 @@
 //! Nothing here waits but the poll. In each round a device is drained by at most one batch, and rounds are
 //! bounded, so no device and no order starves; one that may have more is asked again in the next turn without
 //! a poll in between being able to sleep. On the established path nothing is allocated, locked or logged, and the clock is read
-//! once a turn.
+//! once a batch.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -371,6 +371,8 @@ impl Worker {
             if !self.has_ready() {
                 break;
             }
+            // It gets on, however much there is: a turn of small frames that each begin something may take long.
+            self.desk.heartbeat.busy(monotonic_ns());
         }
         self.desk.linger = if bytes >= BULK { LINGER } else { self.desk.linger.saturating_sub(1) };
         if self.desk.linger > 0 {
@@ -707,3 +709,6 @@ fn held_flow(flow: &Rewritten) -> HeldFlow {
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV))
 }
+
+#[cfg(test)]
+mod tests;
