@@ -188,6 +188,8 @@ pub struct WorkerStatus {
     pub flows_rewritten: u64,
     /// Flows of services whose client has not answered yet.
     pub flows_half_open: u64,
+    /// Services that are flooded with SYNs: of each client's the first is dropped, the next one is taken.
+    pub services_flooded: u64,
     /// Flows that had to make room for others.
     pub flows_evicted: u64,
     /// Times that its poll returned.
@@ -546,6 +548,7 @@ fn of_worker(number: u8, worker: &WorkerStatistics) -> WorkerStatus {
         flows_created: worker.flows_created.get(),
         flows_rewritten: worker.flows_rewritten.get(),
         flows_half_open: worker.flows_half_open.get(),
+        services_flooded: worker.services_flooded.get(),
         flows_evicted: worker.flows_evicted.get(),
         wakeups: worker.wakeups.get(),
         punts: worker.punts.get(),

@@ -97,6 +97,8 @@ pub struct WorkerStatistics {
     pub flows_evicted: Gauge,
     /// Those of services whose client has not answered yet.
     pub flows_half_open: Gauge,
+    /// Services that are flooded with SYNs.
+    pub services_flooded: Gauge,
     /// Flows that went on without an answer about the egress hold.
     pub flows_unheld: Counter,
     /// Times that the TUN refused offload for the first time.
@@ -148,6 +150,7 @@ impl Default for WorkerStatistics {
             flows_rewritten: Gauge::default(),
             flows_evicted: Gauge::default(),
             flows_half_open: Gauge::default(),
+            services_flooded: Gauge::default(),
             flows_unheld: Counter::default(),
             tun_offload_refused: Counter::default(),
             tun_receive_errors: Counter::default(),

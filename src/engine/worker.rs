@@ -26,13 +26,14 @@ use crate::forward::flow::{Key, Millis, Rewritten, Side};
 use crate::forward::fragments::{Fate, FragmentKey};
 use crate::forward::frame::Frame;
 use crate::forward::pipeline::{Sight, State, process_batch};
-use crate::forward::preferred::PreferredTable;
+use crate::forward::preferred::{PreferredTable, ServiceId};
 use crate::forward::publish::Reader;
 use crate::forward::rewrite::Endpoint;
 use crate::forward::service;
 use crate::forward::socket::Socket;
 use crate::forward::verdict::{DropReason, Verdict, Wait};
 use crate::forward::view::{NetView, NicId, WorkerId};
+use crate::log::limited;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip;
 
@@ -171,6 +172,8 @@ struct Desk {
     /// Dead servers' flows are looked for from this place of the flow table on.
     burial: Option<u32>,
     swept: Millis,
+    /// Services that are flooded, as was told last.
+    flooded: Vec<ServiceId>,
     next_nic: usize,
     linger: usize,
     now: Millis,
@@ -208,6 +211,7 @@ impl Worker {
                 seen_preferred: 0,
                 burial: None,
                 swept: Millis(0),
+                flooded: Vec::new(),
                 next_nic: 0,
                 linger: 0,
                 now: Millis(monotonic_ns() / 1_000_000),
@@ -530,6 +534,7 @@ impl Worker {
         desk.state.flows.sweep(count, desk.now, |flow| released.push(flow));
         desk.release();
         desk.gauge();
+        desk.tell_floods(sight.preferred);
         self.run_waiting(sight);
     }
 }
@@ -683,6 +688,30 @@ impl Desk {
         self.statistics.flows_created.set(self.state.flows.created());
         self.statistics.flows_evicted.set(self.state.flows.evicted());
         self.statistics.flows_half_open.set(u64::from(self.state.flows.half_open()));
+    }
+}
+
+impl Desk {
+    /// Says which services are flooded, where that has changed.
+    fn tell_floods(&mut self, preferred: &PreferredTable) {
+        let services = self.state.floods.services(self.now);
+        let flooded: Vec<ServiceId> =
+            services.filter_map(|(id, is_flooded)| is_flooded.then_some(id)).collect();
+        if flooded == self.flooded {
+            return;
+        }
+        let names = |new: &[ServiceId], old: &[ServiceId]| -> Vec<Arc<str>> {
+            let ids = new.iter().filter(|id| !old.contains(id));
+            ids.filter_map(|id| Some(Arc::clone(&preferred.service(*id)?.name))).collect()
+        };
+        for service in names(&flooded, &self.flooded) {
+            limited!(warn, %service, "a flood of SYNs: the first of each client is dropped");
+        }
+        for service in names(&self.flooded, &flooded) {
+            limited!(info, %service, "the flood of SYNs is over");
+        }
+        self.statistics.services_flooded.set(flooded.len() as u64);
+        self.flooded = flooded;
     }
 }
 

@@ -290,6 +290,11 @@ impl FlowTable {
         Some((FlowId::new(family, at), direction))
     }
 
+    /// A hash of a key, by this table's own seed.
+    pub(super) fn hash_of(&self, key: &Key) -> u64 {
+        self.half(key.family()).hash(key)
+    }
+
     /// Where the index alone says that `key` is, one of `N` words of addresses: nothing of the entry is read, which may be another's.
     #[inline(always)]
     pub(super) fn guess<const N: usize>(&self, key: &Key) -> Option<Guess> {

@@ -5,6 +5,7 @@ pub mod applies;
 pub(crate) mod begin;
 pub mod claims;
 mod fast;
+pub mod flood;
 pub mod flow;
 pub mod fragments;
 pub mod frame;

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use super::begin::{self, Begun};
 use super::fast;
+use super::flood::Floods;
 use super::flow::{Direction, FlowId, FlowTable, Key, Millis, Rewritten, Side};
 use super::fragments::{Fate, FragmentKey, Fragments};
 use super::frame::{Frame, Ingress};
@@ -35,6 +36,8 @@ pub struct State {
     pub workers: u8,
     /// What it may say by itself.
     pub answers: Answers,
+    /// Which services are flooded with SYNs.
+    pub floods: Floods,
     /// First fragments of late.
     pub fragments: Fragments,
     /// Rewritten flows that made room for others or ended: the egress hold has to forget them.
@@ -53,6 +56,7 @@ impl State {
             worker,
             workers,
             answers: Answers::default(),
+            floods: Floods::default(),
             fragments: Fragments::default(),
             released: Vec::with_capacity(1024),
             learned: Vec::with_capacity(64),

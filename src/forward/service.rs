@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::begin;
-use super::flow::{Direction, Expected, FlowId, Key, Phase, Served, Side};
+use super::flood;
+use super::flow::{Direction, Expected, FlowId, Key, Millis, Phase, Served, Side};
 use super::fragments::Fate;
 use super::frame::{Frame, Ingress};
 use super::pipeline::{Sight, State, apply, complaint, hop_to, may_complain, remember, way_by};
@@ -153,6 +154,13 @@ fn begin_or_reset(
         return refuse(frame, headers, is_owed, state, sight);
     };
     let key = Key::of(headers, side);
+    // What this host sends itself is no flood.
+    if side == Side::Nic
+        && let Some(syn) = syn(frame, headers, &key, state)
+        && !state.floods.admits(id, syn, sight.now)
+    {
+        return Err(DropReason::SynFlood);
+    }
     let client = key.source();
     let instance = Endpoint { address: server.address, port: server.port.unwrap_or(asked_port) };
     let seen = seen(service, server, headers, side, sight.net)?;
@@ -196,6 +204,12 @@ pub(super) fn carry(
             None => Err(DropReason::NoFlow),
         };
     }
+    if is_hasty(frame, headers, (id, direction), state, sight.now)
+        && let Some((service, _)) = state.flows.served_by(id)
+        && !state.floods.admits_again(service, sight.now)
+    {
+        return Err(DropReason::SynFlood);
+    }
     let way = match way(id, direction, headers, state, sight)? {
         Ok(way) => way,
         Err(wait) => return Ok(Verdict::Wait(wait)),
@@ -211,7 +225,13 @@ pub(super) fn carry(
     if is_forwarded {
         rewrite::lower_ttl(frame.packet_mut(), headers);
     }
-    state.flows.touch_served(id, headers, direction, sight.now);
+    let is_opened = state.flows.touch_served(id, headers, direction, sight.now);
+    if is_opened
+        && headers.protocol == ip::TCP
+        && let Some((service, _)) = state.flows.served_by(id)
+    {
+        state.floods.opened(service);
+    }
     expect(frame.packet(), headers, (id, direction), state);
     if let Some(server) = server {
         count(server, state, |counters| counters.carried(headers.length));
@@ -474,6 +494,29 @@ fn identify(id: FlowId, state: &mut State, preferred: &PreferredTable) -> Option
 fn is_another(headers: &Headers, phase: Phase) -> bool {
     phase == Phase::Closing
         && matches!(headers.layer4, Layer4::Tcp { flags, .. } if flags.is_bare_syn())
+}
+
+/// A hash of a SYN that begins a connection: the same for the same SYN sent again.
+fn syn(frame: &Frame, headers: &Headers, key: &Key, state: &State) -> Option<u64> {
+    let Layer4::Tcp { flags, .. } = headers.layer4 else { return None };
+    let numbers = Numbers::of(frame.packet(), headers).filter(|_| flags.is_bare_syn())?;
+    Some(spread::mix(state.flows.hash_of(key) ^ u64::from(numbers.sequence)))
+}
+
+/// A SYN of a half-open flow that has been carried, from outside and sooner than a client sends its SYN again.
+fn is_hasty(
+    frame: &Frame,
+    headers: &Headers,
+    (id, direction): (FlowId, Direction),
+    state: &State,
+    now: Millis,
+) -> bool {
+    matches!(headers.layer4, Layer4::Tcp { flags, .. } if flags.is_bare_syn())
+        && direction == Direction::Original
+        && frame.ingress != Ingress::Tun
+        && state.flows.phase(id) == Phase::Opening
+        && state.flows.expected(id) != Expected::default()
+        && state.flows.idle(id, now) < flood::PATIENCE
 }
 
 /// The way of a flow's direction: to the server, or to the client; `None`: into the TUN.

@@ -105,6 +105,8 @@ drop_reasons! {
     NoServer = "no_server",
     /// Its sender would be told why, but so many are told already that this would be a flood.
     AnswersLimited = "answers_limited",
+    /// A virtual service is flooded with SYNs: of each client's the first is dropped, the next one is taken.
+    SynFlood = "syn_flood",
     /// The servers of a virtual service are being read for the first time; the client tries again.
     ServersUnread = "servers_unread",
     /// The server of a service in mode `direct` is on no link of a NIC.

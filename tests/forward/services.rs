@@ -1,5 +1,7 @@
 //! Virtual services: which server a connection goes to, that it stays there, and what both ends see.
 
+mod floods;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -315,7 +315,7 @@ impl Entries {
     }
 
     #[inline]
-    fn hash(&self, key: &Key) -> u64 {
+    pub(super) fn hash(&self, key: &Key) -> u64 {
         match self.family {
             Family::V4 => self.hash_of::<{ address_words(Family::V4) }>(key),
             Family::V6 => self.hash_of::<{ address_words(Family::V6) }>(key),

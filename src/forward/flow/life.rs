@@ -62,7 +62,7 @@ impl FlowTable {
     /// direct one, whose answers are not seen, once the client says more than SYN, or after [`GOES_ON`]. A SYN on an open connection
     /// changes nothing: the server knows what to say to it (RFC 5961 section 4). Nor does a client's reset of what is not
     /// open: the server may have taken the SYN for one of an earlier connection with the same ends, of which it answers; the client
-    /// resets that and sends its SYN again (RFC 9293 section 3.5.2, figure 9).
+    /// resets that and sends its SYN again (RFC 9293 section 3.5.2, figure 9). Says whether it was opened just now.
     #[inline]
     pub fn touch_served(
         &mut self,
@@ -70,7 +70,7 @@ impl FlowTable {
         headers: &Headers,
         direction: Direction,
         now: Millis,
-    ) {
+    ) -> bool {
         self.seen(id, now);
         let flags = self.flags(id);
         let may_open = flags & (ANSWERED | REPLY_KEY) != REPLY_KEY;
@@ -104,6 +104,7 @@ impl FlowTable {
             self.set_flags(id, 3 << PHASE_AT, (next as u32) << PHASE_AT);
             self.opening(id.family()).count -= u32::from(phase == Phase::Opening);
         }
+        phase == Phase::Opening && next == Phase::Open
     }
 
     /// A direct flow of datagrams begins: nobody says what is to be expected next, so its time stands there.
@@ -261,7 +262,8 @@ impl FlowTable {
         }
     }
 
-    fn idle(&self, id: FlowId, now: Millis) -> u64 {
+    /// For how many milliseconds nothing of it has passed.
+    pub(in crate::forward) fn idle(&self, id: FlowId, now: Millis) -> u64 {
         now.0.saturating_sub(self.word(id, SEEN).load(Relaxed))
     }
 }

@@ -4,6 +4,7 @@ mod changes;
 mod databases;
 mod descriptors;
 mod farm;
+mod floods;
 mod kinds;
 mod load;
 mod own;
