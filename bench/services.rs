@@ -1,14 +1,16 @@
-//! Services under load: `cargo bench --bench services [-- --rounds N --syns N --gigabit]`, as root.
+//! Services under load: `cargo bench --bench services [-- --flood --rounds N --syns N --gigabit]`, as root.
 //!
 //! *Effect*: how long it takes from a status until the new server has its first connection. One client connects again and again to
 //! a service with two servers; a value pushed through the control socket, then one that an HTTP server answers, makes the other
-//! server the preferred one, fifty times each. From just before the message, or the answer, is written until the server's accept(2)
+//! server the preferred one, a hundred times each. From just before the message, or the answer, is written until the server's accept(2)
 //! returns, the client's next connection and this machine's scheduler included.
 //!
-//! *Flood*: one TCP stream of a client through a service, and SYNs from spoofed sources for another service of the same VIPA, so many a
-//! second, put onto the link in front of one of the host's NICs by a packet socket, while new clients ask that one too; in turn, round by round, with the forwarder having to see to
-//! them, and with nftables dropping them at that NIC's ingress. What counts is the ratio of the medians. All of it, the servers, the
-//! router and who floods, shares the processors of one machine. With `--gigabit` the client sends by a link of 1 Gbit/s.
+//! *Flood* (with `--flood` this alone): one TCP stream of a client through a service, and SYNs from spoofed sources for another service of
+//! the same VIPA, so many a second, put onto the link in front of one of the host's NICs by a packet socket, while new clients ask that one
+//! too; in turn, round by round, with the forwarder having to see to them, and with nftables dropping them at that NIC's ingress. What
+//! counts is the ratio of the medians. Told of each round as well: how long new clients took to connect, median and worst, and the
+//! forwarder's memory. All of it, the servers, the router and who floods, shares the processors of one machine. With `--gigabit` the client
+//! sends by a link of 1 Gbit/s.
 
 mod common;
 
@@ -38,14 +40,16 @@ const BULK_PORT: u16 = 82;
 const SERVER_PORT: u16 = 8080;
 const BULK_SERVER_PORT: u16 = 8081;
 const STATUS_PORT: u16 = 9000;
-const SWITCHES: usize = 50;
+const SWITCHES: usize = 100;
 const PAUSE: Duration = Duration::from_millis(20);
-const WARM_UP: Duration = Duration::from_millis(500);
+const CLIENTS: usize = 8;
+/// A flood is known as one within half a second.
+const WARM_UP: Duration = Duration::from_millis(1000);
 const MEASURED: Duration = Duration::from_millis(1500);
 
 fn main() -> Result<(), Error> {
     let rounds = argument("--rounds").unwrap_or(5) as usize;
-    let rates = argument("--syns").map_or(vec![10_000, 50_000, 100_000], |syns| vec![syns]);
+    let rates = argument("--syns").map_or(vec![10_000, 30_000, 100_000], |syns| vec![syns]);
     lab::enter()?;
     let network = Network::new(2)?;
     let servers = [place(&network, 1)?, place(&network, 2)?];
@@ -69,27 +73,29 @@ fn main() -> Result<(), Error> {
         thread::sleep(PAUSE);
     }
 
-    println!("from the status to the new server's first connection, ms, of {SWITCHES}");
-    println!("{:<12} {:>8} {:>8}", "", "median", "worst");
-    let push = |server_is_second: bool, control: &mut Control| -> Result<Instant, Error> {
-        let written = Instant::now();
-        control.push(1, if server_is_second { 1 } else { 9 })?;
-        Ok(written)
-    };
-    let took =
-        effects(&network.client, PUSHED_PORT, &servers, |second| push(second, &mut control))?;
-    show("pushed", took);
-    let took = effects(&network.client, ASKED_PORT, &servers, |second| {
-        Ok(values.change(if second { 1 } else { 9 }))
-    })?;
-    show("http-json", took);
+    if !std::env::args().any(|argument| argument == "--flood") {
+        println!("from the status to the new server's first connection, ms, of {SWITCHES}");
+        println!("{:<12} {:>8} {:>8}", "", "median", "worst");
+        let push = |server_is_second: bool, control: &mut Control| -> Result<Instant, Error> {
+            let written = Instant::now();
+            control.push(1, if server_is_second { 1 } else { 9 })?;
+            Ok(written)
+        };
+        let took =
+            effects(&network.client, PUSHED_PORT, &servers, |second| push(second, &mut control))?;
+        show("pushed", took);
+        let took = effects(&network.client, ASKED_PORT, &servers, |second| {
+            Ok(values.change(if second { 1 } else { 9 }))
+        })?;
+        show("http-json", took);
+    }
     drop(control);
 
     println!(
         "\none TCP stream through a service while it is flooded with SYNs, Gbit/s; {rounds} rounds of {MEASURED:?}"
     );
     println!(
-        "{:>8} {:>5} {:>9} {:>9} {:>9} {:>8} {:>10} {:>10} {:>9}",
+        "{:>8} {:>5} {:>9} {:>9} {:>9} {:>8} {:>10} {:>10} {:>12} {:>9} {:>7}",
         "SYN/s",
         "round",
         "no flood",
@@ -98,7 +104,9 @@ fn main() -> Result<(), Error> {
         "sent/s",
         "half-open",
         "connected",
-        "RSS KiB"
+        "in ms, worst",
+        "RSS KiB",
+        "more"
     );
     network.router.run(|| {
         std::process::Command::new("ip")
@@ -128,11 +136,15 @@ fn main() -> Result<(), Error> {
             let (connected, asked) = clients.stop();
             let sent = flood.stop();
             let worker = &status["workers"][0];
+            let after = resident(&forwarder)?;
+            let ms = connected.iter().map(|took| took.as_secs_f64() * 1e3).collect::<Vec<_>>();
+            let worst = ms.iter().copied().fold(0.0, f64::max);
             println!(
-                "{rate:>8} {round:>5} {none:>9.2} {dropped:>9.2} {served:>9.2} {sent:>8.0} {:>10} {:>10} {:>9}",
+                "{rate:>8} {round:>5} {none:>9.2} {dropped:>9.2} {served:>9.2} {sent:>8.0} {:>10} {:>10} {:>12} {after:>9} {:>7}",
                 worker["flows_half_open"],
-                format!("{connected}/{asked}"),
-                format!("{:+}", resident(&forwarder)? as i64 - before as i64),
+                format!("{}/{asked}", ms.len()),
+                format!("{:.0}, {worst:.0}", median(ms)),
+                format!("{:+}", after as i64 - before as i64),
             );
             for (column, value) in columns.iter_mut().zip([none, dropped, served]) {
                 column.push(value);
@@ -335,6 +347,7 @@ fn effects(
             client.run(|| {
                 while !is_over.load(Relaxed) {
                     if let Ok(mut stream) = TcpStream::connect_timeout(&vipa(port), READY) {
+                        let _ = stream.set_read_timeout(Some(READY));
                         let _ = stream.read(&mut [0]);
                     }
                 }
@@ -416,41 +429,46 @@ fn resident(forwarder: &Forwarder) -> Result<u64, Error> {
 /// New clients: each connects, has a byte, and comes again.
 struct Clients {
     is_over: Arc<AtomicBool>,
-    thread: thread::JoinHandle<(u32, u32)>,
+    threads: Vec<thread::JoinHandle<(Vec<Duration>, usize)>>,
 }
 
 impl Clients {
     fn start(place: &Namespace) -> Clients {
         let is_over = Arc::new(AtomicBool::new(false));
-        let shared = Arc::clone(&is_over);
-        let place = place.clone();
-        let thread = thread::spawn(move || {
-            let (mut connected, mut asked) = (0, 0);
-            place.run(|| {
-                while !shared.load(Relaxed) {
-                    asked += 1;
-                    let timeout = Duration::from_secs(3);
-                    let byte = TcpStream::connect_timeout(&vipa(PUSHED_PORT), timeout).and_then(
-                        |mut stream| {
-                            stream.set_read_timeout(Some(timeout))?;
-                            stream.read_exact(&mut [0])
-                        },
-                    );
-                    match byte {
-                        Ok(()) => connected += 1,
-                        Err(error) => eprintln!("a new client: {error}"),
-                    }
-                    thread::sleep(Duration::from_millis(5));
-                }
-            });
-            (connected, asked)
+        let threads = (0..CLIENTS).map(|_| {
+            let (shared, place) = (Arc::clone(&is_over), place.clone());
+            thread::spawn(move || place.run(|| Clients::come_again(&shared)))
         });
-        Clients { is_over, thread }
+        Clients { threads: threads.collect(), is_over }
     }
 
-    fn stop(self) -> (u32, u32) {
+    /// How long each took to connect that did, and how often it was tried.
+    fn come_again(is_over: &AtomicBool) -> (Vec<Duration>, usize) {
+        let (mut connected, mut asked) = (Vec::new(), 0);
+        while !is_over.load(Relaxed) {
+            asked += 1;
+            let timeout = Duration::from_secs(8);
+            let began = Instant::now();
+            let byte =
+                TcpStream::connect_timeout(&vipa(PUSHED_PORT), timeout).and_then(|mut stream| {
+                    let took = began.elapsed();
+                    stream.set_read_timeout(Some(timeout))?;
+                    stream.read_exact(&mut [0]).map(|()| took)
+                });
+            match byte {
+                Ok(took) => connected.push(took),
+                Err(error) => eprintln!("a new client: {error}"),
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        (connected, asked)
+    }
+
+    fn stop(self) -> (Vec<Duration>, usize) {
         self.is_over.store(true, Relaxed);
-        self.thread.join().expect("no panic")
+        let all = self.threads.into_iter().map(|thread| thread.join().expect("no panic"));
+        let add = |a: (Vec<_>, _), b: (Vec<_>, _)| ([a.0, b.0].concat(), a.1 + b.1);
+        all.fold(Default::default(), add)
     }
 }
 
