@@ -215,7 +215,7 @@ impl Seen {
     /// Did it come before, as long ago as a client waits? It is remembered if not, and forgotten if so.
     fn is_again(&mut self, syn: u64, now: Millis) -> bool {
         let line = &mut self.lines[syn as usize % LINES];
-        let mark = (syn >> 32) as u32 & !UNITS | UNITS + 1;
+        let mark = (syn >> 32) as u32 & !UNITS | (UNITS + 1);
         let time = (now.0 / UNIT) as u32 & UNITS;
         let at = line.iter().position(|one| one & !UNITS == mark);
         let age = at.map(|at| time.wrapping_sub(line[at]) & UNITS);

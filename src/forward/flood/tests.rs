@@ -83,6 +83,18 @@ fn a_flooded_service_leaves_the_others() {
 }
 
 #[test]
+fn services_that_are_flooded_much_leave_the_others_however_many_they_are() {
+    let mut floods = Floods::default();
+    for now in 1_000..3_000 {
+        for n in 0..200 {
+            let service = ServiceId(10 + (n % 4) as u16);
+            floods.admits(service, hash(now << 20 | n), Millis(now));
+        }
+        assert!(floods.admits(MAIL, hash(now << 20 | 1 << 10), Millis(now)), "at {now}");
+    }
+}
+
+#[test]
 fn services_that_are_flooded_a_little_each_are_flooded_together() {
     let mut floods = Floods::default();
     for now in 1_000..4_000 {
