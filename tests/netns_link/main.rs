@@ -19,7 +19,7 @@ use vipa::forward::view::{NicId, NicState, WorkerId};
 use vipa::link::down::down;
 use vipa::link::router::Router;
 
-use crate::fixture::{PATIENCE, PROMPT, eventually, everything, in_namespace, ip, sysctl};
+use crate::fixture::{PATIENCE, eventually, everything, in_namespace, ip, sysctl};
 
 #[test]
 fn down_leaves_the_host_as_it_was() {
@@ -38,9 +38,7 @@ fn down_leaves_the_host_as_it_was() {
             vec![Rule { protocol: Some(6), target: Target::Physical, ..Rule::default() }];
         drop(fixture.run(config.clone()));
         assert_eq!(settings.map(sysctl), ["2", "1", "1", "8080,61000-65535"]);
-        eventually("it stays, for the kernel", PATIENCE, || {
-            ip("link show vipa0").contains("NO-CARRIER")
-        });
+        eventually("it stays, for the kernel", || ip("link show vipa0").contains("NO-CARRIER"));
         let stands = everything();
         // Again, as after a crash: nothing changes, and the originals stay the originals.
         drop(fixture.run(config));
@@ -102,7 +100,7 @@ fn packets_go_the_way_they_should() {
         );
         drop(running);
         // Without a forwarder the kernel carries on, with the VIPA as source.
-        eventually("the fallback is used", PATIENCE, || {
+        eventually("the fallback is used", || {
             let now = way("198.51.100.1");
             now.contains("dev eth") && now.contains("src 203.0.113.10")
         });
@@ -147,13 +145,13 @@ fn what_others_remove_is_put_back() {
         });
         running.survives("its MTU", || {
             ip("link set vipa0 mtu 1400");
-            eventually("the MTU", PROMPT, || ip("link show vipa0").contains("mtu 1500"));
+            eventually("the MTU", || ip("link show vipa0").contains("mtu 1500"));
             ip("rule del pref 9232 from 203.0.113.10");
         });
         let settings = ["ipv4/conf/eth1/rp_filter", "ipv4/conf/vipa0/ignore_routes_with_linkdown"];
         for setting in settings {
             fs::write(format!("/proc/sys/net/{setting}"), "0\n").expect("it can be set");
-            eventually(setting, PROMPT, || sysctl(setting) != "0");
+            eventually(setting, || sysctl(setting) != "0");
         }
         assert_eq!(running.attachments.load(Ordering::Acquire), 1);
     });
@@ -220,12 +218,10 @@ fn workers_get_what_they_ask_for() {
         let known =
             || running.cell.load().neighbours.find(hop.0, hop.1).map(|(_, way)| way.destination);
         running.ask(Request::Resolve { nic: NicId(0), address });
-        eventually("the kernel is asked", PROMPT, || {
-            ip("neigh show dev eth1").contains("10.1.1.77")
-        });
+        eventually("the kernel is asked", || ip("neigh show dev eth1").contains("10.1.1.77"));
         assert_eq!(known(), None);
         ip("neigh replace 10.1.1.77 dev eth1 lladdr 02:00:00:00:00:77 nud reachable");
-        eventually("in the view", PROMPT, || {
+        eventually("in the view", || {
             known().is_some_and(|mac| mac.to_string() == "02:00:00:00:00:77")
         });
         // Nobody asked for this one.
@@ -233,9 +229,7 @@ fn workers_get_what_they_ask_for() {
         // A gateway fixed by hand stays fixed, a managed one comes back.
         ip("neigh replace 10.1.2.1 dev eth2 lladdr 02:00:00:00:00:01 nud permanent");
         ip("neigh del 10.1.1.1 dev eth1");
-        eventually("managed again", PROMPT, || {
-            ip("neigh show 10.1.1.1 dev eth1").contains("managed")
-        });
+        eventually("managed again", || ip("neigh show 10.1.1.1 dev eth1").contains("managed"));
         assert!(ip("neigh show 10.1.2.1 dev eth2").contains("PERMANENT"));
         assert_eq!(running.cell.load().neighbours.len(), 2);
         let flow = HeldFlow {
@@ -247,7 +241,7 @@ fn workers_get_what_they_ask_for() {
             wire: None,
         };
         running.ask(Request::Hold { worker: WorkerId(0), flow });
-        eventually("held", PROMPT, || {
+        eventually("held", || {
             let told = running.told.lock().expect("nobody panicked");
             matches!(told.as_slice(), [(WorkerId(0), Told::Held(held))] if *held == flow)
         });
@@ -279,21 +273,21 @@ fn flushed_nftables_rules_come_back_with_the_flows_held() {
             wire: None,
         };
         running.ask(Request::Hold { worker: WorkerId(0), flow });
-        eventually("held", PROMPT, || ruleset().contains("40000"));
+        eventually("held", || ruleset().contains("40000"));
         let before = ruleset();
         assert!(before.contains("vipa-vipa0") && before.contains("10.1.2.2"), "{before}");
         let repaired = running.statistics.repaired.get();
         let flush = Command::new("nft").args(["flush", "ruleset"]).status();
         assert!(flush.expect("nft is installed").success());
-        eventually("put back", PROMPT, || ruleset() == before);
-        eventually("counted", PROMPT, || running.statistics.repaired.get() > repaired);
+        eventually("put back", || ruleset() == before);
+        eventually("counted", || running.statistics.repaired.get() > repaired);
         // A NIC made anew has lost its chain, and gets another one.
         ip("link del eth2");
         ip("link add eth2 type veth peer name p2");
         ip("link set eth2 up");
         ip("addr add 10.1.2.2/24 dev eth2");
         ip("-6 addr add 2001:db8:2::2/64 dev eth2 nodad");
-        eventually("the chain of the new NIC", PROMPT, || ruleset() == before);
+        eventually("the chain of the new NIC", || ruleset() == before);
         drop(running);
         assert_eq!(ruleset(), before, "it stays while no forwarder runs");
         fixture.down();
@@ -309,7 +303,7 @@ fn a_connection_to_a_physical_address_lives_through_it_all() {
         let mut operator = operator.expect("unshare is installed");
         let pid = operator.id();
         let own = fs::read_link("/proc/thread-self/ns/net").expect("it can be read");
-        eventually("its namespace", PATIENCE, || {
+        eventually("its namespace", || {
             fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs != own)
         });
         ip(&format!("link set p1 netns {pid}"));
@@ -359,10 +353,8 @@ fn a_deleted_adapter_is_made_anew_and_attached() {
         let running = fixture.run(fixture.config());
         let before = everything();
         ip("link del vipa0");
-        eventually("workers attached again", PATIENCE, || {
-            running.attachments.load(Ordering::Acquire) == 2
-        });
-        eventually("all is as it was", PATIENCE, || {
+        eventually("workers attached again", || running.attachments.load(Ordering::Acquire) == 2);
+        eventually("all is as it was", || {
             everything() == before && ip("link show vipa0").contains("LOWER_UP")
         });
     });
@@ -382,32 +374,30 @@ fn a_nic_comes_and_goes() {
         );
         assert_eq!(fallback(), (true, true));
         ip("link set p1 down");
-        eventually("no carrier", PROMPT, || running.state(0) == (NicState::NoCarrier, false));
-        eventually("out of the fallback", PROMPT, || fallback() == (false, true));
+        eventually("no carrier", || running.state(0) == (NicState::NoCarrier, false));
+        eventually("out of the fallback", || fallback() == (false, true));
         ip("link set p1 up");
-        eventually("held down", PROMPT, || running.state(0) == (NicState::HeldDown, false));
+        eventually("held down", || running.state(0) == (NicState::HeldDown, false));
         // The last one dies: what is held down is better than nothing.
         ip("link set p2 down");
-        eventually("pressed into service", PROMPT, || running.state(0).1);
-        eventually("live", PATIENCE, || running.state(0) == (NicState::Live, true));
+        eventually("pressed into service", || running.state(0).1);
+        eventually("live", || running.state(0) == (NicState::Live, true));
         ip("link del eth1");
-        eventually("missing", PROMPT, || running.state(0) == (NicState::Missing, false));
+        eventually("missing", || running.state(0) == (NicState::Missing, false));
         ip("link add eth1 type veth peer name p1");
         ip("link set p1 up");
         ip("link set eth1 up mtu 1400");
         ip("addr add 10.1.1.2/24 dev eth1");
-        eventually("back", PROMPT, || running.state(0).0 == NicState::HeldDown);
-        eventually("the fallback is whole", PATIENCE, || fallback() == (true, false));
-        eventually("its settings are made", PROMPT, || sysctl("ipv4/conf/eth1/rp_filter") == "2");
-        eventually("the adapter is as narrow", PROMPT, || {
-            ip("link show vipa0").contains("mtu 1400")
-        });
+        eventually("back", || running.state(0).0 == NicState::HeldDown);
+        eventually("the fallback is whole", || fallback() == (true, false));
+        eventually("its settings are made", || sysctl("ipv4/conf/eth1/rp_filter") == "2");
+        eventually("the adapter is as narrow", || ip("link show vipa0").contains("mtu 1400"));
         // The kernel drops a whole IPv4 multipath route with one of its devices, and says nothing.
         ip("link set p2 up");
-        eventually("whole again", PATIENCE, || fallback() == (true, true));
+        eventually("whole again", || fallback() == (true, true));
         ip("link del eth2");
-        eventually("the other one stays", PROMPT, || fallback() == (true, false));
-        eventually("its address is known", PROMPT, || {
+        eventually("the other one stays", || fallback() == (true, false));
+        eventually("its address is known", || {
             let view = running.cell.load();
             view.nic(NicId(0)).addresses == [("10.1.1.2".parse().expect("an address"), 24)]
         });
@@ -435,7 +425,7 @@ fn events_that_were_lost_are_made_up_for_by_reading_all_anew() {
         assert_eq!(statistics.resyncs.get(), 0);
 
         let running = fixture.run_prepared(prepared, statistics);
-        eventually("the view is what the kernel has", PATIENCE, || {
+        eventually("the view is what the kernel has", || {
             let view = running.cell.load();
             let has = |prefix: &str| {
                 let prefix = prefix.parse().expect("a prefix");
@@ -445,7 +435,7 @@ fn events_that_were_lost_are_made_up_for_by_reading_all_anew() {
         });
         assert!(running.statistics.resyncs.get() >= 1, "events were lost");
         ip("route add 12.2.0.0/16 via 10.1.2.1 dev eth2");
-        eventually("it hears of what comes after", PATIENCE, || {
+        eventually("it hears of what comes after", || {
             let prefix = "12.2.0.0/16".parse().expect("a prefix");
             running.cell.load().routes.routes().iter().any(|route| route.prefix == prefix)
         });

@@ -7,7 +7,7 @@ use vipa::engine::statistics::RouterStatistics;
 use vipa::forward::rule::{Mark, Rule, Target};
 use vipa::link::router::Router;
 
-use crate::fixture::{Fixture, PATIENCE, PROMPT, eventually, everything, in_namespace, ip};
+use crate::fixture::{Fixture, eventually, everything, in_namespace, ip};
 
 fn to(target: &str) -> Rule {
     let target = match target {
@@ -118,7 +118,7 @@ fn the_kernel_chooses_the_source_by_what_it_knows_of_a_socket() {
         ]);
         drop(running);
         // It holds while no forwarder runs.
-        eventually("the fallback is used", PATIENCE, || {
+        eventually("the fallback is used", || {
             way("198.51.100.1 ipproto tcp dport 443").contains("dev eth")
         });
         for (to, source) in [
@@ -139,11 +139,11 @@ fn a_default_over_a_nic_serves_physical_as_well() {
         let other = "198.51.100.1 ipproto tcp dport 9 uid 26";
         assert!(way(other).contains("src 203.0.113.10"), "main's default leaves by mgmt");
         ip("route replace default via 10.1.2.1 dev eth2");
-        eventually("main's way is used", PROMPT, || {
+        eventually("main's way is used", || {
             way(other).contains("via 10.1.2.1 dev eth2 src 10.1.2.2")
         });
         ip("route replace default via 192.168.9.1 dev mgmt");
-        eventually("and is not any more", PROMPT, || way(other).contains("src 203.0.113.10"));
+        eventually("and is not any more", || way(other).contains("src 203.0.113.10"));
         drop(running);
     });
 }
@@ -160,7 +160,7 @@ fn the_ports_of_clients_are_followed_as_far_as_a_policy_rule_can_say() {
         assert!(!is_clients(65535));
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 50000").expect("it is set");
         // No message tells of it: it is read every five seconds.
-        eventually("the new range", 3 * PATIENCE, || !is_clients(39999));
+        eventually("the new range", || !is_clients(39999));
         assert!(is_clients(40000) && is_clients(50000) && !is_clients(50001));
         drop(running);
     });
