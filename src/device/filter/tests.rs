@@ -237,6 +237,35 @@ fn what_is_asked_of_services_and_what_servers_answer_is_heard() {
     }
 }
 
+#[test]
+fn errors_and_what_shows_no_port_are_heard_also_where_no_echo_is_answered() {
+    let claims = serving(61_000..=61_005);
+    let is_heard = |family: Family, packet: &[u8], claims: &Claims| {
+        let is_heard = Ears::new(claims).hear(family, packet);
+        assert_eq!(runs(&heard(family, claims), packet) != 0, is_heard, "{packet:?}");
+        is_heard
+    };
+    for address in [SERVICE, OWNED[0]] {
+        for kind in 0..=20 {
+            let mut packet = segment((IpAddr::from([8; 4]), 0), (address, 0));
+            packet[9] = ip::ICMP;
+            packet[20] = kind;
+            let is_error = matches!(kind, 3 | 4 | 5 | 11 | 12);
+            assert_eq!(is_heard(Family::V4, &packet, &claims), is_error, "{address} {kind}");
+        }
+    }
+    let service = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 80);
+    let claim = Claim { address: service.into(), protocol: ip::TCP, ports: (80, 80) };
+    let claims = Claims { services: vec![claim], ..claims };
+    for (next, shows_no_port) in [(0, true), (43, true), (44, true), (60, true), (132, false)] {
+        let mut packet = vec![0; 60];
+        packet[0] = 0x60;
+        packet[6] = next;
+        packet[24..40].copy_from_slice(&service.octets());
+        assert_eq!(is_heard(Family::V6, &packet, &claims), shows_no_port, "{next}");
+    }
+}
+
 /// As the pipeline has it: replies by their port, the rest by the client.
 #[test]
 fn packets_are_steered_to_the_worker_that_owns_them() {
@@ -308,7 +337,7 @@ fn ipv6_and_echoes_are_steered_too_and_what_shows_no_port_goes_to_the_first() {
         echo[9] = ip::ICMP;
         echo[24..26].copy_from_slice(&(61_000 + n).to_be_bytes());
         assert_eq!(runs(&v4, &echo), u32::from((61_000 + n) % 3));
-        let mut later = segment((IpAddr::from([8, 8, 8, n as u8]), n), (SERVICE, 61_007));
+        let mut later = segment((IpAddr::from([8, 8, 8, n as u8]), 1000 + n), (SERVICE, 61_007));
         later[7] = 9;
         assert_eq!(runs(&v4, &later), 0, "a later fragment");
     }
@@ -323,6 +352,12 @@ fn of_arp_those_who_have_an_address_are_heard() {
         let arp = crate::wire::neighbour::Arp::announcement(mac, [10, 1, 1, last].into());
         assert_eq!(runs(&program, &arp.bytes()) > 0, senders.contains(&arp.sender.1), "{last}");
         assert_eq!(runs(&program, &arp.bytes()[..17]), 0);
+        // Whoever is asked for.
+        for target in [50, 99] {
+            let mut question = arp.bytes();
+            question[24..28].copy_from_slice(&[10, 1, 1, target]);
+            assert_eq!(runs(&program, &question) > 0, senders.contains(&arp.sender.1), "{last}");
+        }
     }
     assert_eq!(runs(&arp_senders(&[]), &[0; 28]), 0);
 }
