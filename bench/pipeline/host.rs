@@ -36,26 +36,38 @@ pub(crate) enum Kind {
     Service,
     /// The same, 64 KB at once.
     Large,
+    /// What the servers send back.
+    Answers,
     /// This host's own packets, with the source that they have.
     Egress,
     /// This host's own packets, which get another source.
     Rewritten,
+    /// What comes back to those.
+    Ingress,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 4] = [Kind::Service, Kind::Large, Kind::Egress, Kind::Rewritten];
+    pub(crate) const ALL: [Kind; 6] =
+        [Kind::Service, Kind::Large, Kind::Answers, Kind::Egress, Kind::Rewritten, Kind::Ingress];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Service => "service",
             Kind::Large => "service-64k",
+            Kind::Answers => "answers",
             Kind::Egress => "egress",
             Kind::Rewritten => "rewritten",
+            Kind::Ingress => "ingress",
         }
     }
 
     fn is_served(self) -> bool {
-        matches!(self, Kind::Service | Kind::Large)
+        matches!(self, Kind::Service | Kind::Large | Kind::Answers)
+    }
+
+    /// Does it go the other way than the flow began?
+    fn is_back(self) -> bool {
+        matches!(self, Kind::Answers | Kind::Ingress)
     }
 }
 
@@ -89,6 +101,10 @@ pub(crate) struct Host {
     pub(crate) now: Millis,
     /// A packet whose address of the far end is written for each.
     packet: Vec<u8>,
+    /// One that goes the other way.
+    answer: Vec<u8>,
+    /// Of what comes back from each peer: both addresses, both ports.
+    back: Vec<[u8; 36]>,
     random: u64,
 }
 
@@ -112,6 +128,8 @@ impl Host {
             frames: (0..BATCH).map(|_| Frame::new()).collect(),
             now: Millis(1_000),
             packet: segment(&setup),
+            answer: Vec::new(),
+            back: Vec::new(),
             random: 0x9e37_79b9_7f4a_7c15,
         }
     }
@@ -126,14 +144,22 @@ impl Host {
     /// Opens connections of the first `flows` peers.
     pub(crate) fn open(&mut self, flows: u32) {
         for peer in 0..flows {
-            if !self.setup.kind.is_served() {
-                self.one(peer, SYN);
-            } else {
-                let back = answer(self.one(peer, SYN));
-                self.put(0, &back, Ingress::Nic(NicId(1)), back.len());
+            let mut back = answer(self.one(peer, SYN));
+            if self.setup.kind.is_served() || self.setup.kind.is_back() {
+                self.put(0, &back, self.ingress(true), back.len());
                 self.run(1);
             }
             self.one(peer, ACK);
+            if self.setup.kind.is_back() {
+                let (addresses, layer4) = ends_of(&back);
+                let mut ends = [0; 36];
+                ends[..layer4 - addresses + 4].copy_from_slice(&back[addresses..layer4 + 4]);
+                self.back.push(ends);
+                if peer == 0 {
+                    back[layer4 + 13] = ACK;
+                    self.answer = back;
+                }
+            }
         }
         assert_eq!(self.state.flows.len(), flows);
         assert_eq!(self.state.flows.half_open(), 0);
@@ -149,29 +175,49 @@ impl Host {
         start.elapsed().as_nanos() as f64 / f64::from(packets / BATCH as u32 * BATCH as u32)
     }
 
-    /// Nanoseconds of a new flow, and of an open flow's packet in batches that take turns with those of new flows. `next` is the first
-    /// peer that has none yet.
-    pub(crate) fn among_new(&mut self, packets: u32, flows: u32, next: &mut u32) -> (f64, f64) {
-        let (mut new, mut old) = (Duration::ZERO, Duration::ZERO);
+    /// Nanoseconds of a new flow. `next` is the first peer that has none yet.
+    pub(crate) fn begin(&mut self, packets: u32, next: &mut u32) -> f64 {
+        let start = Instant::now();
         for _ in 0..packets / BATCH as u32 {
-            let start = Instant::now();
-            for slot in 0..BATCH {
-                self.fill(slot, *next, SYN);
-                *next += 1;
-            }
+            self.fill_new(BATCH, next);
             self.run(BATCH);
+        }
+        start.elapsed().as_nanos() as f64 / f64::from(packets / BATCH as u32 * BATCH as u32)
+    }
+
+    /// Nanoseconds of an open flow's packet while `rate` flows begin in a second, in batches of their own; and how many did.
+    pub(crate) fn among_new(
+        &mut self,
+        (packets, rate): (u32, f64),
+        flows: u32,
+        next: &mut u32,
+    ) -> (f64, f64) {
+        let (mut old, mut begun) = (Duration::ZERO, 0);
+        let start = Instant::now();
+        for _ in 0..packets / BATCH as u32 {
+            let due = (start.elapsed().as_secs_f64() * rate) as u32 - begun;
+            let count = BATCH.min(due as usize);
+            self.fill_new(count, next);
+            self.run(count);
+            begun += count as u32;
             let middle = Instant::now();
             self.fill_established(flows);
             self.run(BATCH);
-            new += middle - start;
             old += middle.elapsed();
-            // Their clients are about to open them: they are no flood.
-            let service = ServiceId(self.setup.services - 1);
-            (0..BATCH).for_each(|_| self.state.floods.opened(service));
             self.now.0 += 1;
         }
         let count = f64::from(packets / BATCH as u32 * BATCH as u32);
-        (new.as_nanos() as f64 / count, old.as_nanos() as f64 / count)
+        (old.as_nanos() as f64 / count, f64::from(begun) / start.elapsed().as_secs_f64())
+    }
+
+    /// The first packets of as many peers.
+    fn fill_new(&mut self, count: usize, next: &mut u32) {
+        for slot in 0..count {
+            self.fill(slot, *next, SYN);
+            *next += 1;
+            // Their clients are about to open them: they are no flood.
+            self.state.floods.opened(ServiceId(self.setup.services - 1));
+        }
     }
 
     /// A batch of packets of random peers among the first `flows`.
@@ -179,7 +225,11 @@ impl Host {
         for slot in 0..BATCH {
             self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let peer = ((self.random >> 33) % u64::from(flows)) as u32;
-            self.fill(slot, peer, ACK);
+            if self.setup.kind.is_back() {
+                self.fill_back(slot, peer);
+            } else {
+                self.fill(slot, peer, ACK);
+            }
         }
     }
 
@@ -226,10 +276,28 @@ impl Host {
         self.packet[low..low + 4].copy_from_slice(&address.to_be_bytes());
         self.packet[layer4 + 13] = flags;
         let packet = std::mem::take(&mut self.packet);
-        let ingress = if is_inbound { Ingress::Nic(NicId(0)) } else { Ingress::Tun };
         let copied = packet.len().min(128);
-        self.put(slot, &packet, ingress, copied);
+        self.put(slot, &packet, self.ingress(false), copied);
         self.packet = packet;
+    }
+
+    /// A packet of peer number `peer`'s flow that goes the other way.
+    fn fill_back(&mut self, slot: usize, peer: u32) {
+        let mut packet = std::mem::take(&mut self.answer);
+        let (addresses, layer4) = ends_of(&packet);
+        let length = layer4 - addresses + 4;
+        packet[addresses..layer4 + 4].copy_from_slice(&self.back[peer as usize][..length]);
+        self.put(slot, &packet, self.ingress(true), packet.len());
+        self.answer = packet;
+    }
+
+    /// Where packets come in, those of the other direction if `is_back`.
+    fn ingress(&self, is_back: bool) -> Ingress {
+        match (self.setup.kind.is_served(), is_back) {
+            (true, true) => Ingress::Nic(NicId(1)),
+            (false, false) => Ingress::Tun,
+            _ => Ingress::Nic(NicId(0)),
+        }
     }
 
     fn put(&mut self, slot: usize, packet: &[u8], ingress: Ingress, copied: usize) {
@@ -381,8 +449,8 @@ fn net(setup: &Setup) -> NetView {
         (0..setup.servers).map(move |at| ((NicId(1), address(family, at)), MacAddr([8; 6])))
     });
     let rules = match (setup.kind, vipa(setup.family)) {
-        (Kind::Rewritten, IpAddr::V4(_)) => vec![RULED_V4.into()],
-        (Kind::Rewritten, IpAddr::V6(_)) => vec![RULED_V6.into()],
+        (Kind::Rewritten | Kind::Ingress, IpAddr::V4(_)) => vec![RULED_V4.into()],
+        (Kind::Rewritten | Kind::Ingress, IpAddr::V6(_)) => vec![RULED_V6.into()],
         _ => Vec::<IpAddr>::new(),
     };
     let (v4, v6) = (vipa(Family::V4), vipa(Family::V6));
@@ -432,7 +500,7 @@ fn segment(setup: &Setup) -> Vec<u8> {
     bytes
 }
 
-/// The server's SYN-ACK to what was sent to it.
+/// The SYN-ACK to what was sent.
 fn answer(sent: &[u8]) -> Vec<u8> {
     let mut bytes = sent.to_vec();
     let (source, length, layer4) = if sent[0] >> 4 == 4 { (12, 4, 20) } else { (8, 16, 40) };
@@ -442,6 +510,11 @@ fn answer(sent: &[u8]) -> Vec<u8> {
     bytes[layer4 + 2..layer4 + 4].copy_from_slice(&sent[layer4..layer4 + 2]);
     bytes[layer4 + 13] = SYN | ACK;
     bytes
+}
+
+/// Where a packet's addresses and its ports lie.
+fn ends_of(packet: &[u8]) -> (usize, usize) {
+    if packet[0] >> 4 == 4 { (12, 20) } else { (8, 40) }
 }
 
 /// Bytes of this process in memory.

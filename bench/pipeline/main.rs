@@ -1,4 +1,5 @@
-//! What a packet costs in the pipeline alone: `cargo bench --bench pipeline [-- --quick] [--only PART]`.
+//! What a packet costs in the pipeline alone: `cargo bench --bench pipeline [-- --quick] [--only PART]`. With `--gate` the tests see to it
+//! that a packet does not come to take more instructions.
 //!
 //! `process_batch` over packets in memory, no device and no kernel, in parts: `memory` of a million flows; `flows`, packets of open
 //! flows in random order at growing numbers of flows, by kind; `new` flows and open ones among them; `updates`, open ones while the
@@ -43,6 +44,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(at) = arguments.iter().position(|word| word == "--count") {
         return count::counted(&arguments[at + 1..]);
+    }
+    if arguments.iter().any(|word| word == "--gate") {
+        return count::gate();
     }
     let is_quick = arguments.iter().any(|word| word == "--quick");
     let only = arguments.iter().position(|word| word == "--only").map(|at| {
@@ -104,20 +108,32 @@ fn flows(measure: &Measure) -> Value {
     rows.into()
 }
 
+/// How many flows can begin in a second, and what an open one's packet costs while so many do that are wanted, beside what it costs
+/// while none does; the two take turns.
 fn new_flows(measure: &Measure) -> Value {
     const OPEN: u32 = 100_000;
+    const RATE: f64 = 500_000.0;
     let mut host = Host::new(Setup::of(Kind::Service, Family::V4, 1_000_000));
     host.open(OPEN);
-    let alone = established(&mut host, OPEN, measure);
     let mut next = OPEN;
-    let rounds = (0..measure.rounds).map(|_| host.among_new(measure.packets / 4, OPEN, &mut next));
-    let (new, among): (Vec<f64>, Vec<f64>) = rounds.unzip();
-    let (new, among) = (median(new), median(among));
-    println!("new flows: {:.0} thousand a second", 1e6 / new);
+    let mut one = |rate| host.among_new((measure.packets, rate), OPEN, &mut next);
+    one(RATE);
+    let rounds: Vec<_> = (0..measure.rounds.max(5)).map(|_| (one(0.0).0, one(RATE))).collect();
+    let alone = median(rounds.iter().map(|(alone, _)| *alone).collect());
+    let among = median(rounds.iter().map(|(_, (among, _))| *among).collect());
+    let rate = median(rounds.iter().map(|(_, (_, rate))| *rate).collect());
+    let ratio = median(rounds.iter().map(|(alone, (among, _))| among / alone).collect());
+    let new = (0..measure.rounds).map(|_| host.begin(measure.packets / 4, &mut next));
+    let new = 1e9 / median(new.collect());
+    println!("new flows: {:.0} thousand a second and nothing else", new / 1e3);
     println!(
-        "{OPEN} open ones among as many new ones: {among:.0} ns a packet, alone {alone:.0} ns"
+        "{OPEN} open ones: {alone:.0} ns a packet; {among:.0} ns, {ratio:.3} of that, while {:.0} thousand new ones come in a second",
+        rate / 1e3
     );
-    json!({ "new_per_second": 1e9 / new, "open_ns_alone": alone, "open_ns_among_new": among })
+    json!({
+        "new_per_second": new, "open_ns_alone": alone, "open_ns_among_new": among,
+        "among_new_per_second": rate, "ratio": ratio,
+    })
 }
 
 /// What open and new flows cost as one dimension grows.
@@ -137,8 +153,7 @@ fn growth(measure: &Measure) -> Value {
         host.open(OPEN);
         let open = established(&mut host, OPEN, measure);
         let mut next = OPEN;
-        let rounds =
-            (0..measure.rounds).map(|_| host.among_new(measure.packets / 10, OPEN, &mut next).0);
+        let rounds = (0..measure.rounds).map(|_| host.begin(measure.packets / 10, &mut next));
         let new = median(rounds.collect());
         println!("{what:<9} {n:>9} {open:>9.0} {new:>9.0}");
         json!({ "what": what, "n": n, "open_ns": open, "new_ns": new })

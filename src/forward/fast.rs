@@ -3,13 +3,11 @@
 //! other.
 //!
 //! Flows lie all over a large table, and memory is what a look-up waits for. So a number of packets is looked up at a time, step by
-//! step: loads that do not depend on each other go on at the same time.
+//! step: the index is asked for where each one's flow should be, then the entries that it names, and none is waited for alone.
 
-use super::flow::{Direction, Ends, FlowTable, Guess, Key, Open, Side};
-use super::frame::{Frame, Ingress};
+use super::flow::{self, Ends, FlowTable, Open, Side};
+use super::frame::Frame;
 use super::pipeline::{Sight, State};
-use super::preferred;
-use super::rewrite::update;
 use super::verdict::Verdict;
 use super::view::Way;
 use crate::wire::checksum::Difference;
@@ -18,195 +16,212 @@ use crate::wire::offload::Csum;
 use crate::wire::packet::TcpFlags;
 
 /// Packets that are looked up at a time.
-pub(super) const AHEAD: usize = 16;
+pub(super) const AHEAD: usize = 64;
+/// Bytes of the longest headers of a plain packet.
+const HEADERS: usize = 60;
 
 /// A plain packet and where its flow may be.
 #[derive(Clone, Copy)]
 pub(super) struct Plain {
-    key: Key,
-    guess: Guess,
-    /// Bytes of the packet; 0: it is none.
+    /// The hash of its key, then the place that the index names for that.
+    place: u32,
+    /// Bytes of the packet.
     length: u16,
+    /// Which of [`KINDS`], and its side; or [`NONE`].
+    kind: u8,
 }
 
 impl Plain {
     /// What is not plain.
-    pub(super) const NONE: Plain = Plain {
-        key: Key::from_parts([0; 4], 0, 0, Family::V4, Side::Tun),
-        guess: Guess { at: 0, direction: Direction::Original },
-        length: 0,
-    };
+    pub(super) const NONE: Plain = Plain { place: 0, length: 0, kind: NONE };
 }
+
+/// What carries packets on, by family, protocol and direction.
+type Carry = fn(&mut [Frame], &[Plain], &State, &Sight<'_>) -> usize;
+const KINDS: [Carry; 8] = [
+    carry_as::<1, 8, 28, false>,
+    carry_as::<1, 8, 28, true>,
+    carry_as::<1, 8, 40, false>,
+    carry_as::<1, 8, 40, true>,
+    carry_as::<4, 16, 48, false>,
+    carry_as::<4, 16, 48, true>,
+    carry_as::<4, 16, 60, false>,
+    carry_as::<4, 16, 60, true>,
+];
+const REPLY: u8 = 1;
+const TCP: u8 = 2;
+const V6: u8 = 4;
+const NIC: u8 = 8;
+const NONE: u8 = u8::MAX;
 
 /// Reads the headers of the plain packets among `frames`, of which there are at most [`AHEAD`], and has their flows at hand.
 #[inline(never)]
 pub(super) fn look_ahead(frames: &[Frame], flows: &FlowTable, all: &mut [Plain; AHEAD]) {
     for (plain, frame) in all.iter_mut().zip(frames) {
         if read(frame, flows, plain).is_none() {
-            plain.length = 0;
+            plain.kind = NONE;
         }
     }
-    let mut fetched = 0;
-    for plain in all.iter().take(frames.len()).filter(|plain| plain.length != 0) {
-        fetched ^= match plain.key.family() {
-            Family::V4 => flows.fetch::<8>(Family::V4, plain.guess),
-            Family::V6 => flows.fetch::<16>(Family::V6, plain.guess),
+    for (plain, _) in all.iter_mut().zip(frames) {
+        let guess = match plain.kind {
+            NONE => continue,
+            kind if kind & V6 == 0 => flows.guess::<1, 8>(plain.place),
+            _ => flows.guess::<4, 16>(plain.place),
         };
+        match guess {
+            Some((place, direction)) => {
+                plain.place = place;
+                plain.kind |= direction as u8 * REPLY;
+            }
+            None => plain.kind = NONE,
+        }
     }
-    std::hint::black_box(fetched);
 }
 
 #[inline(always)]
 fn read(frame: &Frame, flows: &FlowTable, plain: &mut Plain) -> Option<()> {
-    let packet = frame.packet();
-    let side = Side::from(frame.ingress);
-    match packet.first()? {
-        // RFC 791: no options, no fragment.
-        0x45 => {
-            let header: &[u8; 20] = packet.first_chunk()?;
-            if u16::from_be_bytes(array(header, 6)) & 0x3fff != 0 {
-                return None;
-            }
-            let length = u16::from_be_bytes(array(header, 2));
-            let ends = ends(header[9], packet.get(20..usize::from(length))?)?;
-            let addresses = [u64::from_be_bytes(array(header, 12)), 0, 0, 0];
-            plain.key = Key::from_parts(addresses, ends, header[9], Family::V4, side);
-            plain.guess = flows.guess::<1>(&plain.key)?;
-            plain.length = length;
-        }
-        0x60..0x70 => {
-            let header: &[u8; 40] = packet.first_chunk()?;
-            let length = u16::from_be_bytes(array(header, 4)).checked_add(40)?;
-            let ends = ends(header[6], packet.get(40..usize::from(length))?)?;
-            let addresses = [8, 16, 24, 32].map(|at| u64::from_be_bytes(array(header, at)));
-            plain.key = Key::from_parts(addresses, ends, header[6], Family::V6, side);
-            plain.guess = flows.guess::<4>(&plain.key)?;
-            plain.length = length;
-        }
-        _ => return None,
+    let packet: &[u8; HEADERS] = frame.start()?;
+    // RFC 791: version and length of the header, and what says of fragments; no options, no fragment.
+    const MASK: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+    const PLAIN: u64 = u64::from_ne_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
+    if u64::from_ne_bytes(array(packet, 0)) & MASK == PLAIN {
+        let length = u16::from_be_bytes(array(packet, 2));
+        read_as::<1>(frame, packet, (packet[9], length), flows, plain)
+    } else if packet[0] >> 4 == 6 {
+        let length = u16::from_be_bytes(array(packet, 4)).checked_add(40)?;
+        read_as::<4>(frame, packet, (packet[6], length), flows, plain)
+    } else {
+        None
     }
+}
+
+#[inline(always)]
+fn read_as<const N: usize>(
+    frame: &Frame,
+    packet: &[u8; HEADERS],
+    (protocol, length): (u8, u16),
+    flows: &FlowTable,
+    plain: &mut Plain,
+) -> Option<()> {
+    let kind = kind::<N>(packet, protocol, length)?;
+    if usize::from(length) > frame.length() {
+        return None;
+    }
+    let side = Side::from(frame.ingress);
+    let (family, of_family) = if N == 1 { (Family::V4, 0) } else { (Family::V6, V6) };
+    plain.length = length;
+    plain.kind = kind | of_family | (side as u8 * NIC);
+    let ends = flow::ends(ports::<N>(packet), protocol, family, side);
+    plain.place = flows.ahead(&addresses::<N>(packet), ends);
     Some(())
 }
 
-/// Both ports, if layer 4 is plain.
+/// The kind of a packet of so many bytes, as far as layer 4 says it; `None`: it is not plain.
 #[inline(always)]
-fn ends(protocol: u8, layer4: &[u8]) -> Option<u32> {
-    let first: &[u8; 8] = layer4.first_chunk()?;
+fn kind<const N: usize>(packet: &[u8; HEADERS], protocol: u8, length: u16) -> Option<u8> {
+    let (start, length) = (start_of::<N>(), usize::from(length));
     if protocol == ip::TCP {
-        let header: &[u8; 20] = layer4.first_chunk()?;
-        let length = usize::from(header[12] >> 4) * 4;
-        if length < 20 || length > layer4.len() || !TcpFlags(header[13]).is_data() {
-            return None;
-        }
-    } else if protocol != ip::UDP {
-        return None;
+        let header = usize::from(packet[start + 12] >> 4) * 4;
+        let is_whole = header >= 20 && start + header <= length;
+        (is_whole && TcpFlags(packet[start + 13]).is_data()).then_some(TCP)
+    } else {
+        (protocol == ip::UDP && start + 8 <= length).then_some(0)
     }
-    Some(u32::from_be_bytes(array(first, 0)))
 }
 
-/// Carries a plain packet on and gives its frame a verdict; false: it is none, and nothing was done.
+/// Carries on the first of these packets, as many as are plain and of one kind, and gives their frames a verdict. Says how many those are;
+/// nothing was done to the next one.
 #[inline(always)]
-pub(super) fn carry(frame: &mut Frame, plain: &Plain, state: &State, sight: Sight<'_>) -> bool {
-    if plain.length == 0 {
-        return false;
+pub(super) fn carry(
+    frames: &mut [Frame],
+    ahead: &[Plain],
+    state: &State,
+    sight: &Sight<'_>,
+) -> usize {
+    match ahead.first() {
+        Some(plain) if plain.kind != NONE => {
+            KINDS[usize::from(plain.kind % NIC)](frames, ahead, state, sight)
+        }
+        _ => 0,
     }
-    let is_tcp = plain.key.protocol() == ip::TCP;
-    match (plain.key.family(), is_tcp, plain.guess.direction) {
-        (Family::V4, true, Direction::Original) => {
-            carry_as::<1, 8, 40, false>(frame, plain, state, sight)
-        }
-        (Family::V4, true, Direction::Reply) => {
-            carry_as::<1, 8, 40, true>(frame, plain, state, sight)
-        }
-        (Family::V4, false, Direction::Original) => {
-            carry_as::<1, 8, 28, false>(frame, plain, state, sight)
-        }
-        (Family::V4, false, Direction::Reply) => {
-            carry_as::<1, 8, 28, true>(frame, plain, state, sight)
-        }
-        (Family::V6, true, Direction::Original) => {
-            carry_as::<4, 16, 60, false>(frame, plain, state, sight)
-        }
-        (Family::V6, true, Direction::Reply) => {
-            carry_as::<4, 16, 60, true>(frame, plain, state, sight)
-        }
-        (Family::V6, false, Direction::Original) => {
-            carry_as::<4, 16, 48, false>(frame, plain, state, sight)
-        }
-        (Family::V6, false, Direction::Reply) => {
-            carry_as::<4, 16, 48, true>(frame, plain, state, sight)
-        }
-    }
-    .is_some()
 }
 
-/// Of a family with `N` words of addresses and `S` words in a flow, a protocol whose headers have `H` bytes, IP's included, and of the
-/// reply direction if `R`.
-#[inline(never)]
+/// Those of a family with `N` words of addresses and `S` words in a flow, a protocol whose headers have `H` bytes, IP's included, and of
+/// the reply direction if `R`.
 fn carry_as<const N: usize, const S: usize, const H: usize, const R: bool>(
+    frames: &mut [Frame],
+    ahead: &[Plain],
+    state: &State,
+    sight: &Sight<'_>,
+) -> usize {
+    let kind = ahead.first().map_or(NONE, |plain| plain.kind);
+    let side = if kind & NIC == 0 { Side::Tun } else { Side::Nic };
+    let protocol = if is_tcp::<N, H>() { ip::TCP } else { ip::UDP };
+    let flags = Open::<'_, N, S, R>::plain_flags(protocol, side);
+    let mut carried = 0;
+    for (frame, plain) in frames.iter_mut().zip(ahead) {
+        let is_carried = plain.kind == kind
+            && carry_one::<N, S, H, R>(frame, plain, flags, state, sight).is_some();
+        if !is_carried {
+            break;
+        }
+        carried += 1;
+    }
+    carried
+}
+
+/// One of them. What is not carried on gets its verdict from the walk, whatever it has here.
+#[inline(always)]
+fn carry_one<const N: usize, const S: usize, const H: usize, const R: bool>(
     frame: &mut Frame,
     plain: &Plain,
+    flags: u32,
     state: &State,
-    sight: Sight<'_>,
+    sight: &Sight<'_>,
 ) -> Option<()> {
     let view = sight.net;
-    let is_tcp = H - start_of::<N>() == 20;
-    let open: Open<'_, N, S, R> = state.flows.open(&plain.key, plain.guess)?;
-    let is_served = open.is_served();
-    let mut counters = None;
-    if is_served {
-        let server = sight.preferred.server(open.server()?)?;
-        if server.fate != preferred::Fate::Kept {
-            return None;
-        }
-        counters = server.counters.of(state.worker);
-    }
-    let rewritten = open.rewritten();
-    let way = if open.leaves_by_tun() {
-        None
+    let (start, ttl_at) = (start_of::<N>(), if N == 1 { 8 } else { 7 });
+    let packet = frame.start::<HEADERS>()?;
+    let ends = (&addresses::<N>(packet), ports::<N>(packet));
+    let open: Open<'_, N, S, R> = state.flows.open(plain.place, ends, flags)?;
+    if open.leaves_by_tun() {
+        frame.verdict = Verdict::Deliver;
     } else {
-        let way = view.neighbours.at(open.way(view.generation)?)?;
-        if longest::<N, H>(frame, plain) > view.nic(way.nic).mtu as usize {
+        let &Way { nic, destination } = view.neighbours.at(open.way(view.generation)?)?;
+        frame.verdict = Verdict::Transmit { nic, destination };
+        if longest::<N, H>(frame, plain) > view.nic(nic).mtu as usize {
             return None;
         }
-        Some(way)
-    };
-    let is_forwarded = way.is_some()
-        && if is_served {
-            rewritten.is_some() && frame.ingress != Ingress::Tun
-        } else {
-            open.is_forwarded()
-        };
-    let csum = frame.offload.csum;
-    let packet: &mut [u8; H] = frame.packet_mut().first_chunk_mut()?;
-    let ttl_at = if N == 1 { 8 } else { 7 };
-    if is_forwarded {
-        if packet[ttl_at] <= 1 {
-            return None;
-        }
-        packet[ttl_at] -= 1;
     }
-    match rewritten {
-        Some(ends) => rewrite::<N, H>(packet, &plain.key, csum, ends, is_forwarded),
-        None if is_forwarded && N == 1 => {
-            update(packet, 10, |sum| {
-                Difference::default().pair(LOWERED.0, LOWERED.1).apply_complete(sum)
-            });
+    let is_complete = frame.offload.csum == Csum::Complete;
+    let packet: &mut [u8; HEADERS] = frame.start_mut()?;
+    if open.is_lowered() && packet[ttl_at] <= 1 {
+        return None;
+    }
+    if open.is_served() {
+        if let Some(counters) = sight.preferred.kept(open.server())?.of(state.worker) {
+            counters.carried(usize::from(plain.length));
+        }
+        if is_tcp::<N, H>() {
+            open.acknowledged(u32::from_be_bytes(array(packet, start + 8)));
+        }
+    }
+    let mut header = Difference::default();
+    if open.is_lowered() {
+        packet[ttl_at] -= 1;
+        // It is the upper half of its word.
+        header = header.word(u16::from_ne_bytes([1, 0]), 0);
+    }
+    match open.rewritten() {
+        Some(added) => rewrite::<N, H>(packet, ends, is_complete, added, header),
+        None if N == 1 && open.is_lowered() => {
+            let sum = header.apply_complete(field(packet, 10));
+            put(packet, 10, sum.to_ne_bytes());
         }
         None => {}
     }
-    if is_served && is_tcp {
-        open.acknowledged(u32::from_be_bytes(array(packet, start_of::<N>() + 8)));
-    }
-    frame.truncate(usize::from(plain.length));
-    frame.verdict = match way {
-        Some(&Way { nic, destination }) => Verdict::Transmit { nic, destination },
-        None => Verdict::Deliver,
-    };
+    frame.cut(plain.length);
     open.seen(sight.now);
-    if let Some(counters) = counters {
-        counters.carried(usize::from(plain.length));
-    }
     Some(())
 }
 
@@ -215,68 +230,89 @@ const fn start_of<const N: usize>() -> usize {
     if N == 1 { 20 } else { 40 }
 }
 
+const fn is_tcp<const N: usize, const H: usize>() -> bool {
+    H - start_of::<N>() == 20
+}
+
+/// Both ports, as a key has them.
+#[inline(always)]
+fn ports<const N: usize>(packet: &[u8; HEADERS]) -> u32 {
+    u32::from_ne_bytes(array(packet, start_of::<N>()))
+}
+
+/// The words of addresses of a packet's key.
+#[inline(always)]
+fn addresses<const N: usize>(packet: &[u8; HEADERS]) -> [u64; N] {
+    std::array::from_fn(|at| u64::from_ne_bytes(array(packet, addresses_at::<N>() + 8 * at)))
+}
+
+const fn addresses_at<const N: usize>() -> usize {
+    if N == 1 { 12 } else { 8 }
+}
+
 /// Bytes of the longest packet that leaves of it.
 #[inline(always)]
 fn longest<const N: usize, const H: usize>(frame: &Frame, plain: &Plain) -> usize {
     let length = usize::from(plain.length);
-    let Some(gso) = frame.offload.gso else { return length };
-    let start = start_of::<N>();
-    let layer4 = if H - start == 20 {
-        frame.packet().get(start + 12).map_or(20, |offset| usize::from(offset >> 4) * 4)
-    } else {
-        8
-    };
-    length.min(start + layer4 + usize::from(gso.size))
+    match frame.offload.gso {
+        None => length,
+        Some(gso) => {
+            let start = start_of::<N>();
+            let offset = frame.start::<HEADERS>().map_or(0, |packet| packet[start + 12] >> 4);
+            let layer4 = if is_tcp::<N, H>() { usize::from(offset) * 4 } else { 8 };
+            length.min(start + layer4 + usize::from(gso.size))
+        }
+    }
 }
 
-/// Writes other ends into a packet, whose time to live has been lowered if `is_lowered`.
+/// Writes other ends into a packet; `header` is what else has changed of IP's header. Checksums are taken in the byte order that the words
+/// are read in: the sum is the same in either (RFC 1071 section 2 B).
 #[inline(always)]
 fn rewrite<const N: usize, const H: usize>(
-    packet: &mut [u8; H],
-    key: &Key,
-    csum: Csum,
-    (addresses, ports): Ends<N>,
-    is_lowered: bool,
+    packet: &mut [u8; HEADERS],
+    (removed, removed_ports): (&[u64; N], u32),
+    is_complete: bool,
+    (added, ports): Ends<N>,
+    header: Difference,
 ) {
     let start = start_of::<N>();
-    let is_tcp = H - start == 20;
-    let mut covered = Difference::default();
-    for (offset, (new, old)) in addresses.iter().zip(key.addresses()).enumerate() {
-        covered = covered.quad(*old, *new);
-        let at = if N == 1 { 12 } else { 8 };
-        put(packet, at + 8 * offset, new.to_be_bytes());
+    let is_tcp = is_tcp::<N, H>();
+    let covered = Difference::default().words(removed, &added);
+    for (at, word) in added.iter().enumerate() {
+        put(packet, addresses_at::<N>() + 8 * at, word.to_ne_bytes());
     }
     if N == 1 {
-        let lowered = if is_lowered { covered.pair(LOWERED.0, LOWERED.1) } else { covered };
-        update(packet, 10, |sum| lowered.apply_complete(sum));
+        let sum = header.and(covered).apply_complete(field(packet, 10));
+        put(packet, 10, sum.to_ne_bytes());
     }
-    put(packet, start, ports.to_be_bytes());
+    put(packet, start, ports.to_ne_bytes());
     let at = start + if is_tcp { 16 } else { 6 };
-    if !is_tcp && csum == Csum::Complete && array(packet, at) == [0, 0] {
-        return;
-    }
-    let sum = u16::from_be_bytes(array(packet, at));
-    let sum = if csum == Csum::Complete {
-        let sum = covered.pair(key.ports(), ports).apply_complete(sum);
-        if sum == 0 && !is_tcp { 0xffff } else { sum }
-    } else {
-        covered.apply_partial(sum)
+    let sum = match field(packet, at) {
+        0 if !is_tcp && is_complete => return,
+        sum if !is_complete => covered.apply_partial(sum),
+        sum => match covered.pair(removed_ports, ports).apply_complete(sum) {
+            0 if !is_tcp => 0xffff,
+            sum => sum,
+        },
     };
-    put(packet, at, sum.to_be_bytes());
+    put(packet, at, sum.to_ne_bytes());
 }
 
-/// What lowering the time to live by one does to the word that it is the upper half of.
-const LOWERED: (u32, u32) = (0x0100, 0);
+/// A field of 16 bits, taken as it lies.
+#[inline(always)]
+fn field(packet: &[u8; HEADERS], at: usize) -> u16 {
+    u16::from_ne_bytes(array(packet, at))
+}
 
 #[inline(always)]
-fn array<const L: usize>(bytes: &[u8], at: usize) -> [u8; L] {
+fn array<const L: usize>(bytes: &[u8; HEADERS], at: usize) -> [u8; L] {
     let mut array = [0; L];
     array.copy_from_slice(&bytes[at..at + L]);
     array
 }
 
 #[inline(always)]
-fn put<const L: usize>(bytes: &mut [u8], at: usize, value: [u8; L]) {
+fn put<const L: usize>(bytes: &mut [u8; HEADERS], at: usize, value: [u8; L]) {
     bytes[at..at + L].copy_from_slice(&value);
 }
 

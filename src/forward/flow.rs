@@ -17,6 +17,7 @@ use entries::{
     ANSWERED, Entries, FORWARDED, HELD, LIVE, OVER, REPLY_KEY, REWRITTEN, SEQUENCES, SERVED,
     SERVED_BY, WAYS, stride,
 };
+pub(super) use key::ends;
 pub use key::{Key, Side};
 use life::Opening;
 pub(super) use open::{Ends, Open};
@@ -27,7 +28,7 @@ use super::view::WayId;
 use crate::wire::ip::{self, Family};
 
 /// Rises with each change of what the words mean.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// How many flows of each family a table has room for; each below 2^31 - 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,13 +54,6 @@ impl Shape {
 /// A flow of one worker's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowId(u32);
-
-/// A flow that the index names for a key, and its direction.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Guess {
-    pub(super) at: u32,
-    pub(super) direction: Direction,
-}
 
 const V6: u32 = 1 << 31;
 
@@ -295,28 +289,31 @@ impl FlowTable {
         self.half(key.family()).hash(key)
     }
 
-    /// Where the index alone says that `key` is, one of `N` words of addresses: nothing of the entry is read, which may be another's.
+    /// Hash of a key with `N` words of addresses; the index is asked for where that leads.
     #[inline(always)]
-    pub(super) fn guess<const N: usize>(&self, key: &Key) -> Option<Guess> {
-        let entries = self.half(key.family());
-        entries.guess(entries.hash_of::<N>(key)).map(|(at, direction)| Guess { at, direction })
+    pub(super) fn ahead<const N: usize>(&self, addresses: &[u64; N], ends: u64) -> u32 {
+        self.half_of::<N>().ahead(addresses, ends)
     }
 
-    /// Reads a word of the entry, so that it is at hand.
+    /// The place of `S` words that the index alone names for a key of this hash, and its direction; the entry is asked for. It may be
+    /// another key's.
     #[inline(always)]
-    pub(super) fn fetch<const S: usize>(&self, family: Family, guess: Guess) -> u64 {
-        let entry = self.half(family).entry::<S>(guess.at);
-        entry.map_or(0, |words| words[0].load(Relaxed))
+    pub(super) fn guess<const N: usize, const S: usize>(
+        &self,
+        hash: u32,
+    ) -> Option<(u32, Direction)> {
+        self.half_of::<N>().guess::<S>(hash)
     }
 
-    /// The flow at a guessed place, if it has this key, and if its direction is that of replies just if `R`.
+    /// The flow at a guessed place, if it has these ends and [`Open::plain_flags`] in the direction of replies, or in the other if not `R`.
     #[inline(always)]
     pub(super) fn open<const N: usize, const S: usize, const R: bool>(
         &self,
-        key: &Key,
-        guess: Guess,
+        at: u32,
+        ends: (&[u64; N], u32),
+        plain_flags: u32,
     ) -> Option<Open<'_, N, S, R>> {
-        Open::of(self.half(key.family()).entry(guess.at)?, key)
+        Open::of(self.half_of::<N>().entry(at)?, ends, plain_flags)
     }
 
     /// Remembers a flow of this host; `key` is not in the table, nor that of its replies. Where the table is full
@@ -595,6 +592,12 @@ impl FlowTable {
         of(Family::V4).chain(of(Family::V6)).collect()
     }
 
+    /// Flows whose keys have `N` words of addresses.
+    #[inline(always)]
+    fn half_of<const N: usize>(&self) -> &Entries {
+        self.half(if N == 1 { Family::V4 } else { Family::V6 })
+    }
+
     #[inline]
     fn half(&self, family: Family) -> &Entries {
         match family {
@@ -639,15 +642,17 @@ fn expected_in(word: u64) -> Expected {
 
 #[inline]
 fn way_in(word: u64, direction: Direction, generation: u32) -> Option<WayId> {
-    if (word >> 32) as u32 != generation {
-        return None;
-    }
-    let one = match direction {
+    let is_of_it = (word >> 32) as u32 == generation;
+    way_of(word, direction).checked_sub(1).filter(|_| is_of_it).map(WayId)
+}
+
+/// One more than the place of a way; 0: a new entry has none.
+#[inline(always)]
+fn way_of(word: u64, direction: Direction) -> u16 {
+    match direction {
         Direction::Original => (word >> 16) as u16,
         Direction::Reply => word as u16,
-    };
-    // One more than it is: a new entry has none.
-    one.checked_sub(1).map(WayId)
+    }
 }
 
 /// No entry is free and none may be evicted.

@@ -83,6 +83,31 @@ impl Frame {
         &mut self.buffer[HEADROOM..HEADROOM + self.length]
     }
 
+    /// Cuts to so many bytes, of which it has as many.
+    #[inline(always)]
+    pub(super) fn cut(&mut self, length: u16) {
+        debug_assert!(usize::from(length) <= self.length);
+        self.length = length.into();
+    }
+
+    /// Bytes of the packet.
+    #[inline(always)]
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The first `N` bytes of the room for the packet, whatever its length.
+    #[inline(always)]
+    pub(super) fn start<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.buffer.get(HEADROOM..)?.first_chunk()
+    }
+
+    /// The same, to be edited.
+    #[inline(always)]
+    pub(super) fn start_mut<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        self.buffer.get_mut(HEADROOM..)?.first_chunk_mut()
+    }
+
     /// Cuts what lies behind the packet's own length (padding of the link).
     #[inline]
     pub fn truncate(&mut self, length: usize) {

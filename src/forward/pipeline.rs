@@ -77,12 +77,15 @@ pub struct Sight<'a> {
 
 /// Gives each frame its verdict and makes its edits.
 pub fn process_batch(frames: &mut [Frame], state: &mut State, sight: Sight<'_>) {
+    let mut ahead = [fast::Plain::NONE; fast::AHEAD];
     for frames in frames.chunks_mut(fast::AHEAD) {
-        let mut ahead = [fast::Plain::NONE; fast::AHEAD];
         fast::look_ahead(frames, &state.flows, &mut ahead);
-        for (frame, plain) in frames.iter_mut().zip(&ahead) {
-            if !fast::carry(frame, plain, state, sight) {
+        let mut at = 0;
+        while at < frames.len() {
+            at += fast::carry(&mut frames[at..], &ahead[at..], state, &sight);
+            if let Some(frame) = frames.get_mut(at) {
                 process_one(frame, state, sight);
+                at += 1;
             }
         }
     }

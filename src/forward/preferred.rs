@@ -194,6 +194,8 @@ pub struct PreferredTable {
     pub generation: u32,
     services: Vec<Option<Arc<Service>>>,
     servers: Vec<Option<Server>>,
+    /// Counters of those servers whose connections go on, by the same places, of which [`NOBODY`] is none.
+    kept: Vec<Option<Arc<ServerCounters>>>,
     index: Arc<Index>,
     /// Those of services.
     addresses: Arc<[IpAddr]>,
@@ -230,7 +232,8 @@ impl PreferredTable {
             }
         }
         let (index, addresses, sources) = (Arc::new(index), addresses.into(), sources.into());
-        PreferredTable { generation: 0, services, servers, index, addresses, sources }
+        let kept = servers.iter().take(NOBODY).map(kept).collect();
+        PreferredTable { generation: 0, services, servers, kept, index, addresses, sources }
     }
 
     /// The same table with another choice for one service. Costs a pointer's copy for each service.
@@ -242,8 +245,13 @@ impl PreferredTable {
 
     /// The same table with another fate for the connections of one server.
     pub fn set_fate(&mut self, id: ServerId, fate: Fate) {
-        if let Some(Some(server)) = self.servers.get_mut(usize::from(id.0)) {
+        let at = usize::from(id.0);
+        if let Some(Some(server)) = self.servers.get_mut(at) {
             server.fate = fate;
+            let kept_now = kept(&self.servers[at]);
+            if let Some(kept) = self.kept.get_mut(at) {
+                *kept = kept_now;
+            }
         }
     }
 
@@ -289,6 +297,12 @@ impl PreferredTable {
         self.servers.get(usize::from(id.0))?.as_ref()
     }
 
+    /// Counters of a server whose connections go on.
+    #[inline(always)]
+    pub(super) fn kept(&self, id: ServerId) -> Option<&ServerCounters> {
+        self.kept.get(usize::from(id.0))?.as_deref()
+    }
+
     /// All services and their places.
     pub fn services(&self) -> impl Iterator<Item = (ServiceId, &Service)> {
         let all = self.services.iter().enumerate();
@@ -299,6 +313,14 @@ impl PreferredTable {
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
+}
+
+/// The place of nobody: flows have it as their server's where that is not known.
+const NOBODY: usize = u16::MAX as usize;
+
+fn kept(server: &Option<Server>) -> Option<Arc<ServerCounters>> {
+    let is_kept = |server: &&Server| server.fate == Fate::Kept;
+    server.as_ref().filter(is_kept).map(|server| Arc::clone(&server.counters))
 }
 
 #[cfg(test)]

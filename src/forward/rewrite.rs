@@ -173,7 +173,7 @@ fn put(packet: &mut [u8], at: usize, value: u16) {
 }
 
 #[inline(always)]
-pub(super) fn update(packet: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
+fn update(packet: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
     let field = change(get(packet, at));
     put(packet, at, field);
 }

@@ -58,10 +58,7 @@ impl Sum {
     /// Folded to 16 bits, not complemented: what a partial checksum field holds.
     #[inline(always)]
     pub fn fold(self) -> u16 {
-        // 33 bits are left; then 32, since what carries has left little; then both halves, and what they carry.
-        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
-        let sum = (sum as u32).wrapping_add((sum >> 32) as u32);
-        (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
+        fold(self.0)
     }
 
     /// The complement: what a complete checksum field holds.
@@ -70,47 +67,78 @@ impl Sum {
     }
 }
 
-/// What an edit adds to and takes from the words under a checksum.
+/// A sum of so many words in one. Each half of what turned round is added to the other, and what the lower ones carry is what the upper
+/// ones do: it ends around.
+#[inline(always)]
+fn fold(sum: u64) -> u16 {
+    fold_32((sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32)
+}
+
+#[inline(always)]
+fn fold_32(sum: u32) -> u16 {
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
+}
+
+/// What is carried ends around.
+#[inline(always)]
+fn add(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u64::from(carry)
+}
+
+/// What an edit adds to and takes from the words under a checksum: a ones' complement sum, which is 0 only if nothing was added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Difference(Sum);
+pub struct Difference(u16);
 
 impl Difference {
     /// A word was replaced.
+    #[inline(always)]
     pub fn word(self, removed: u16, added: u16) -> Difference {
-        Difference(self.0.word(!removed).word(added))
+        self.and(Difference(!removed)).and(Difference(added))
     }
 
     /// An address was replaced by one of the same family.
     pub fn address(self, removed: IpAddr, added: IpAddr) -> Difference {
         // The complement of a whole address is the sum of its words' complements, modulo 0xffff.
-        let removed = !Sum::default().address(removed).fold();
-        Difference(self.0.word(removed).address(added))
+        let [removed, added] = [removed, added].map(|address| Sum::default().address(address));
+        self.word(removed.fold(), added.fold())
     }
 
     /// Two words were replaced.
     #[inline(always)]
     pub fn pair(self, removed: u32, added: u32) -> Difference {
         // 2^16 is 1 in this arithmetic.
-        Difference(Sum(self.0.0 + u64::from(!removed) + u64::from(added)))
+        let (sum, carry) = (!removed).overflowing_add(added);
+        self.and(Difference(fold_32(sum + u32::from(carry))))
     }
 
-    /// Four words were replaced.
+    /// Four times `N` words were replaced.
     #[inline(always)]
-    pub fn quad(self, removed: u64, added: u64) -> Difference {
-        let (high, low) = ((removed >> 32) as u32, removed as u32);
-        self.pair(high, (added >> 32) as u32).pair(low, added as u32)
+    pub fn words<const N: usize>(self, removed: &[u64; N], added: &[u64; N]) -> Difference {
+        let mut sum = 0;
+        for (removed, added) in removed.iter().zip(added) {
+            sum = add(add(sum, !removed), *added);
+        }
+        self.and(Difference(fold(sum)))
+    }
+
+    /// Both changes.
+    #[inline(always)]
+    pub fn and(self, other: Difference) -> Difference {
+        let (sum, carry) = self.0.overflowing_add(other.0);
+        Difference(sum + u16::from(carry))
     }
 
     /// RFC 1624, equation 3: `~(~old + ~removed + added)`.
     #[inline(always)]
     pub fn apply_complete(self, field: u16) -> u16 {
-        self.0.word(!field).complement()
+        !self.apply_partial(!field)
     }
 
     /// The same for an uncomplemented sum: `old + ~removed + added`.
     #[inline(always)]
     pub fn apply_partial(self, field: u16) -> u16 {
-        self.0.word(field).fold()
+        self.and(Difference(field)).0
     }
 }
 

@@ -377,7 +377,7 @@ fn data_of_open_flows_goes_the_short_way_in_every_mode() {
                 let mut ahead = [super::Plain::NONE; super::AHEAD];
                 let sight = Sight { net: &net, preferred: &forwarder.preferred, now: Millis(1) };
                 super::look_ahead(&frames, &forwarder.state.flows, &mut ahead);
-                let is_short = super::carry(&mut frames[0], &ahead[0], &forwarder.state, sight);
+                let is_short = super::carry(&mut frames, &ahead, &forwarder.state, &sight) == 1;
                 if !is_short {
                     process_one(&mut frames[0], &mut forwarder.state, sight);
                 }
@@ -417,7 +417,7 @@ fn data_of_this_hosts_own_flows_and_udp_go_the_short_way() {
         let mut ahead = [super::Plain::NONE; super::AHEAD];
         let sight = Sight { net: &net, preferred: &forwarder.preferred, now: Millis(1) };
         super::look_ahead(&frames, &forwarder.state.flows, &mut ahead);
-        if super::carry(&mut frames[0], &ahead[0], &forwarder.state, sight) {
+        if super::carry(&mut frames, &ahead, &forwarder.state, &sight) == 1 {
             return (true, frames[0].packet().to_vec());
         }
         process_one(&mut frames[0], &mut forwarder.state, sight);

@@ -4,11 +4,12 @@
 //! The last thing an insertion writes, and the first a deletion clears, is the control word, whose upper half is a
 //! checksum over all that does not change: whatever moment a SIGKILL picks, adoption finds whole entries or none.
 //! Updates of a live entry are single words. An IPv4 entry is one cache line, an IPv6 entry two.
+#![allow(unsafe_code)] // Asks for memory before it is read.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
 
-use super::key::{Key, Side};
+use super::key::{self, Key, Side};
 use super::{Direction, Millis, Phase};
 use crate::wire::ip::{self, Family};
 
@@ -16,6 +17,8 @@ use crate::wire::ip::{self, Family};
 pub(super) const WORDS_V4: usize = 8;
 /// 64-bit words of an IPv6 flow.
 pub(super) const WORDS_V6: usize = 16;
+/// Words of a cache line.
+const LINE: usize = 8;
 
 // Behind the addresses of both keys:
 pub(super) const PORTS: usize = 0;
@@ -42,7 +45,7 @@ pub(super) const PHASE_AT: u32 = 8;
 /// The other end has answered.
 pub(super) const ANSWERED: u32 = 1 << 10;
 /// Four bits, by direction and side: a packet with nothing but data that comes so finds nothing to change and nothing to wait for.
-/// They follow from the others.
+/// They follow from the others; of a direction at most the one of its own side is set.
 pub(super) const PLAIN_AT: u32 = 11;
 const PLAIN: u32 = 15 << PLAIN_AT;
 pub(super) const PROTOCOL_AT: u32 = 16;
@@ -52,6 +55,8 @@ pub(super) const CLIENT_ENDED: u32 = 1 << 24;
 pub(super) const SERVER_ENDED: u32 = 1 << 25;
 /// Both have, or one reset it: it is no connection of its server's any more.
 pub(super) const OVER: u32 = 1 << 26;
+/// Two bits, by direction: the time to live of packets that go so is lowered. They follow from what else does not change.
+const LOWERS_AT: u32 = 27;
 /// What does not change while the entry lives.
 const FIXED: u32 = LIVE
     | REWRITTEN
@@ -60,6 +65,7 @@ const FIXED: u32 = LIVE
     | SERVED
     | FROM_NIC
     | REPLY_FROM_TUN
+    | 3 << LOWERS_AT
     | 0xff << PROTOCOL_AT;
 
 const EMPTY: u64 = 0;
@@ -70,10 +76,11 @@ pub(super) struct Entries {
     family: Family,
     words: &'static [AtomicU64],
     capacity: u32,
-    /// Slot: upper half of the key's hash, direction, entry; open addressing with linear probing.
+    /// Slot: the key's hash, direction, entry; open addressing with linear probing, from the hash on.
     index: Box<[u64]>,
     free: Vec<u32>,
     hasher: foldhash::quality::FixedState,
+    secrets: Secrets,
     /// Where sweep and eviction go on.
     hand: u32,
 }
@@ -97,6 +104,7 @@ impl Entries {
             index: vec![EMPTY; slots].into_boxed_slice(),
             free: Vec::with_capacity(capacity as usize),
             hasher: foldhash::quality::FixedState::with_seed(seed),
+            secrets: Secrets::new(seed),
             hand: 0,
         };
         if is_fresh {
@@ -136,28 +144,38 @@ impl Entries {
     /// The entry of `key`, and which of its two directions that is.
     #[inline]
     pub(super) fn find(&self, key: &Key) -> Option<(u32, Direction)> {
-        self.probe(self.hash(key), |at, direction| self.has_key(at, direction, key))
+        self.probe(upper(self.hash(key)), |at, direction| self.has_key(at, direction, key))
     }
 
-    /// The entry that the index alone names for a key of this hash, and its direction: nothing of the entry is read, and it may be
-    /// another key's.
+    /// Hash of a key with `N` words of addresses, and asks for the slot of the index where it begins.
     #[inline(always)]
-    pub(super) fn guess(&self, hash: u64) -> Option<(u32, Direction)> {
-        self.probe(hash, |_, _| true)
+    pub(super) fn ahead<const N: usize>(&self, addresses: &[u64; N], ends: u64) -> u32 {
+        let hash = upper(self.secrets.hash(addresses, ends));
+        prefetch(self.index.as_ptr().wrapping_add(hash as usize & (self.index.len() - 1)));
+        hash
+    }
+
+    /// The entry that the index alone names for a key of this hash, and its direction; asks for its `S` words. It may be another key's.
+    #[inline(always)]
+    pub(super) fn guess<const S: usize>(&self, hash: u32) -> Option<(u32, Direction)> {
+        let guess = self.probe(hash, |_, _| true)?;
+        let words = self.words.as_ptr().wrapping_add(guess.0 as usize * S);
+        (0..S).step_by(LINE).for_each(|line| prefetch(words.wrapping_add(line)));
+        Some(guess)
     }
 
     /// The first entry that the index names for keys of this hash and that `is_it`, and its direction. There is always an empty slot.
     #[inline(always)]
-    fn probe(&self, hash: u64, is_it: impl Fn(u32, Direction) -> bool) -> Option<(u32, Direction)> {
+    fn probe(&self, hash: u32, is_it: impl Fn(u32, Direction) -> bool) -> Option<(u32, Direction)> {
         let mask = self.index.len() - 1;
-        let mut slot = home(hash) & mask;
+        let mut slot = hash as usize & mask;
         loop {
             let value = self.index[slot];
             if value == EMPTY {
                 return None;
             }
             let (at, direction) = entry_of(value);
-            if value >> 32 == hash >> 32 && is_it(at, direction) {
+            if upper(value) == hash && is_it(at, direction) {
                 return Some((at, direction));
             }
             slot = (slot + 1) & mask;
@@ -168,17 +186,6 @@ impl Entries {
     #[inline(always)]
     pub(super) fn entry<const S: usize>(&self, at: u32) -> Option<&[AtomicU64; S]> {
         self.words.as_chunks().0.get(at as usize)
-    }
-
-    /// Hash of a key with `N` words of addresses.
-    #[inline(always)]
-    pub(super) fn hash_of<const N: usize>(&self, key: &Key) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        for word in &key.addresses[..N] {
-            hasher.write_u64(*word);
-        }
-        hasher.write_u64(key.ends);
-        hasher.finish()
     }
 
     /// A new entry, if there is room. `reply` is what comes back, in the index if `flags` say so.
@@ -210,7 +217,7 @@ impl Entries {
         if reply.side() == Side::Tun {
             flags |= REPLY_FROM_TUN;
         }
-        flags |= plain(flags);
+        flags |= lowers(flags) | plain(flags);
         let control = u64::from(self.checksum(at, flags)) << 32 | u64::from(flags);
         self.behind(at, CONTROL).store(control, Release);
         self.link(at);
@@ -237,9 +244,9 @@ impl Entries {
         for (offset, word) in addresses[..length].iter_mut().enumerate() {
             *word = self.word(at, start + offset).load(Relaxed);
         }
-        let ports = self.ports(at, direction);
         let protocol = (flags >> PROTOCOL_AT) as u8;
-        Key::from_parts(addresses, ports, protocol, self.family, side(flags, direction))
+        let (ports, side) = (self.ports(at, direction), side(flags, direction));
+        Key { addresses, ends: key::ends(ports, protocol, self.family, side) }
     }
 
     /// The side that packets of one direction come in by.
@@ -317,8 +324,8 @@ impl Entries {
     #[inline]
     pub(super) fn hash(&self, key: &Key) -> u64 {
         match self.family {
-            Family::V4 => self.hash_of::<{ address_words(Family::V4) }>(key),
-            Family::V6 => self.hash_of::<{ address_words(Family::V6) }>(key),
+            Family::V4 => self.secrets.hash(&[key.addresses[0]], key.ends),
+            Family::V6 => self.secrets.hash(&key.addresses, key.ends),
         }
     }
 
@@ -339,9 +346,9 @@ impl Entries {
     }
 
     fn link_key(&mut self, at: u32, direction: Direction) {
-        let hash = self.hash(&self.key(at, direction));
+        let hash = upper(self.hash(&self.key(at, direction)));
         let mask = self.index.len() - 1;
-        let mut slot = home(hash) & mask;
+        let mut slot = hash as usize & mask;
         while self.index[slot] != EMPTY {
             slot = (slot + 1) & mask;
         }
@@ -357,10 +364,10 @@ impl Entries {
 
     /// Takes a slot out and moves back those behind it that probing would no longer reach.
     fn unlink_key(&mut self, at: u32, direction: Direction) {
-        let hash = self.hash(&self.key(at, direction));
+        let hash = upper(self.hash(&self.key(at, direction)));
         let mask = self.index.len() - 1;
         let wanted = slot_value(hash, at, direction);
-        let mut hole = home(hash) & mask;
+        let mut hole = hash as usize & mask;
         while self.index[hole] != wanted {
             if self.index[hole] == EMPTY {
                 return;
@@ -371,7 +378,8 @@ impl Entries {
         let mut slot = (hole + 1) & mask;
         while self.index[slot] != EMPTY {
             let value = self.index[slot];
-            let home = home(value) & mask;
+            // Moving a slot asks no entry.
+            let home = upper(value) as usize & mask;
             if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
                 self.index[hole] = value;
                 self.index[slot] = EMPTY;
@@ -401,7 +409,7 @@ const fn address_words(family: Family) -> usize {
 
 /// The bit of [`PLAIN_AT`] for a direction that comes in by a side.
 #[inline(always)]
-pub(super) fn plain_bit(direction: Direction, side: Side) -> u32 {
+pub(super) const fn plain_bit(direction: Direction, side: Side) -> u32 {
     1 << (PLAIN_AT + 2 * direction as u32 + side as u32)
 }
 
@@ -422,6 +430,24 @@ fn plain(flags: u32) -> u32 {
     bits
 }
 
+/// The bit of [`LOWERS_AT`] for a direction.
+#[inline(always)]
+pub(super) const fn lowers_bit(direction: Direction) -> u32 {
+    1 << (LOWERS_AT + direction as u32)
+}
+
+/// What goes from NIC to NIC by way of a service is forwarded, if it does not go through unchanged as if bridged; and so are flows of the
+/// TUN that came from another host.
+fn lowers(flags: u32) -> u32 {
+    let (original, reply) = (Direction::Original, Direction::Reply);
+    if flags & SERVED == 0 {
+        return if flags & FORWARDED != 0 { lowers_bit(original) } else { 0 };
+    }
+    let is_between = [original, reply].iter().all(|way| side(flags, *way) == Side::Nic);
+    let both = lowers_bit(original) | lowers_bit(reply);
+    if is_between && flags & REWRITTEN != 0 { both } else { 0 }
+}
+
 fn side(flags: u32, direction: Direction) -> Side {
     let is_nic = match direction {
         Direction::Original => flags & FROM_NIC != 0,
@@ -430,18 +456,106 @@ fn side(flags: u32, direction: Direction) -> Side {
     if is_nic { Side::Nic } else { Side::Tun }
 }
 
-/// Where probing begins: by the half of the hash that a slot holds, so that moving a slot asks no entry.
-fn home(hash_or_slot: u64) -> usize {
-    (hash_or_slot >> 32) as usize
+/// Tables have fewer than 2^31 - 1 entries, so a slot in use is never [`EMPTY`].
+fn slot_value(hash: u32, at: u32, direction: Direction) -> u64 {
+    let direction = if direction == Direction::Original { 0 } else { 1 << 31 };
+    u64::from(hash) << 32 | direction | u64::from(at + 1)
 }
 
-/// Tables have fewer than 2^31 - 1 entries, so a slot in use is never [`EMPTY`].
-fn slot_value(hash: u64, at: u32, direction: Direction) -> u64 {
-    let direction = if direction == Direction::Original { 0 } else { 1 << 31 };
-    hash & !0xffff_ffff | direction | u64::from(at + 1)
+fn upper(value: u64) -> u32 {
+    (value >> 32) as u32
 }
 
 fn entry_of(value: u64) -> (u32, Direction) {
     let direction = if value & 1 << 31 == 0 { Direction::Original } else { Direction::Reply };
     ((value as u32 & 0x7fff_ffff) - 1, direction)
+}
+
+/// What the hash of a key mixes in: each factor of each product has a secret of its own, so that who picks addresses and ports can neither
+/// make a product zero, whatever the rest, nor tell which keys meet. The last product is there for keys that differ by little: without it
+/// they lie in rows, and probing takes twice as long.
+#[derive(Debug)]
+struct Secrets([u64; 7]);
+
+impl Secrets {
+    /// SplitMix64 (Steele and others, 2014) makes the secrets of one.
+    fn new(seed: u64) -> Secrets {
+        Secrets(std::array::from_fn(|at| {
+            let state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(at as u64 + 1));
+            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ mixed >> 31
+        }))
+    }
+
+    #[inline(always)]
+    fn hash<const N: usize>(&self, addresses: &[u64; N], ends: u64) -> u64 {
+        let [a, b, c, d, e, f, last] = self.0;
+        let addresses = match addresses.as_slice() {
+            [from, from_low, to, to_low] => fold(from ^ c, from_low ^ d) ^ fold(to ^ e, to_low ^ f),
+            words => words[0],
+        };
+        fold(addresses ^ a, ends ^ b).wrapping_mul(last | 1)
+    }
+}
+
+/// Both halves of the product in one.
+#[inline(always)]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// Asks for the memory there.
+#[inline(always)]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch takes any address, and neither reads nor writes as far as the program can tell.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// A hash that mixes words in with a published constant has a product of zero for addresses with that in their lower half, whatever the
+    /// upper one: this is foldhash's.
+    #[test]
+    fn no_addresses_are_known_that_all_have_one_hash() {
+        const PUBLISHED: u64 = 0xc0ac_29b7_c97c_50dd;
+        let secrets = Secrets::new(7);
+        let of = |prefix: u64| upper(secrets.hash(&[prefix, PUBLISHED, 1, 2], 3));
+        assert_eq!((0..1000).map(of).collect::<HashSet<u32>>().len(), 1000);
+    }
+
+    /// Peers in a row, and ports in a row, as networks and clients have them.
+    #[test]
+    fn keys_that_differ_by_little_lie_apart_in_the_index() {
+        const SLOTS: usize = 1 << 15;
+        for seed in 0..16 {
+            let secrets = Secrets::new(seed);
+            let peers = (0..10_000u64).map(|n| ((0x0a00_0000 | n) << 32 | 0xcb00_710a, 9));
+            let ports = (0..10_000u64).map(|n| (0xcb00_710a_0aff_0001, (1024 + n) << 16 | 0x50));
+            let mut taken = vec![false; SLOTS];
+            let mut steps = 0;
+            for (addresses, ends) in peers.chain(ports) {
+                let hash = upper(secrets.hash(&[addresses.to_be()], ends));
+                let mut slot = hash as usize % SLOTS;
+                while taken[slot] {
+                    slot = (slot + 1) % SLOTS;
+                    steps += 1;
+                }
+                taken[slot] = true;
+            }
+            // Of hashes at random: half of 1 / (1 - load) - 1, which is 0.78 here (Knuth, 6.4).
+            assert!(steps < 20_000, "seed {seed}: {steps}");
+        }
+    }
 }

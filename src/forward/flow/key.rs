@@ -1,6 +1,6 @@
 //! What a flow is found by.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::forward::frame::Ingress;
 use crate::forward::rewrite::Endpoint;
@@ -25,17 +25,19 @@ impl From<Ingress> for Side {
     }
 }
 
-/// Addresses, ports and protocol of a packet, and the side it comes in by.
+/// Addresses, ports and protocol of a packet, and the side it comes in by. Addresses and ports lie as in the packet, so that they are
+/// compared and written by words and never turned round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// IPv4: source and destination in the first word. IPv6: two words each.
     pub(super) addresses: [u64; 4],
-    /// Source port, destination port, protocol, family, side.
+    /// Lower half: source port and destination port. Upper half: side, protocol, family.
     pub(super) ends: u64,
 }
 
-const NIC: u64 = 1;
-const IPV6: u64 = 2;
+const SIDE_AT: u32 = 32;
+const PROTOCOL_AT: u32 = 33;
+const IPV6: u64 = 1 << 41;
 
 impl Key {
     /// The key of a packet that comes in by `side`.
@@ -49,16 +51,9 @@ impl Key {
     /// The key of packets from `source` to `destination`, which are of one family.
     pub fn new(source: Endpoint, destination: Endpoint, protocol: u8, side: Side) -> Key {
         let (addresses, family) = pack(source.address, destination.address);
-        let side = match side {
-            Side::Tun => 0,
-            Side::Nic => NIC,
-        };
-        let ends = u64::from(source.port) << 48
-            | u64::from(destination.port) << 32
-            | u64::from(protocol) << 8
-            | family
-            | side;
-        Key { addresses, ends }
+        let ([a, b], [c, d]) = (source.port.to_be_bytes(), destination.port.to_be_bytes());
+        let ports = u32::from_ne_bytes([a, b, c, d]);
+        Key { addresses, ends: ends(ports, protocol, family, side) }
     }
 
     /// The key of packets the other way, that come in by `side`.
@@ -69,29 +64,31 @@ impl Key {
     /// Source of the packets.
     pub fn source(&self) -> Endpoint {
         let address = match self.family() {
-            Family::V4 => IpAddr::V4(Ipv4Addr::from((self.addresses[0] >> 32) as u32)),
+            Family::V4 => v4(self.addresses[0]),
             Family::V6 => v6(self.addresses[0], self.addresses[1]),
         };
-        Endpoint { address, port: (self.ends >> 48) as u16 }
+        let [a, b, _, _] = self.ports().to_ne_bytes();
+        Endpoint { address, port: u16::from_be_bytes([a, b]) }
     }
 
     /// Destination of the packets.
     pub fn destination(&self) -> Endpoint {
         let address = match self.family() {
-            Family::V4 => IpAddr::V4(Ipv4Addr::from(self.addresses[0] as u32)),
+            Family::V4 => v4(self.addresses[0].rotate_left(32)),
             Family::V6 => v6(self.addresses[2], self.addresses[3]),
         };
-        Endpoint { address, port: (self.ends >> 32) as u16 }
+        let [_, _, c, d] = self.ports().to_ne_bytes();
+        Endpoint { address, port: u16::from_be_bytes([c, d]) }
     }
 
     /// IANA protocol number.
     pub fn protocol(&self) -> u8 {
-        (self.ends >> 8) as u8
+        (self.ends >> PROTOCOL_AT) as u8
     }
 
     /// The side that the packets come in by.
     pub fn side(&self) -> Side {
-        if self.ends & NIC == 0 { Side::Tun } else { Side::Nic }
+        if self.ends >> SIDE_AT & 1 == 0 { Side::Tun } else { Side::Nic }
     }
 
     /// The family of its addresses.
@@ -99,55 +96,50 @@ impl Key {
         if self.ends & IPV6 == 0 { Family::V4 } else { Family::V6 }
     }
 
-    /// Its words of addresses.
-    #[inline(always)]
-    pub(in crate::forward) fn addresses(&self) -> &[u64; 4] {
-        &self.addresses
-    }
-
     /// Both ports: source, destination.
-    #[inline(always)]
-    pub(in crate::forward) fn ports(&self) -> u32 {
-        (self.ends >> 32) as u32
-    }
-
-    /// A key as an entry of the table holds it.
-    #[inline(always)]
-    pub(in crate::forward) const fn from_parts(
-        addresses: [u64; 4],
-        ports: u32,
-        protocol: u8,
-        family: Family,
-        side: Side,
-    ) -> Key {
-        let family = if matches!(family, Family::V4) { 0 } else { IPV6 };
-        let side = if matches!(side, Side::Tun) { 0 } else { NIC };
-        Key { addresses, ends: (ports as u64) << 32 | (protocol as u64) << 8 | family | side }
+    pub(super) fn ports(&self) -> u32 {
+        self.ends as u32
     }
 }
 
-fn pack(source: IpAddr, destination: IpAddr) -> ([u64; 4], u64) {
+/// The word of a key behind its addresses.
+#[inline(always)]
+pub(in crate::forward) fn ends(ports: u32, protocol: u8, family: Family, side: Side) -> u64 {
+    let family = if family == Family::V4 { 0 } else { IPV6 };
+    family | u64::from(protocol) << PROTOCOL_AT | (side as u64) << SIDE_AT | u64::from(ports)
+}
+
+fn pack(source: IpAddr, destination: IpAddr) -> ([u64; 4], Family) {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            ([u64::from(u32::from(source)) << 32 | u64::from(u32::from(destination)), 0, 0, 0], 0)
+            let ([a, b, c, d], [e, f, g, h]) = (source.octets(), destination.octets());
+            ([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), 0, 0, 0], Family::V4)
         }
         // Of two families (which no packet has): some key that no flow has.
         (source, destination) => {
             let [a, b] = halves(source);
             let [c, d] = halves(destination);
-            ([a, b, c, d], IPV6)
+            ([a, b, c, d], Family::V6)
         }
     }
 }
 
 fn halves(address: IpAddr) -> [u64; 2] {
-    let bits = match address {
-        IpAddr::V4(a) => u128::from(a.to_ipv6_mapped()),
-        IpAddr::V6(a) => u128::from(a),
+    let address = match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped(),
+        IpAddr::V6(a) => a,
     };
-    [(bits >> 64) as u64, bits as u64]
+    let bits = u128::from(address);
+    [(bits >> 64) as u64, bits as u64].map(u64::to_be)
+}
+
+/// The first address in a word.
+fn v4(both: u64) -> IpAddr {
+    let [a, b, c, d, ..] = both.to_ne_bytes();
+    IpAddr::from([a, b, c, d])
 }
 
 fn v6(high: u64, low: u64) -> IpAddr {
-    IpAddr::V6(Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)))
+    let [high, low] = [high, low].map(|half| u128::from(u64::from_be(half)));
+    IpAddr::V6(Ipv6Addr::from(high << 64 | low))
 }

@@ -4,12 +4,11 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::entries::{
-    CONTROL, FORWARDED, FROM_NIC, PORTS, PROTOCOL_AT, REPLY_FROM_TUN, REWRITTEN, SEEN, SEQUENCES,
-    SERVED, SERVED_BY, WAYS, plain_bit,
+    CONTROL, FROM_NIC, PORTS, PROTOCOL_AT, REPLY_FROM_TUN, REWRITTEN, SEEN, SEQUENCES, SERVED,
+    SERVED_BY, WAYS, lowers_bit, plain_bit,
 };
-use super::{Direction, Expected, Key, Millis, NOBODY, expected_in, served_by_in, way_in};
+use super::{Direction, Expected, Millis, Side, expected_in, way_of};
 use crate::forward::preferred::ServerId;
-use crate::forward::view::WayId;
 
 /// The words of an entry: `N` of addresses in each of its keys, `S` in all. Seen by a packet of the reply direction if `R`.
 #[derive(Clone, Copy, Debug)]
@@ -25,16 +24,28 @@ impl<'a, const N: usize, const S: usize, const R: bool> Open<'a, N, S, R> {
     const DIRECTION: Direction = if R { Direction::Reply } else { Direction::Original };
     const OTHER: Direction = if R { Direction::Original } else { Direction::Reply };
 
-    /// The entry, if it has `key` in this direction, and a packet with nothing but data finds nothing to change there.
+    /// The flags that say whether data of a protocol and side finds nothing to change …
+    const MASK: u32 = 0xff << PROTOCOL_AT
+        | plain_bit(Self::DIRECTION, Side::Tun)
+        | plain_bit(Self::DIRECTION, Side::Nic);
+
+    /// … and what they are if so: at most the bit of the own side is ever set.
     #[inline(always)]
-    pub(super) fn of(words: &'a [AtomicU64; S], key: &Key) -> Option<Self> {
+    pub(in crate::forward) fn plain_flags(protocol: u8, side: Side) -> u32 {
+        u32::from(protocol) << PROTOCOL_AT | plain_bit(Self::DIRECTION, side)
+    }
+
+    /// The entry, if it has these addresses and ports in this direction, and of its flags [`Open::plain_flags`].
+    #[inline(always)]
+    pub(super) fn of(
+        words: &'a [AtomicU64; S],
+        (addresses, ports): (&[u64; N], u32),
+        plain_flags: u32,
+    ) -> Option<Self> {
         let flags = words[2 * N + CONTROL].load(Relaxed) as u32;
         let open = Open { words, flags };
-        let (addresses, ports) = open.ends(Self::DIRECTION);
-        let is_it = flags & plain_bit(Self::DIRECTION, key.side()) != 0
-            && addresses == key.addresses.first_chunk().copied()?
-            && ports == key.ports()
-            && (flags >> PROTOCOL_AT) as u8 == key.protocol();
+        let (own, own_ports) = open.ends(Self::DIRECTION);
+        let is_it = own == *addresses && own_ports == ports && flags & Self::MASK == plain_flags;
         is_it.then_some(open)
     }
 
@@ -64,10 +75,10 @@ impl<'a, const N: usize, const S: usize, const R: bool> Open<'a, N, S, R> {
         self.flags & SERVED != 0
     }
 
-    /// Did a flow of the TUN come from another host?
+    /// Is the time to live of what goes this way lowered?
     #[inline(always)]
-    pub(in crate::forward) fn is_forwarded(&self) -> bool {
-        self.flags & FORWARDED != 0
+    pub(in crate::forward) fn is_lowered(&self) -> bool {
+        self.flags & lowers_bit(Self::DIRECTION) != 0
     }
 
     /// Does what goes this way leave by the TUN?
@@ -79,16 +90,18 @@ impl<'a, const N: usize, const S: usize, const R: bool> Open<'a, N, S, R> {
         }
     }
 
-    /// The way that was found under this generation of the view.
+    /// The place of the way that was found under this generation of the view, or one beyond all.
     #[inline(always)]
-    pub(in crate::forward) fn way(&self, generation: u32) -> Option<WayId> {
-        way_in(self.word(WAYS).load(Relaxed), Self::DIRECTION, generation)
+    pub(in crate::forward) fn way(&self, generation: u32) -> Option<usize> {
+        let ways = self.word(WAYS).load(Relaxed);
+        let place = usize::from(way_of(ways, Self::DIRECTION)).wrapping_sub(1);
+        ((ways >> 32) as u32 == generation).then_some(place)
     }
 
-    /// The server that has it; `None`: of nobody that this process knows.
+    /// The server that has it; the greatest of all: nobody that this process knows.
     #[inline(always)]
-    pub(in crate::forward) fn server(&self) -> Option<ServerId> {
-        served_by_in(self.word(SERVED_BY).load(Relaxed) & NOBODY).map(|(_, server)| server)
+    pub(in crate::forward) fn server(&self) -> ServerId {
+        ServerId(self.word(SERVED_BY).load(Relaxed) as u16)
     }
 
     /// A packet passes.
