@@ -179,8 +179,7 @@ impl Host {
     pub(crate) fn begin(&mut self, packets: u32, next: &mut u32) -> f64 {
         let start = Instant::now();
         for _ in 0..packets / BATCH as u32 {
-            self.fill_new(BATCH, next);
-            self.run(BATCH);
+            self.run_new(BATCH, next);
         }
         start.elapsed().as_nanos() as f64 / f64::from(packets / BATCH as u32 * BATCH as u32)
     }
@@ -197,8 +196,7 @@ impl Host {
         for _ in 0..packets / BATCH as u32 {
             let due = (start.elapsed().as_secs_f64() * rate) as u32 - begun;
             let count = BATCH.min(due as usize);
-            self.fill_new(count, next);
-            self.run(count);
+            self.run_new(count, next);
             begun += count as u32;
             let middle = Instant::now();
             self.fill_established(flows);
@@ -211,13 +209,15 @@ impl Host {
     }
 
     /// The first packets of as many peers.
-    fn fill_new(&mut self, count: usize, next: &mut u32) {
+    fn run_new(&mut self, count: usize, next: &mut u32) {
         for slot in 0..count {
             self.fill(slot, *next, SYN);
             *next += 1;
-            // Their clients are about to open them: they are no flood.
-            self.state.floods.opened(ServiceId(self.setup.services - 1));
         }
+        self.run(count);
+        // Their clients are about to open them: they are no flood.
+        let service = ServiceId(self.setup.services - 1);
+        (0..count).for_each(|_| self.state.floods.opened(service));
     }
 
     /// A batch of packets of random peers among the first `flows`.
