@@ -353,4 +353,23 @@ mod tests {
         assert_eq!(find(ip::UDP, 80), None);
         assert_eq!(table.find(IpAddr::from([203, 0, 113, 11]), ip::TCP, 80), None);
     }
+
+    #[test]
+    fn a_server_is_kept_while_its_connections_go_on() {
+        let server = Server {
+            service: ServiceId(0),
+            address: IpAddr::from([10, 0, 0, 1]),
+            port: None,
+            is_local: false,
+            fate: Fate::Kept,
+            counters: Arc::new(ServerCounters::new(1)),
+        };
+        let mut table = PreferredTable::new(Vec::new(), vec![None, Some(server)]);
+        assert!(table.kept(ServerId(0)).is_none());
+        assert!(table.kept(ServerId(1)).is_some());
+        for (fate, is_kept) in [(Fate::Reset, false), (Fate::Kept, true), (Fate::Reselect, false)] {
+            table.set_fate(ServerId(1), fate);
+            assert_eq!(table.kept(ServerId(1)).is_some(), is_kept, "{fate:?}");
+        }
+    }
 }
