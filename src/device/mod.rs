@@ -27,12 +27,40 @@ pub trait Device: std::fmt::Debug + Send {
     /// See [`ReceiveError`].
     fn receive(&mut self, frame: &mut Frame) -> Result<(), ReceiveError>;
 
+    /// Receives into the first of `frames`, and tells how many: no more than are there, and some at least unless none is. What cannot be
+    /// received is told to `refused`, and others take its place.
+    ///
+    /// # Errors
+    /// None came: [`ReceiveError::Empty`], or the device is gone.
+    fn receive_some(
+        &mut self,
+        frames: &mut [Frame],
+        refused: &mut dyn FnMut(io::Error),
+    ) -> Result<usize, ReceiveError> {
+        let Some(frame) = frames.first_mut() else { return Ok(0) };
+        match self.receive(frame) {
+            Ok(()) => Ok(1),
+            Err(ReceiveError::Refused(error)) => {
+                refused(error);
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sends one frame as it is; `to` is the MAC address of the next hop, where the device has such. The
     /// frame's packet is left as it was; its headroom is not.
     ///
     /// # Errors
     /// The system call's.
     fn send(&mut self, frame: &mut Frame, to: MacAddr) -> io::Result<()>;
+
+    /// Sends several frames, `to` the MAC address of each one's next hop; tells how many of the first were sent. The next one is to be
+    /// sent by itself, to hear why.
+    fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> usize {
+        let _ = (frames, to);
+        0
+    }
 
     /// What to poll for frames.
     fn descriptors(&self) -> Vec<RawFd>;

@@ -27,6 +27,11 @@ const SMALL_BUFFER: libc::c_int = 256 << 10;
 /// Room for replies: the default drops a sixth of 64 KB frames.
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 
+/// Frames that one system call may carry.
+const AT_ONCE: usize = 64;
+/// Of frames longer than this fewer are taken at once: what is received should still be in the cache when it is sent.
+const SHORT: usize = 2048;
+
 /// What a port hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hearing {
@@ -49,6 +54,8 @@ pub struct NicPort {
     receivers: Vec<OwnedFd>,
     /// The receiver to ask next.
     turn: usize,
+    /// How many frames it is asked for.
+    at_once: usize,
 }
 
 impl NicPort {
@@ -70,6 +77,7 @@ impl NicPort {
             bulk: sender(ifindex, BULK_BUFFER)?,
             receivers,
             turn: 0,
+            at_once: 1,
         })
     }
 }
@@ -85,37 +93,103 @@ impl Device for NicPort {
                 // ENETDOWN is said once when the NIC goes down; the socket works again when it is back.
                 Err(error) => return Err(ReceiveError::Refused(error)),
                 Ok(length) => {
-                    let packet = length.checked_sub(HEADROOM);
-                    let header = frame.space(HEADROOM).first_chunk::<HEADER_LEN>().copied();
-                    let (Some(packet), Some(header)) = (packet, header) else {
-                        return Err(ReceiveError::Refused(io::Error::other("a frame too short")));
-                    };
-                    let offload = Offload::parse(&header, ethernet::HEADER_LEN)
-                        .map_err(|error| ReceiveError::Refused(io::Error::other(error)))?;
-                    frame.received(packet);
-                    frame.ingress = Ingress::Nic(self.nic);
-                    frame.offload = offload;
-                    return Ok(());
+                    return accept(self.nic, frame, length).map_err(ReceiveError::Refused);
                 }
             }
         }
         Err(ReceiveError::Empty)
     }
 
+    fn receive_some(
+        &mut self,
+        frames: &mut [Frame],
+        refused: &mut dyn FnMut(io::Error),
+    ) -> Result<usize, ReceiveError> {
+        let wanted = self.at_once.min(frames.len());
+        for _ in 0..self.receivers.len() {
+            let mut lengths = [0; AT_ONCE];
+            let lengths = &mut lengths[..wanted];
+            let count = match receive_many(&self.receivers[self.turn], frames, lengths) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.turn = (self.turn + 1) % self.receivers.len();
+                    continue;
+                }
+                Err(error) => {
+                    refused(error);
+                    return Ok(0);
+                }
+                Ok(count) => count,
+            };
+            let mut accepted = 0;
+            for at in 0..count {
+                match accept(self.nic, &mut frames[at], lengths[at]) {
+                    Ok(()) => {
+                        frames.swap(accepted, at);
+                        accepted += 1;
+                    }
+                    Err(error) => refused(error),
+                }
+            }
+            let is_short = lengths[..count].iter().all(|length| *length <= SHORT);
+            self.at_once = if is_short { (self.at_once * 2).min(AT_ONCE) } else { 1 };
+            return Ok(accepted);
+        }
+        Err(ReceiveError::Empty)
+    }
+
     fn send(&mut self, frame: &mut Frame, to: MacAddr) -> io::Result<()> {
-        let is_v6 = frame.packet().first().is_some_and(|first| first >> 4 == 6);
-        let ether_type = if is_v6 { ethernet::IPV6 } else { ethernet::IPV4 };
-        let virtio = frame.offload.emit(ethernet::HEADER_LEN, super::tun::headers_len(frame));
         let socket = if frame.offload.gso.is_some() { &self.bulk } else { &self.small };
-        let bytes = frame.with_front(HEADROOM);
-        bytes[..HEADER_LEN].copy_from_slice(&virtio);
-        bytes[HEADER_LEN..HEADROOM].copy_from_slice(&ethernet::header(to, self.mac, ether_type));
-        send(socket, bytes)
+        send(socket, dress(frame, self.mac, to))
+    }
+
+    fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> usize {
+        let short = frames.iter().take_while(|frame| frame.offload.gso.is_none()).count();
+        let count = short.min(to.len()).min(AT_ONCE);
+        if count < 2 {
+            return 0;
+        }
+        let mac = self.mac;
+        let mut parts = [EMPTY; AT_ONCE];
+        for ((frame, to), part) in frames[..count].iter_mut().zip(to).zip(&mut parts) {
+            let bytes = dress(frame, mac, *to);
+            *part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        }
+        let call = |fd, messages, count| {
+            // SAFETY: that of `many`.
+            unsafe { libc::sendmmsg(fd, messages, count, libc::MSG_NOSIGNAL) }
+        };
+        // SAFETY: each part is a frame of `frames`, which is borrowed until the call is over; the kernel only reads them.
+        unsafe { many(&self.small, &mut parts[..count], call, &mut []) }.unwrap_or(0)
     }
 
     fn descriptors(&self) -> Vec<RawFd> {
         self.receivers.iter().map(AsRawFd::as_raw_fd).collect()
     }
+}
+
+/// What was received into the frame's headroom and behind it becomes its packet.
+fn accept(nic: NicId, frame: &mut Frame, length: usize) -> io::Result<()> {
+    let packet = length.checked_sub(HEADROOM);
+    let header = frame.space(HEADROOM).first_chunk::<HEADER_LEN>().copied();
+    let (Some(packet), Some(header)) = (packet, header) else {
+        return Err(io::Error::other("a frame too short"));
+    };
+    let offload = Offload::parse(&header, ethernet::HEADER_LEN).map_err(io::Error::other)?;
+    frame.received(packet);
+    frame.ingress = Ingress::Nic(nic);
+    frame.offload = offload;
+    Ok(())
+}
+
+/// The frame with its virtio and Ethernet headers in front.
+fn dress(frame: &mut Frame, from: MacAddr, to: MacAddr) -> &mut [u8] {
+    let is_v6 = frame.packet().first().is_some_and(|first| first >> 4 == 6);
+    let ether_type = if is_v6 { ethernet::IPV6 } else { ethernet::IPV4 };
+    let virtio = frame.offload.emit(ethernet::HEADER_LEN, super::tun::headers_len(frame));
+    let bytes = frame.with_front(HEADROOM);
+    bytes[..HEADER_LEN].copy_from_slice(&virtio);
+    bytes[HEADER_LEN..HEADROOM].copy_from_slice(&ethernet::header(to, from, ether_type));
+    bytes
 }
 
 fn sender(ifindex: u32, buffer: libc::c_int) -> io::Result<OwnedFd> {
@@ -203,6 +277,53 @@ fn receive(socket: &OwnedFd, space: &mut [u8]) -> io::Result<usize> {
     let result =
         unsafe { libc::recv(socket.as_raw_fd(), space.as_mut_ptr().cast(), space.len(), 0) };
     check(result)
+}
+
+/// Into the first of `frames`, as many as there are `lengths` at most; how many came.
+fn receive_many(
+    socket: &OwnedFd,
+    frames: &mut [Frame],
+    lengths: &mut [usize],
+) -> io::Result<usize> {
+    let mut parts = [EMPTY; AT_ONCE];
+    let count = lengths.len().min(frames.len());
+    for (frame, part) in frames[..count].iter_mut().zip(&mut parts) {
+        let space = frame.space(HEADROOM);
+        *part = libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: space.len() };
+    }
+    let call = |fd, messages, count| {
+        // SAFETY: that of `many`; without a timeout.
+        unsafe { libc::recvmmsg(fd, messages, count, 0, std::ptr::null_mut()) }
+    };
+    // SAFETY: each part is the space of a frame of `frames`, which is borrowed mutably until the call is over.
+    unsafe { many(socket, &mut parts[..count], call, lengths) }
+}
+
+const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+/// A message for each of `parts` by one system call; how many were carried, and in `lengths` the bytes of each.
+///
+/// # Safety
+/// Each part is memory that lives through the call, writable where the call receives.
+unsafe fn many(
+    socket: &OwnedFd,
+    parts: &mut [libc::iovec],
+    call: impl FnOnce(RawFd, *mut libc::mmsghdr, libc::c_uint) -> libc::c_int,
+    lengths: &mut [usize],
+) -> io::Result<usize> {
+    // SAFETY: all bytes zero is a valid mmsghdr.
+    let mut messages: [libc::mmsghdr; AT_ONCE] = unsafe { std::mem::zeroed() };
+    let count = parts.len().min(AT_ONCE);
+    for (message, part) in messages.iter_mut().zip(parts) {
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
+    }
+    let result = call(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint);
+    let carried = check(result as isize)?;
+    for (length, message) in lengths.iter_mut().zip(&messages[..carried.min(count)]) {
+        *length = message.msg_len as usize;
+    }
+    Ok(carried)
 }
 
 fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {

@@ -429,11 +429,16 @@ impl Worker {
 
     /// Does what each frame's verdict says.
     fn dispatch(&mut self, frames: &mut [Frame]) {
-        for frame in frames {
+        let mut rest = frames;
+        while let [frame, ..] = &mut *rest {
+            let mut done = 1;
             match frame.verdict {
                 Verdict::Transmit { nic, destination } => {
                     match self.nics.get_mut(nic.index()).and_then(Option::as_mut) {
-                        Some(slot) => self.desk.transmit(nic, slot, frame, destination),
+                        Some(slot) => match self.desk.transmit_some(nic, slot, rest) {
+                            0 => self.desk.transmit(nic, slot, &mut rest[0], destination),
+                            sent => done = sent,
+                        },
                         None => self.desk.drop(DropReason::NicDown),
                     }
                 }
@@ -450,6 +455,7 @@ impl Worker {
                 Verdict::Punt(worker) => self.punt(worker, frame),
                 Verdict::Drop(reason) => self.desk.drop(reason),
             }
+            rest = &mut rest[done..];
         }
         self.desk.release();
         for (key, fate) in self.desk.state.learned.drain(..) {
@@ -562,19 +568,21 @@ impl Desk {
         let mut refused = 0;
         let mut outcome = Outcome::Going;
         while count < frames.len() && bytes < BATCH_BYTES && refused < BATCH {
-            match slot.outlet.device.receive(&mut frames[count]) {
-                Ok(()) => {
-                    bytes += frames[count].packet().len();
-                    count += 1;
+            let mut refuse = |error: io::Error| {
+                refused += 1;
+                self.receive_error(nic, &error);
+            };
+            match slot.outlet.device.receive_some(&mut frames[count..], &mut refuse) {
+                Ok(came) => {
+                    let of = &frames[count..count + came];
+                    bytes += of.iter().map(|frame| frame.packet().len()).sum::<usize>();
+                    count += came;
                 }
                 Err(ReceiveError::Empty) => {
                     slot.is_ready = false;
                     break;
                 }
-                Err(ReceiveError::Refused(error)) => {
-                    refused += 1;
-                    self.receive_error(nic, &error);
-                }
+                Err(ReceiveError::Refused(error)) => refuse(error),
                 Err(ReceiveError::Failed(error)) => {
                     tracing::warn!(?nic, %error, "a device is gone");
                     outcome = Outcome::Gone;
@@ -601,6 +609,25 @@ impl Desk {
                 }
             }
         }
+    }
+
+    /// Sends the first of `frames`, those that leave by this NIC one after the other; how many went. The next one has to go by itself.
+    fn transmit_some(&mut self, nic: NicId, slot: &mut Slot, frames: &mut [Frame]) -> usize {
+        let mut to = [MacAddr::default(); BATCH];
+        let mut count = 0;
+        for (frame, to) in frames.iter().zip(&mut to) {
+            match frame.verdict {
+                Verdict::Transmit { nic: by, destination } if by == nic => *to = destination,
+                _ => break,
+            }
+            count += 1;
+        }
+        let sent = slot.outlet.send_some(&mut frames[..count], &to[..count]);
+        let bytes = frames[..sent].iter().map(|frame| frame.packet().len() as u64).sum();
+        let counters = &self.statistics.nic(nic).sent;
+        counters.frames.add(sent as u64);
+        counters.bytes.add(bytes);
+        sent
     }
 
     fn transmit(&mut self, nic: NicId, slot: &mut Slot, frame: &mut Frame, to: MacAddr) {
