@@ -8,8 +8,10 @@ use crate::forward::verdict::Wait;
 
 /// Frames kept in all.
 const CAPACITY: usize = 256;
-/// Frames kept for one cause: as many as the kernel's own neighbour queue held for long.
-const PER_CAUSE: usize = 16;
+/// Frames kept for one next hop: many clients may turn to a new server at once. (The kernel keeps about a hundred.)
+const PER_NEIGHBOUR: usize = 96;
+/// Frames kept for another cause: of one flow.
+const PER_FLOW: usize = 16;
 /// Later fragments kept of one datagram: it has 45 of an Ethernet's size at most.
 const PER_DATAGRAM: usize = 64;
 /// How long a frame may wait, in milliseconds; the kernel's three probes take three seconds.
@@ -48,7 +50,8 @@ impl Waiting {
         let same = self.queue.iter().filter(|other| other.cause == waiter.cause).count();
         let most = match waiter.cause {
             Wait::FirstFragment(_) => PER_DATAGRAM,
-            Wait::Neighbour { .. } | Wait::Hold(_) | Wait::Socket(_) => PER_CAUSE,
+            Wait::Neighbour { .. } => PER_NEIGHBOUR,
+            Wait::Hold(_) | Wait::Socket(_) => PER_FLOW,
         };
         let has_room = same < most && self.queue.len() < CAPACITY;
         if has_room {
@@ -67,5 +70,30 @@ impl Waiting {
     /// Takes all of them, in the order in which they came.
     pub fn take(&mut self) -> Vec<Waiter> {
         std::mem::take(&mut self.queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::forward::frame::Ingress;
+    use crate::forward::view::NicId;
+    use crate::wire::offload::Offload;
+
+    #[test]
+    fn first_packets_of_many_clients_wait_for_a_new_server_and_leave_room_for_other_next_hops() {
+        let mut waiting = Waiting::default();
+        let mut taken = |last: u8| {
+            let address = IpAddr::from([10, 0, 0, last]);
+            let frame = Frame::holding(&[0; 40], Offload::default(), Ingress::Tun);
+            let cause = Wait::Neighbour { nic: NicId(0), address };
+            waiting.push(Waiter { frame, cause, since: Millis(0) })
+        };
+        assert_eq!((0..200).filter(|_| taken(1)).count(), 96);
+        assert_eq!((0..64).filter(|_| taken(2)).count(), 64);
+        assert!((0..64).any(|_| taken(3)));
+        assert!(!taken(1));
     }
 }
