@@ -1,0 +1,118 @@
+//! What vipa aims at, by ratios to others in the same run, and what it reached.
+
+use super::{Report, Scene};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Bound {
+    /// Of the other's median.
+    AtLeast(f64),
+    /// Of the other's median.
+    AtMost(f64),
+    /// More than the other's median, in the row's unit.
+    AddedBelow(f64),
+}
+
+/// Scene, row, who, beside whom, how much.
+type Aim = (&'static str, &'static str, &'static str, &'static str, Bound);
+
+use Bound::{AddedBelow, AtLeast, AtMost};
+
+const NFTABLES: &str = "nftables";
+const HAPROXY: &str = "HAProxy";
+const NAT: &str = "vipa nat";
+
+const AIMS: [Aim; 14] = [
+    ("egress", "tcp1-up", "vipa", "kernel routes", AtLeast(0.95)),
+    ("egress", "tcp4-up", "vipa", "kernel routes", AtLeast(0.60)),
+    ("balance", "tcp1-up", NAT, NFTABLES, AtLeast(0.90)),
+    ("balance", "tcp1-down", NAT, NFTABLES, AtLeast(0.90)),
+    ("balance", "tcp4-up", NAT, NFTABLES, AtLeast(0.45)),
+    ("balance", "tcp4-down", NAT, NFTABLES, AtLeast(0.45)),
+    ("balance", "tcp1-up", NAT, HAPROXY, AtLeast(1.6)),
+    ("balance", "tcp4-up", NAT, HAPROXY, AtLeast(1.6)),
+    ("balance", "udp", NAT, NFTABLES, AtLeast(1.4)),
+    ("balance", "udp", NAT, "testpmd af_packet", AtLeast(1.3)),
+    ("balance", "udp", NAT, "testpmd af_xdp", AtLeast(0.9)),
+    ("balance", "udp-cpu", NAT, NFTABLES, AtMost(1.4)),
+    ("balance", "rtt-light-p99", NAT, NFTABLES, AddedBelow(60.0)),
+    ("balance", "new", NAT, HAPROXY, AtLeast(1.5)),
+];
+
+/// Whether an aim was reached.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Verdict {
+    /// Scene and work.
+    pub(crate) work: String,
+    /// Who beside whom.
+    pub(crate) who: String,
+    pub(crate) aim: String,
+    /// `None`: one of the two is missing.
+    pub(crate) reached: Option<(String, bool)>,
+}
+
+/// All aims that speak of what was measured.
+pub(crate) fn verdicts(report: &Report) -> Vec<Verdict> {
+    let of = |name: &str| report.scenes.iter().find(|scene| scene.name == name);
+    AIMS.iter().filter_map(|aim| verdict(of(aim.0)?, aim)).collect()
+}
+
+fn verdict(scene: &Scene, (_, id, who, other, bound): &Aim) -> Option<Verdict> {
+    let row = scene.rows.iter().find(|row| row.id == *id)?;
+    let median = |name: &str| row.cells.get(scene.place(name)?)?.median();
+    let reached = median(who).zip(median(other)).filter(|(_, b)| *b > 0.0).map(|(a, b)| {
+        let ratio = a / b;
+        match bound {
+            AtLeast(least) => (format!("× {ratio:.2}"), ratio >= *least),
+            AtMost(most) => (format!("× {ratio:.2}"), ratio <= *most),
+            AddedBelow(limit) => (format!("{:+.1} {}", a - b, row.unit), a - b < *limit),
+        }
+    });
+    let aim = match bound {
+        AtLeast(least) => format!("at least × {least}"),
+        AtMost(most) => format!("at most × {most}"),
+        AddedBelow(limit) => format!("less than +{limit} {}", row.unit),
+    };
+    let name = if row.name.is_empty() { String::new() } else { format!(", {}", row.name) };
+    let work = format!("{}: {}{name}", scene.name, row.panel);
+    Some(Verdict { work, who: format!("{who} beside {other}"), aim, reached })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{report, row};
+    use super::super::{Cell, Report};
+    use super::*;
+
+    fn judged(report: &Report, who: &str) -> Vec<(String, Option<(String, bool)>)> {
+        let of = verdicts(report).into_iter().filter(|verdict| verdict.who == who);
+        of.map(|verdict| (verdict.aim, verdict.reached)).collect()
+    }
+
+    #[test]
+    fn a_ratio_is_reached_from_its_bound_on() {
+        let mut report = report();
+        let aim = "at least × 0.9".to_owned();
+        let said = judged(&report, "vipa nat beside nftables");
+        assert_eq!(said, [(aim.clone(), Some(("× 0.93".to_owned(), true)))]);
+        report.scenes[0].rows[0].cells[1] = Cell::Values(vec![17.8]);
+        let said = judged(&report, "vipa nat beside nftables");
+        assert_eq!(said, [(aim, Some(("× 0.89".to_owned(), false)))]);
+    }
+
+    #[test]
+    fn what_may_be_at_most_and_what_is_added_are_judged_the_other_way() {
+        let mut report = report();
+        let values = |a: f64, b: f64| vec![Cell::Values(vec![a]), Cell::Values(vec![b])];
+        report.scenes[0].rows =
+            vec![row("udp-cpu", values(100.0, 150.0)), row("rtt-light-p99", values(100.0, 150.0))];
+        let said = judged(&report, "vipa nat beside nftables");
+        let reached: Vec<bool> = said.into_iter().filter_map(|(_, of)| Some(of?.1)).collect();
+        assert_eq!(reached, [false, true]);
+    }
+
+    #[test]
+    fn of_who_is_missing_nothing_is_said() {
+        let said = judged(&report(), "vipa nat beside HAProxy");
+        assert_eq!(said, [("at least × 1.6".to_owned(), None)]);
+    }
+}
