@@ -59,8 +59,8 @@ impl Outlet {
     }
 
     /// Sends several frames as they are; tells how many of the first were sent. The others are to be sent one by one.
-    pub fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> usize {
-        if self.is_offloading { self.device.send_some(frames, to) } else { 0 }
+    pub fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> (usize, usize) {
+        if self.is_offloading { self.device.send_some(frames, to) } else { (0, 0) }
     }
 
     fn send_split(&mut self, frame: &Frame, to: MacAddr, scratch: &mut Frame) -> io::Result<()> {

@@ -27,11 +27,10 @@ pub trait Device: std::fmt::Debug + Send {
     /// See [`ReceiveError`].
     fn receive(&mut self, frame: &mut Frame) -> Result<(), ReceiveError>;
 
-    /// Receives into the first of `frames`, and tells how many: no more than are there, and some at least unless none is. What cannot be
-    /// received is told to `refused`, and others take its place.
+    /// Receives into the first of `frames`, and tells how many; none, if all that came was refused. That is told to `refused`.
     ///
     /// # Errors
-    /// None came: [`ReceiveError::Empty`], or the device is gone.
+    /// None is there: [`ReceiveError::Empty`], or the device is gone.
     fn receive_some(
         &mut self,
         frames: &mut [Frame],
@@ -55,11 +54,11 @@ pub trait Device: std::fmt::Debug + Send {
     /// The system call's.
     fn send(&mut self, frame: &mut Frame, to: MacAddr) -> io::Result<()>;
 
-    /// Sends several frames, `to` the MAC address of each one's next hop; tells how many of the first were sent. The next one is to be
-    /// sent by itself, to hear why.
-    fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> usize {
+    /// Sends several frames at once, `to` the MAC address of each one's next hop; tells how many of the first were sent, and of how many
+    /// that was tried. The others of these are to be sent one by one, to hear what is wrong with them.
+    fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> (usize, usize) {
         let _ = (frames, to);
-        0
+        (0, 0)
     }
 
     /// What to poll for frames.

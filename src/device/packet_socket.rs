@@ -29,6 +29,8 @@ const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 
 /// Frames that one system call may carry.
 const AT_ONCE: usize = 64;
+/// After so many frames of one family the other one is asked, however many more there are.
+const IN_A_ROW: usize = 64;
 /// Of frames longer than this fewer are taken at once: what is received should still be in the cache when it is sent.
 const SHORT: usize = 2048;
 
@@ -52,8 +54,9 @@ pub struct NicPort {
     small: OwnedFd,
     bulk: OwnedFd,
     receivers: Vec<OwnedFd>,
-    /// The receiver to ask next.
+    /// The receiver to ask next, and how many frames it gave in a row.
     turn: usize,
+    in_a_row: usize,
     /// How many frames it is asked for.
     at_once: usize,
 }
@@ -77,8 +80,15 @@ impl NicPort {
             bulk: sender(ifindex, BULK_BUFFER)?,
             receivers,
             turn: 0,
+            in_a_row: 0,
             at_once: 1,
         })
+    }
+}
+
+impl NicPort {
+    fn next_receiver(&mut self) {
+        (self.turn, self.in_a_row) = ((self.turn + 1) % self.receivers.len(), 0);
     }
 }
 
@@ -87,9 +97,7 @@ impl Device for NicPort {
         for _ in 0..self.receivers.len() {
             let socket = &self.receivers[self.turn];
             match receive(socket, frame.space(HEADROOM)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.turn = (self.turn + 1) % self.receivers.len();
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.next_receiver(),
                 // ENETDOWN is said once when the NIC goes down; the socket works again when it is back.
                 Err(error) => return Err(ReceiveError::Refused(error)),
                 Ok(length) => {
@@ -111,7 +119,7 @@ impl Device for NicPort {
             let lengths = &mut lengths[..wanted];
             let count = match receive_many(&self.receivers[self.turn], frames, lengths) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.turn = (self.turn + 1) % self.receivers.len();
+                    self.next_receiver();
                     continue;
                 }
                 Err(error) => {
@@ -120,6 +128,10 @@ impl Device for NicPort {
                 }
                 Ok(count) => count,
             };
+            self.in_a_row += count;
+            if self.in_a_row >= IN_A_ROW {
+                self.next_receiver();
+            }
             let mut accepted = 0;
             for at in 0..count {
                 match accept(self.nic, &mut frames[at], lengths[at]) {
@@ -142,11 +154,11 @@ impl Device for NicPort {
         send(socket, dress(frame, self.mac, to))
     }
 
-    fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> usize {
+    fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> (usize, usize) {
         let short = frames.iter().take_while(|frame| frame.offload.gso.is_none()).count();
         let count = short.min(to.len()).min(AT_ONCE);
         if count < 2 {
-            return 0;
+            return (0, 0);
         }
         let mac = self.mac;
         let mut parts = [EMPTY; AT_ONCE];
@@ -159,7 +171,8 @@ impl Device for NicPort {
             unsafe { libc::sendmmsg(fd, messages, count, libc::MSG_NOSIGNAL) }
         };
         // SAFETY: each part is a frame of `frames`, which is borrowed until the call is over; the kernel only reads them.
-        unsafe { many(&self.small, &mut parts[..count], call, &mut []) }.unwrap_or(0)
+        let sent = unsafe { many(&self.small, &mut parts[..count], call, &mut []) };
+        (sent.unwrap_or(0), count)
     }
 
     fn descriptors(&self) -> Vec<RawFd> {

@@ -9,13 +9,13 @@
 //! end), and each packet socket takes the kernel tens of milliseconds. A TUN behind a dozen of them would keep its carrier, and with it
 //! all traffic, for a quarter of a second. So the adapter's queues come last into the high numbers, after the guard's lifeline and the
 //! lock.
-#![allow(unsafe_code)] // getrlimit and setrlimit, the latter also in a child that is about to become another program.
+#![allow(unsafe_code)] // getrlimit, setrlimit and prlimit.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::Child;
+use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,8 +26,8 @@ use crate::config::Config;
 const BASE: u64 = 64;
 /// A worker's, beside its NICs.
 const EACH_WORKER: u64 = 6;
-/// Of a NIC for each worker: two packet sockets, and as many again while they are opened anew.
-const EACH_PORT: u64 = 4;
+/// Of a NIC for each worker: two packet sockets to send and two to hear, and as many again while they are opened anew.
+const EACH_PORT: u64 = 8;
 /// Of a NIC for RIP, announcements and the watch over paths.
 const EACH_NIC: u64 = 8;
 /// Of a program while it runs.
@@ -65,7 +65,6 @@ impl Limit {
         Limit { soft: limit.rlim_cur, hard: limit.rlim_max }
     }
 
-    /// Allocates nothing and takes no lock.
     fn set(self) -> io::Result<()> {
         let limit = libc::rlimit { rlim_cur: self.soft, rlim_max: self.hard };
         // SAFETY: `limit` lives.
@@ -92,9 +91,9 @@ impl Need {
         }
     }
 
-    /// What is wrong with a hard limit, if it is too low for that.
+    /// What is wrong with a hard limit, if it is too low for that. What the forwarder has open counts beside what stays free for it.
     pub fn shortage(self, hard: u64) -> Option<String> {
-        let all = self.forwarder + self.status;
+        let all = 2 * self.forwarder + self.status;
         (all > hard).then(|| {
             format!(
                 "{all} descriptors may be needed, {} of them by status objects, and the hard limit (RLIMIT_NOFILE) is {hard}: \
@@ -120,15 +119,16 @@ pub fn reserve(need: Need) {
     RESERVED.store(need.forwarder, Ordering::Relaxed);
 }
 
-/// The program will start with the soft limit that this process was started with.
-pub fn as_found(command: &mut Command) {
-    let Some(soft) = FOUND.get().copied() else { return };
-    let set = move || {
-        let hard = Limit::of_process().hard;
-        Limit { soft: soft.min(hard), hard }.set()
+/// A program that was started has the soft limit that this process was started with. (It is given to the child, and not taken by it
+/// before it becomes the program: for that the whole process would be forked.)
+pub fn as_found(child: &Child) {
+    let limit = Limit::of_process();
+    let Some(soft) = FOUND.get().copied().filter(|found| *found < limit.soft) else { return };
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: limit.hard };
+    // SAFETY: `limit` lives, and nothing is written. A child that has ended is still ours: its number is nobody else's yet.
+    unsafe {
+        libc::prlimit(child.id() as i32, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut())
     };
-    // SAFETY: in the child it makes two system calls, and no more.
-    unsafe { command.pre_exec(set) };
 }
 
 /// May a status object have one more?
@@ -189,9 +189,9 @@ mod tests {
         let nics = "[[nic]]\nname = \"eth1\"\n[[nic]]\nname = \"eth2\"\n";
         let head = "[virtual]\nname = \"vipa0\"\naddresses = [\"203.0.113.10\"]\n";
         let few = of(&format!("{head}{nics}"));
-        assert_eq!(few, Need { forwarder: 64 + 6 + 2 * 12, status: 0 });
+        assert_eq!(few, Need { forwarder: 64 + 6 + 2 * 16, status: 0 });
         let workers = of(&format!("{head}[forwarder]\nworkers = 4\n{nics}"));
-        assert_eq!(workers, Need { forwarder: 64 + 24 + 2 * 24, status: 0 });
+        assert_eq!(workers, Need { forwarder: 64 + 24 + 2 * 40, status: 0 });
         let service = "[[service]]\nname = \"web\"\naddress = \"203.0.113.10:80\"\nprotocol = \"tcp\"\npolicy = \"closest\"\n\
              [[service.status]]\nname = \"hops\"\nrole = \"distance\"\nkind = \"hops\"\n\
              [[service.status]]\nname = \"own\"\nkind = \"exec\"\ncommand = [\"/bin/true\"]\n\
@@ -199,9 +199,9 @@ mod tests {
              [[service.server]]\nname = \"b\"\naddress = \"10.2.0.2:80\"\n";
         let served = of(&format!("{head}{nics}{service}"));
         assert_eq!(served, Need { status: 2 * 5, ..few });
-        assert_eq!(served.shortage(104), None);
-        let told = served.shortage(103).expect("one is missing");
-        assert!(told.starts_with("104 descriptors") && told.contains("is 103"), "{told}");
+        assert_eq!(served.shortage(214), None);
+        let told = served.shortage(213).expect("one is missing");
+        assert!(told.starts_with("214 descriptors") && told.contains("is 213"), "{told}");
     }
 
     #[test]

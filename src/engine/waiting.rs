@@ -10,6 +10,8 @@ use crate::forward::verdict::Wait;
 const CAPACITY: usize = 256;
 /// Frames kept for one next hop: many clients may turn to a new server at once. (The kernel keeps about a hundred.)
 const PER_NEIGHBOUR: usize = 96;
+/// Frames kept for next hops in all: a scan of a subnet leaves room for other causes.
+const NEIGHBOURS: usize = 192;
 /// Frames kept for another cause: of one flow.
 const PER_FLOW: usize = 16;
 /// Later fragments kept of one datagram: it has 45 of an Ethernet's size at most.
@@ -53,7 +55,10 @@ impl Waiting {
             Wait::Neighbour { .. } => PER_NEIGHBOUR,
             Wait::Hold(_) | Wait::Socket(_) => PER_FLOW,
         };
-        let has_room = same < most && self.queue.len() < CAPACITY;
+        let is_for_hop = |waiter: &Waiter| matches!(waiter.cause, Wait::Neighbour { .. });
+        let is_crowded = is_for_hop(&waiter)
+            && self.queue.iter().filter(|other| is_for_hop(other)).count() >= NEIGHBOURS;
+        let has_room = same < most && !is_crowded && self.queue.len() < CAPACITY;
         if has_room {
             self.queue.push(waiter);
         }
@@ -78,7 +83,9 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::forward::flow::Side;
     use crate::forward::frame::Ingress;
+    use crate::forward::rewrite::Endpoint;
     use crate::forward::view::NicId;
     use crate::wire::offload::Offload;
 
@@ -95,5 +102,10 @@ mod tests {
         assert_eq!((0..64).filter(|_| taken(2)).count(), 64);
         assert!((0..64).any(|_| taken(3)));
         assert!(!taken(1));
+        assert_eq!((4..250).filter(|last| taken(*last)).count(), 31, "a scan: 192 in all");
+        let frame = Frame::holding(&[0; 40], Offload::default(), Ingress::Tun);
+        let one = Endpoint { address: IpAddr::from([10, 0, 0, 1]), port: 1 };
+        let cause = Wait::Socket(Key::new(one, one, 6, Side::Tun));
+        assert!(waiting.push(Waiter { frame, cause, since: Millis(0) }), "another cause");
     }
 }

@@ -296,7 +296,10 @@ impl Worker {
             || !self.punted.is_empty()
         {
             Some(Duration::ZERO)
-        } else if !self.desk.state.flows.is_empty() || !self.desk.waiting.is_empty() {
+        } else if !self.desk.state.flows.is_empty()
+            || !self.desk.waiting.is_empty()
+            || !self.desk.flooded.is_empty()
+        {
             Some(Duration::from_millis(SWEEP_EVERY.0))
         } else {
             None
@@ -433,12 +436,9 @@ impl Worker {
         while let [frame, ..] = &mut *rest {
             let mut done = 1;
             match frame.verdict {
-                Verdict::Transmit { nic, destination } => {
+                Verdict::Transmit { nic, .. } => {
                     match self.nics.get_mut(nic.index()).and_then(Option::as_mut) {
-                        Some(slot) => match self.desk.transmit_some(nic, slot, rest) {
-                            0 => self.desk.transmit(nic, slot, &mut rest[0], destination),
-                            sent => done = sent,
-                        },
+                        Some(slot) => done = self.desk.transmit_some(nic, slot, rest),
                         None => self.desk.drop(DropReason::NicDown),
                     }
                 }
@@ -507,10 +507,12 @@ impl Worker {
             }
             let mut frames = [frame];
             process_batch(&mut frames, &mut self.desk.state, sight);
-            if let [Frame { verdict: Verdict::Wait(cause), .. }] = frames {
+            if let [Frame { verdict: Verdict::Wait(next), .. }] = frames {
                 let [frame] = frames;
-                if !self.desk.waiting.push(Waiter { frame, cause, since }) {
+                if !self.desk.waiting.push(Waiter { frame, cause: next, since }) {
                     self.desk.drop(DropReason::WaitQueueFull);
+                } else if next != cause {
+                    self.desk.ask(next);
                 }
             } else {
                 self.dispatch(&mut frames);
@@ -622,12 +624,16 @@ impl Desk {
             }
             count += 1;
         }
-        let sent = slot.outlet.send_some(&mut frames[..count], &to[..count]);
+        let (sent, tried) = slot.outlet.send_some(&mut frames[..count], &to[..count]);
         let bytes = frames[..sent].iter().map(|frame| frame.packet().len() as u64).sum();
         let counters = &self.statistics.nic(nic).sent;
         counters.frames.add(sent as u64);
         counters.bytes.add(bytes);
-        sent
+        let done = tried.max(1);
+        for (frame, to) in frames[sent..done].iter_mut().zip(&to[sent..done]) {
+            self.transmit(nic, slot, frame, *to);
+        }
+        done
     }
 
     fn transmit(&mut self, nic: NicId, slot: &mut Slot, frame: &mut Frame, to: MacAddr) {
@@ -677,6 +683,11 @@ impl Desk {
             self.drop(DropReason::WaitQueueFull);
             return;
         }
+        self.ask(cause);
+    }
+
+    /// Has what a frame waits for found out.
+    fn ask(&self, cause: Wait) {
         match cause {
             Wait::Neighbour { nic, address } => self.router.ask(Request::Resolve { nic, address }),
             Wait::Hold(id) => self.ask_hold(&self.state.flows.rewritten_flow(id)),

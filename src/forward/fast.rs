@@ -130,7 +130,7 @@ fn kind<const N: usize>(packet: &[u8; HEADERS], protocol: u8, length: u16) -> Op
 }
 
 /// Carries on the first of these packets, as many as are plain and of one kind, and gives their frames a verdict. Says how many those are;
-/// nothing was done to the next one.
+/// of the next one nothing was written but a verdict.
 #[inline(always)]
 pub(super) fn carry(
     frames: &mut [Frame],

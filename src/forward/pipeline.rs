@@ -82,11 +82,14 @@ pub fn process_batch(frames: &mut [Frame], state: &mut State, sight: Sight<'_>) 
         fast::look_ahead(frames, &state.flows, &mut ahead);
         let mut at = 0;
         while at < frames.len() {
-            at += fast::carry(&mut frames[at..], &ahead[at..], state, &sight);
-            if let Some(frame) = frames.get_mut(at) {
-                process_one(frame, state, sight);
-                at += 1;
-            }
+            // A run ends where the kind changes; only what begins no other run is not plain.
+            at += match fast::carry(&mut frames[at..], &ahead[at..], state, &sight) {
+                0 => {
+                    process_one(&mut frames[at], state, sight);
+                    1
+                }
+                carried => carried,
+            };
         }
     }
 }

@@ -123,15 +123,24 @@ pub(super) fn begin(
     state: &mut State,
     sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
-    begin_or_reset(frame, headers, id, false, state, sight)
+    begin_or_reset(frame, headers, id, Before::Nothing, state, sight)
 }
 
-/// The same; `is_owed`: it was a flow of a server that died, whose client is told of it in any case.
+/// What there was with the ends of a flow that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// A flow that was ending; no flood keeps its SYN out, that has been asked.
+    Another,
+    /// A flow of a server that died: its client is told of it in any case.
+    Dead,
+}
+
 fn begin_or_reset(
     frame: &mut Frame,
     headers: &Headers,
     id: ServiceId,
-    is_owed: bool,
+    before: Before,
     state: &mut State,
     sight: Sight<'_>,
 ) -> Result<Verdict, DropReason> {
@@ -151,16 +160,12 @@ fn begin_or_reset(
     }
     let chosen = choose(service, headers, sight.preferred).filter(|_| !is_middle);
     let Some((server_id, server)) = chosen else {
-        return refuse(frame, headers, is_owed, state, sight);
+        return refuse(frame, headers, before == Before::Dead, state, sight);
     };
-    let key = Key::of(headers, side);
-    // What this host sends itself is no flood.
-    if side == Side::Nic
-        && let Some(syn) = syn(frame, headers, &key, state)
-        && !state.floods.admits(id, syn, sight.now)
-    {
+    if before != Before::Another && is_shed(frame, headers, id, state, sight.now) {
         return Err(DropReason::SynFlood);
     }
+    let key = Key::of(headers, side);
     let client = key.source();
     let instance = Endpoint { address: server.address, port: server.port.unwrap_or(asked_port) };
     let seen = seen(service, server, headers, side, sight.net)?;
@@ -182,7 +187,7 @@ fn begin_or_reset(
         .map_err(|_| DropReason::FlowTableFull)?;
     state.released.extend(evicted);
     count(server, state, WorkerCounters::began);
-    carry(frame, headers, (flow, Direction::Original), state, sight)
+    carry_on(frame, headers, (flow, Direction::Original), Some(server), state, sight)
 }
 
 /// A packet of a flow goes on.
@@ -196,20 +201,37 @@ pub(super) fn carry(
     let server = identify(id, state, sight.preferred).and_then(|id| sight.preferred.server(id));
     let is_dead = server.is_some_and(|server| server.fate != preferred::Fate::Kept);
     if is_dead || direction == Direction::Original && is_another(headers, state.flows.phase(id)) {
+        let asked = asked(headers, sight.preferred);
+        // A SYN that is not taken ends nothing.
+        if !is_dead && asked.is_some_and(|id| is_shed(frame, headers, id, state, sight.now)) {
+            return Err(DropReason::SynFlood);
+        }
         state.flows.remove(id);
         settle(state, sight.preferred);
-        return match asked(headers, sight.preferred) {
-            Some(id) => begin_or_reset(frame, headers, id, is_dead, state, sight),
+        let before = if is_dead { Before::Dead } else { Before::Another };
+        return match asked {
+            Some(id) => begin_or_reset(frame, headers, id, before, state, sight),
             // From the server: there is nobody any more to tell.
             None => Err(DropReason::NoFlow),
         };
     }
-    if is_hasty(frame, headers, (id, direction), state, sight.now)
+    if is_hasty(frame, headers, (id, direction), state, sight)
         && let Some((service, _)) = state.flows.served_by(id)
         && !state.floods.admits_again(service, sight.now)
     {
         return Err(DropReason::SynFlood);
     }
+    carry_on(frame, headers, (id, direction), server, state, sight)
+}
+
+fn carry_on(
+    frame: &mut Frame,
+    headers: &Headers,
+    (id, direction): (FlowId, Direction),
+    server: Option<&Server>,
+    state: &mut State,
+    sight: Sight<'_>,
+) -> Result<Verdict, DropReason> {
     let way = match way(id, direction, headers, state, sight)? {
         Ok(way) => way,
         Err(wait) => return Ok(Verdict::Wait(wait)),
@@ -496,27 +518,42 @@ fn is_another(headers: &Headers, phase: Phase) -> bool {
         && matches!(headers.layer4, Layer4::Tcp { flags, .. } if flags.is_bare_syn())
 }
 
-/// A hash of a SYN that begins a connection: the same for the same SYN sent again.
-fn syn(frame: &Frame, headers: &Headers, key: &Key, state: &State) -> Option<u64> {
-    let Layer4::Tcp { flags, .. } = headers.layer4 else { return None };
-    let numbers = Numbers::of(frame.packet(), headers).filter(|_| flags.is_bare_syn())?;
-    Some(spread::mix(state.flows.hash_of(key) ^ u64::from(numbers.sequence)))
+/// Does a flood keep this SYN, which may begin a connection, out? What this host sends itself is no flood.
+fn is_shed(
+    frame: &Frame,
+    headers: &Headers,
+    id: ServiceId,
+    state: &mut State,
+    now: Millis,
+) -> bool {
+    let Layer4::Tcp { flags, .. } = headers.layer4 else { return false };
+    if !flags.is_bare_syn() || frame.ingress == Ingress::Tun {
+        return false;
+    }
+    let Some(numbers) = Numbers::of(frame.packet(), headers) else { return false };
+    // The same for the same SYN sent again.
+    let key = Key::of(headers, Side::Nic);
+    let syn = spread::mix(state.flows.hash_of(&key) ^ u64::from(numbers.sequence));
+    !state.floods.admits(id, syn, now)
 }
 
-/// A SYN of a half-open flow that has been carried, from outside and sooner than a client sends its SYN again.
+/// A SYN, from outside, of a half-open flow that has been carried, and sooner after anything else of that than a client sends its SYN again.
 fn is_hasty(
     frame: &Frame,
     headers: &Headers,
     (id, direction): (FlowId, Direction),
     state: &State,
-    now: Millis,
+    sight: Sight<'_>,
 ) -> bool {
+    let flows = &state.flows;
     matches!(headers.layer4, Layer4::Tcp { flags, .. } if flags.is_bare_syn())
         && direction == Direction::Original
         && frame.ingress != Ingress::Tun
-        && state.flows.phase(id) == Phase::Opening
-        && state.flows.expected(id) != Expected::default()
-        && state.flows.idle(id, now) < flood::PATIENCE
+        && flows.phase(id) == Phase::Opening
+        // One that waits for its next hop has not been carried.
+        && (flows.leaves_by(id, direction) == Side::Tun
+            || flows.way(id, direction, sight.net.generation).is_some())
+        && flows.idle(id, sight.now) < flood::PATIENCE
 }
 
 /// The way of a flow's direction: to the server, or to the client; `None`: into the TUN.

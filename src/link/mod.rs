@@ -93,7 +93,7 @@ pub enum Error {
     /// Two adapters of one network namespace would take each other's things for their own.
     #[error(
         "{adapter}, another adapter of vipa's in this network namespace, has {what}: give this one a [virtual] table and \
-         preference of its own, or `vipa down --adapter {adapter}` first"
+         preference of its own, and take down first (`vipa down --adapter`) which of the two is not to have that any more"
     )]
     OtherAdapter {
         /// The other one.

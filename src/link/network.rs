@@ -110,12 +110,9 @@ impl Network {
         state: &Path,
         statistics: Arc<RouterStatistics>,
     ) -> Result<(Network, bool)> {
-        let state_error = |source| Error::State { path: state.display().to_string(), source };
-        let (saved, is_adopted) = Saved::open(state, &config).map_err(state_error)?;
-        let others = Saved::find(state, None).map_err(state_error)?;
-        if let Some((adapter, what)) = saved.clash(&others) {
-            return Err(Error::OtherAdapter { adapter: adapter.to_owned(), what });
-        }
+        let (saved, is_adopted) = Saved::open(state, &config)
+            .map_err(|source| Error::State { path: state.display().to_string(), source })?;
+        refuse_clash(&saved)?;
         let open = |source| Error::Netlink { what: "open", source };
         let mut network = Network {
             // The listener before the first dump: nothing falls between them.
@@ -163,9 +160,9 @@ impl Network {
     /// # Errors
     /// A table that it needs belongs to somebody else.
     pub fn follow(&mut self, config: Arc<Config>, now: Instant) -> Result<()> {
+        let before = std::mem::replace(&mut self.config, config);
         // What a configuration that was refused has set up is to be seen, and what others have.
         self.absorb()?;
-        let before = std::mem::replace(&mut self.config, config);
         let is_known: HashSet<u32> = all_tables(&before).into_iter().collect();
         let tables = self.saved.tables.iter().copied().chain(all_tables(&self.config));
         let unread = self.mirror.follow(tables);
@@ -183,8 +180,11 @@ impl Network {
                 return Err(Error::ForeignTable { table, route: prefix.to_string() });
             }
         }
+        let mut saved = self.saved.clone();
+        saved.follow(&self.config);
+        refuse_clash(&saved)?;
         // Not before: what is saved as ours is not asked for again.
-        self.saved.follow(&self.config);
+        self.saved = saved;
         self.hold_down.reconfigure(&self.config);
         if self.config.path.probe == Probe::Off {
             self.paths = Paths::default();
@@ -199,8 +199,8 @@ impl Network {
     /// # Errors
     /// The kernel refused one. Then those of before are to be taken again.
     pub fn serve(&mut self, config: Arc<Config>) -> Result<()> {
-        self.absorb()?;
         self.config = config;
+        self.absorb()?;
         let rules = policy_rules(&self.config, &self.mirror);
         let steps = rules_difference(&rules, &self.mirror, &Ours::of(&self.saved));
         let done = self.apply(&steps, true);
@@ -238,6 +238,11 @@ impl Network {
         self.store()?;
         self.ensure_sysctls(true)?;
         self.settle(true).map(|_| ())
+    }
+
+    /// Goes by this configuration from now on, whatever of it could be done.
+    pub fn go_by(&mut self, config: Arc<Config>) {
+        self.config = config;
     }
 
     /// Lets go of what only configurations of before needed: settings are given back, NICs watched no more. After a configuration that
@@ -750,6 +755,17 @@ impl Network {
             self.mirror.apply(notice);
         }
         Ok(())
+    }
+}
+
+/// Two adapters are not to have the same table or preferences.
+fn refuse_clash(saved: &Saved) -> Result<()> {
+    let others = saved
+        .others()
+        .map_err(|source| Error::State { path: saved.directory().display().to_string(), source })?;
+    match saved.clash(&others) {
+        Some((adapter, what)) => Err(Error::OtherAdapter { adapter: adapter.to_owned(), what }),
+        None => Ok(()),
     }
 }
 

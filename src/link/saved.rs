@@ -112,10 +112,22 @@ impl Saved {
             || saved.addresses != before.addresses;
     }
 
+    /// Where the file is.
+    pub fn directory(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new("."))
+    }
+
+    /// The files of other adapters of this network namespace.
+    pub fn others(&self) -> io::Result<Vec<Saved>> {
+        let mut found = Saved::find(self.directory(), None)?;
+        found.retain(|other| other.adapter != self.adapter);
+        Ok(found)
+    }
+
     /// Another adapter among `others` that has a table or preferences of this one, and which: each would put its own in the other's
     /// place, for ever.
     pub fn clash<'a>(&self, others: &'a [Saved]) -> Option<(&'a str, String)> {
-        others.iter().filter(|other| other.adapter != self.adapter).find_map(|other| {
+        others.iter().find_map(|other| {
             let table = self.tables.iter().find(|table| other.tables.contains(table));
             let ten = self.preferences.iter().find(|ten| other.preferences.contains(ten));
             let what = match (table, ten) {
@@ -286,10 +298,10 @@ mod tests {
             ..ours.clone()
         };
         let clash = |table, ten| {
-            let others = [ours.clone(), other(table, ten)];
+            let others = [other(table, ten)];
             ours.clash(&others).map(|(adapter, what)| format!("{adapter}: {what}"))
         };
-        assert_eq!(clash(930, 9330), None, "nor does an adapter clash with itself");
+        assert_eq!(clash(930, 9330), None);
         assert_eq!(clash(923, 9330).as_deref(), Some("vipa1: table 923"));
         assert_eq!(clash(930, 9230).as_deref(), Some("vipa1: preferences from 9230 on"));
     }

@@ -36,7 +36,8 @@ const LATE: Duration = Duration::from_millis(20);
 const SOURCE_PORTS: RangeInclusive<u16> = 49_152..=60_999;
 /// Source ports tried for one session.
 const TRIES: u16 = 256;
-/// A session's end is told so often, since nobody confirms it (RFC 5880 section 6.8.16 wants it repeated) …
+/// A session's end is told so often, since nobody confirms it: one loss, or two, do no harm. (RFC 5880 section 6.8.16 would have it
+/// repeated for a detection time, which is longer than a stop should take.) …
 const FAREWELLS: u32 = 3;
 /// … and at this distance.
 const FAREWELL_EVERY: Duration = Duration::from_millis(10);

@@ -571,8 +571,9 @@ impl Daemon {
             Command::Request => {
                 self.answer(&message, &interface, datagram.source, datagram.is_multicast)?;
                 let is_for_all = matches!(message.items().next(), Some(Ok(Item::WholeTable)));
-                if is_from_router && is_for_all && self.asking.owes_an_answer(interface.nic, source)
-                {
+                // Who asks everybody: a question to us alone is itself asked back, and would be again.
+                let is_new = datagram.is_multicast && is_from_router && is_for_all;
+                if is_new && self.asking.owes_an_answer(interface.nic, source) {
                     self.ask(&interface, datagram.source, message.version);
                 }
             }

@@ -71,13 +71,13 @@ impl Exec {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .process_group(0);
-        descriptors::as_found(&mut command);
         let failed = |error: io::Error| match unreached(&error) {
             Failure::Unreached(why) => Failure::Unreached(format!("{program}: {why}")),
             other => other,
         };
         room()?;
         let mut child = command.spawn().map_err(failed)?;
+        descriptors::as_found(&child);
         let output = child.stdout.take();
         let group = Group::new(child).map_err(failed)?;
         let output = output.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;

@@ -63,6 +63,13 @@ enum What {
     },
 }
 
+/// Now and then more than is looked ahead for at once.
+fn batch() -> impl Strategy<Value = Vec<Next>> {
+    let few = prop::collection::vec(next(), 1..24);
+    let many = prop::collection::vec(next(), super::AHEAD..2 * super::AHEAD + 9);
+    prop_oneof![8 => few, 1 => many]
+}
+
 fn next() -> impl Strategy<Value = Next> {
     let new = (any::<bool>(), any::<bool>(), any::<bool>(), 0..3u8, 0..5u8).prop_map(
         |(is_inbound, is_v6, is_tcp, peer, port)| What::New {
@@ -310,7 +317,7 @@ fn frame(next: &Next, sent: &[(Vec<u8>, Ingress)]) -> Option<(Vec<u8>, Offload, 
 proptest! {
     #[test]
     fn the_short_way_does_what_the_long_one_does(
-        batches in prop::collection::vec(prop::collection::vec(next(), 1..24), 1..12),
+        batches in prop::collection::vec(batch(), 1..12),
     ) {
         let (mut short, mut long) = (Forwarder::new(), Forwarder::new());
         let mut net = view();
@@ -401,6 +408,88 @@ fn data_of_open_flows_goes_the_short_way_in_every_mode() {
             }
             assert!(one(client, vipa, 0x18, nic).0, "{family:?} {port}: what goes there");
         }
+    }
+}
+
+/// A run ends where the kind of packets changes, and the next one begins there.
+#[test]
+fn packets_that_alternate_go_the_short_way_as_well() {
+    let mut forwarder = Forwarder::new();
+    let net = view();
+    let (client, service) = ((far(Family::V4, 9, 1), 40_000), (vipa(Family::V4, 10), 80));
+    let bytes = |from, to, flags| {
+        let next = Next { what: What::View, flags, ttl: 64, size: 10, state: 0 };
+        packet(from, to, true, &next)
+    };
+    let [to_client, to_server] = [0, 1].map(|nic| Ingress::Nic(NicId(nic)));
+    let mut run = |packets: &[(Vec<u8>, Ingress)]| {
+        let hold = |(bytes, ingress): &(Vec<u8>, Ingress)| {
+            Frame::holding(bytes, Offload::default(), *ingress)
+        };
+        let mut frames: Vec<Frame> = packets.iter().map(hold).collect();
+        let sight = Sight { net: &net, preferred: &forwarder.preferred, now: Millis(1) };
+        let mut ahead = [super::Plain::NONE; super::AHEAD];
+        super::look_ahead(&frames, &forwarder.state.flows, &mut ahead);
+        let (mut at, mut runs) = (0, Vec::new());
+        while at < frames.len() {
+            let carried = super::carry(&mut frames[at..], &ahead[at..], &forwarder.state, &sight);
+            if carried == 0 {
+                process_one(&mut frames[at], &mut forwarder.state, sight);
+            }
+            runs.push(carried);
+            at += carried.max(1);
+        }
+        (runs, frames[0].packet().to_vec())
+    };
+    let (_, syn) = run(&[(bytes(client, service, 0x02), to_client)]);
+    let headers = Headers::parse(&syn).expect("headers");
+    let (source, destination) = headers.ports();
+    let (server, seen) = ((headers.destination, destination), (headers.source, source));
+    run(&[(bytes(server, seen, 0x12), to_server)]);
+    run(&[(bytes(client, service, 0x10), to_client)]);
+    let (there, back) =
+        ((bytes(client, service, 0x10), to_client), (bytes(server, seen, 0x10), to_server));
+    run(&[there.clone(), back.clone()]);
+    let (a, b) = (there, back);
+    let (runs, _) = run(&[a.clone(), b.clone(), a.clone(), a.clone(), b.clone(), a, b]);
+    assert_eq!(runs, [1, 1, 2, 1, 1, 1]);
+}
+
+/// RFC 768: a checksum of 0 would say that there is none.
+#[test]
+fn a_datagrams_checksum_that_comes_to_zero_is_sent_as_all_ones() {
+    let add = |a: u16, b: u16| {
+        let sum = u32::from(a) + u32::from(b);
+        (sum + (sum >> 16)) as u16
+    };
+    for family in Family::BOTH {
+        let mut forwarder = Forwarder::new();
+        let net = view();
+        let mut run = |bytes: &[u8]| {
+            let mut frames = [Frame::holding(bytes, Offload::default(), Ingress::Tun)];
+            let sight = Sight { net: &net, preferred: &forwarder.preferred, now: Millis(1) };
+            process_batch(&mut frames, &mut forwarder.state, sight);
+            if let Verdict::Wait(Wait::Hold(id)) = frames[0].verdict {
+                forwarder.state.flows.set_held(id);
+            }
+            frames[0].packet().to_vec()
+        };
+        // By rule from another VIPA.
+        let (own, to) = ((vipa(family, 10), 40_000), (far(family, 9, 1), 80));
+        let next = Next { what: What::View, flags: 0, ttl: 64, size: 10, state: 0 };
+        let mut bytes = packet(own, to, false, &next);
+        let start = if family == Family::V4 { 20 } else { 40 };
+        let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        run(&bytes);
+        let sent = run(&bytes);
+        let checksum = word(&sent, start + 6);
+        assert_ne!(checksum, word(&bytes, start + 6), "it was rewritten");
+        // So much more in the payload, and as much less in the checksum.
+        let payload = add(word(&bytes, start + 8), checksum);
+        bytes[start + 8..start + 10].copy_from_slice(&payload.to_be_bytes());
+        let before = !add(!word(&bytes, start + 6), checksum);
+        bytes[start + 6..start + 8].copy_from_slice(&before.to_be_bytes());
+        assert_eq!(word(&run(&bytes), start + 6), 0xffff, "{family:?}");
     }
 }
 

@@ -41,9 +41,10 @@ impl Router {
         if done.is_err() {
             tracing::warn!("the configuration could not be applied: back to the one before");
             self.prepared.kept = kept;
-            if let Err(error) = self.go_back(before, had_tables, now) {
+            if let Err(error) = self.go_back(Arc::clone(&before), had_tables, now) {
                 // As with any trouble, the next turns go on trying.
                 self.complain(&error);
+                self.prepared.network.go_by(before);
             }
         }
         self.prepared.network.let_go(done.is_err());
@@ -57,8 +58,9 @@ impl Router {
         let done = self.serve(config);
         if done.is_err() {
             self.prepared.kept = kept;
-            if let Err(error) = self.serve(before) {
+            if let Err(error) = self.serve(Arc::clone(&before)) {
                 self.complain(&error);
+                self.prepared.network.go_by(before);
             }
             pending.add(Changed::EVERYTHING);
         }

@@ -192,6 +192,36 @@ fn a_router_that_comes_up_later_is_asked_back_until_it_has_answered() {
 }
 
 #[test]
+fn two_that_have_nothing_to_tell_do_not_ask_each_other_for_ever() {
+    let now = Instant::now();
+    let mut pair = [2, 1].map(|last| {
+        let mut interface = interface(A);
+        interface.addresses = vec![(format!("10.1.1.{last}").parse().expect("an address"), 24)];
+        let mut daemon = Daemon::new(Family::V4, settings(), &[], 7, now);
+        daemon.interface_timer(&[interface], now);
+        daemon
+    });
+    let mut messages = 0;
+    while messages < 100 {
+        let sends = pair.each_mut().map(Daemon::take_sends);
+        if sends.iter().all(Vec::is_empty) {
+            break;
+        }
+        for (from, sends) in sends.into_iter().enumerate() {
+            for send in sends {
+                messages += 1;
+                let source = (send.from.expect("an address"), PORT).into();
+                let is_multicast = send.to.ip().is_multicast();
+                let message = Ok(&*send.message);
+                let datagram = Datagram { nic: A, source, ttl: 1, is_multicast, message };
+                pair[1 - from].receive(datagram, now);
+            }
+        }
+    }
+    assert_eq!(messages, 4, "each asks all, and is asked back");
+}
+
+#[test]
 fn claim_1_neighbours_are_told_the_vipa_in_place_of_the_physical_addresses() {
     let mut world = World::v4();
     world.wait(24);

@@ -61,14 +61,38 @@ fn a_flood_touches_no_open_connection_and_no_other_service() {
 
 #[test]
 fn the_same_syn_sent_on_and_on_reaches_the_server_as_often_as_a_clients() {
-    let mut host = flooded(nat(), 10);
-    let syn = segment((CLIENT, 1000), (VIPA, 80), SYN, (100, 0));
-    host.run(&syn, FROM_CLIENT);
+    // Whatever its number: behind the last one comes 0, which stands for none.
+    for number in [100, u32::MAX] {
+        let mut host = flooded(nat(), 10);
+        let syn = segment((CLIENT, 1000), (VIPA, 80), SYN, (number, 0));
+        host.run(&syn, FROM_CLIENT);
+        flood(&mut host, 10, 1_000);
+        assert!(goes_on(host.run(&syn, FROM_CLIENT).verdict));
+        assert_eq!(host.run(&syn, FROM_CLIENT).verdict, SHED, "sooner than a client's");
+        flood(&mut host, 10, 1_000);
+        assert!(goes_on(host.run(&syn, FROM_CLIENT).verdict), "the server's answer was lost");
+    }
+}
+
+#[test]
+fn a_syn_that_is_not_taken_ends_no_connection() {
+    let mut host = Host::new(nat());
+    host.state = state(1 << 14);
+    let seen = host.connect(1000);
+    // The client has said its last, the server not yet.
+    host.run(&segment((CLIENT, 1000), (VIPA, 80), FIN | ACK, (101, 501)), FROM_CLIENT);
+    flood(&mut host, 10, 1_000);
+    let syn = segment((CLIENT, 1000), (VIPA, 80), SYN, (900, 0));
+    assert_eq!(host.run(&syn, FROM_CLIENT).verdict, SHED);
+    let data = segment((SERVERS[0], 8080), seen, ACK, (501, 102));
+    assert!(goes_on(host.run(&data, FROM_SERVER).verdict));
+    // Taken, it is another connection.
     flood(&mut host, 10, 1_000);
     assert!(goes_on(host.run(&syn, FROM_CLIENT).verdict));
-    assert_eq!(host.run(&syn, FROM_CLIENT).verdict, SHED, "sooner than a client's");
-    flood(&mut host, 10, 1_000);
-    assert!(goes_on(host.run(&syn, FROM_CLIENT).verdict), "the server's answer was lost");
+    let answer = segment((SERVERS[0], 8080), seen, ACK, (501, 102));
+    let is_new = host.state.flows.served();
+    host.run(&answer, FROM_SERVER);
+    assert_eq!(host.state.flows.served(), is_new);
 }
 
 #[test]
