@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use vipa::device::Device;
@@ -17,12 +17,14 @@ use vipa::wire::ip;
 use vipa::wire::offload::{Csum, Gso, GsoKind, Offload};
 
 const VIPA: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const VIPA_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 10);
 
 /// A port that hears what is sent to the VIPA.
 fn port(place: &Namespace, device: &str) -> (NicPort, MacAddr) {
     let claim = Claim { address: IpAddr::V4(VIPA), protocol: ip::UDP, ports: (1, 65_535) };
     let tcp = Claim { protocol: ip::TCP, ..claim.clone() };
-    let claims = Claims { services: vec![claim, tcp], ..Claims::default() };
+    let six = Claim { address: IpAddr::V6(VIPA_V6), ..claim.clone() };
+    let claims = Claims { services: vec![claim, tcp, six], ..Claims::default() };
     let hearing = Hearing { claims, workers: 1, group: 0 };
     let (index, mac) = (place.index(device).unwrap(), place.mac(device).unwrap());
     (place.run(|| NicPort::open(NicId(3), index, mac, &hearing)).unwrap(), mac)
@@ -98,6 +100,42 @@ fn small_frames_and_super_packets_arrive_whole_and_in_order_by_fewer_calls_than_
     assert_eq!(packets.len(), expected.len());
     assert!(packets == expected, "in order, each byte");
     assert!(calls < 40, "{calls} calls");
+}
+
+#[test]
+fn a_frame_that_the_link_does_not_take_is_the_only_one_that_is_missing() {
+    let (near, far) = (Namespace::new("near").unwrap(), Namespace::new("far").unwrap());
+    veth((&near, "eth1"), (&far, "eth1")).unwrap();
+    let (mut sender, _) = port(&near, "eth1");
+    let (mut receiver, to) = port(&far, "eth1");
+    let mut frames: Vec<Frame> = (1..=20).map(|n| udp(n, 40)).collect();
+    let mut expected: Vec<Vec<u8>> = frames.iter().map(|f| f.packet().to_vec()).collect();
+    expected.remove(12);
+    frames[12] = udp(13, 3000);
+    let (sent, tried) = sender.send_some(&mut frames, &[to; 20]);
+    assert_eq!((sent, tried), (12, 20));
+    let alone = |frame: &mut Frame| sender.send(frame, to).map_err(|error| error.raw_os_error());
+    let results: Vec<_> = frames[sent..].iter_mut().map(alone).collect();
+    assert_eq!(results[0], Err(Some(libc::EMSGSIZE)));
+    assert!(results[1..].iter().all(Result::is_ok), "{results:?}");
+    assert!(receive(&mut receiver, expected.len()).0 == expected, "in order, each byte");
+}
+
+#[test]
+fn what_comes_by_one_family_does_not_keep_the_other_from_being_heard() {
+    let (near, far) = (Namespace::new("near").unwrap(), Namespace::new("far").unwrap());
+    veth((&near, "eth1"), (&far, "eth1")).unwrap();
+    let (mut sender, _) = port(&near, "eth1");
+    let (mut receiver, to) = port(&far, "eth1");
+    let mut frames: Vec<Frame> = (1..=400).map(|n| udp(n, 40)).collect();
+    let mut six = Vec::new();
+    let builder = etherparse::PacketBuilder::ipv6([1; 16], VIPA_V6.octets(), 64);
+    builder.udp(1000, 2000).write(&mut six, &[7; 40]).unwrap();
+    frames.push(Frame::holding(&six, Offload::default(), Ingress::Tun));
+    assert_eq!(send(&mut sender, to, &mut frames), 0);
+    let (packets, _) = receive(&mut receiver, 401);
+    let place = packets.iter().position(|packet| *packet == six).expect("it is heard");
+    assert!(place < 200, "behind {place} of 400");
 }
 
 #[test]

@@ -16,9 +16,10 @@ const PACKETS: u32 = 64 * 2_000;
 /// Flows and packets of the gate: instructions hardly depend on either.
 const GATE: (u32, u32) = (1_000, 64 * 200);
 /// Instructions that a packet may take, IPv4 and IPv6: some five in a hundred above what it took when they were last set.
-const MOST: [(Kind, [f64; 2]); 5] = [
+const MOST: [(Kind, [f64; 2]); 6] = [
     (Kind::Service, [258.0, 340.0]),
     (Kind::Answers, [260.0, 341.0]),
+    (Kind::Turns, [332.0, 414.0]),
     (Kind::Egress, [179.0, 245.0]),
     (Kind::Rewritten, [232.0, 311.0]),
     (Kind::Ingress, [204.0, 284.0]),

@@ -38,6 +38,8 @@ pub(crate) enum Kind {
     Large,
     /// What the servers send back.
     Answers,
+    /// Both in turn.
+    Turns,
     /// This host's own packets, with the source that they have.
     Egress,
     /// This host's own packets, which get another source.
@@ -47,14 +49,22 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 6] =
-        [Kind::Service, Kind::Large, Kind::Answers, Kind::Egress, Kind::Rewritten, Kind::Ingress];
+    pub(crate) const ALL: [Kind; 7] = [
+        Kind::Service,
+        Kind::Large,
+        Kind::Answers,
+        Kind::Turns,
+        Kind::Egress,
+        Kind::Rewritten,
+        Kind::Ingress,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Service => "service",
             Kind::Large => "service-64k",
             Kind::Answers => "answers",
+            Kind::Turns => "turns",
             Kind::Egress => "egress",
             Kind::Rewritten => "rewritten",
             Kind::Ingress => "ingress",
@@ -62,12 +72,12 @@ impl Kind {
     }
 
     fn is_served(self) -> bool {
-        matches!(self, Kind::Service | Kind::Large | Kind::Answers)
+        matches!(self, Kind::Service | Kind::Large | Kind::Answers | Kind::Turns)
     }
 
-    /// Does it go the other way than the flow began?
-    fn is_back(self) -> bool {
-        matches!(self, Kind::Answers | Kind::Ingress)
+    /// Does any go the other way than the flow began?
+    fn has_back(self) -> bool {
+        matches!(self, Kind::Answers | Kind::Turns | Kind::Ingress)
     }
 }
 
@@ -145,12 +155,12 @@ impl Host {
     pub(crate) fn open(&mut self, flows: u32) {
         for peer in 0..flows {
             let mut back = answer(self.one(peer, SYN));
-            if self.setup.kind.is_served() || self.setup.kind.is_back() {
+            if self.setup.kind.is_served() || self.setup.kind.has_back() {
                 self.put(0, &back, self.ingress(true), back.len());
                 self.run(1);
             }
             self.one(peer, ACK);
-            if self.setup.kind.is_back() {
+            if self.setup.kind.has_back() {
                 let (addresses, layer4) = ends_of(&back);
                 let mut ends = [0; 36];
                 ends[..layer4 - addresses + 4].copy_from_slice(&back[addresses..layer4 + 4]);
@@ -225,7 +235,7 @@ impl Host {
         for slot in 0..BATCH {
             self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let peer = ((self.random >> 33) % u64::from(flows)) as u32;
-            if self.setup.kind.is_back() {
+            if self.setup.kind.has_back() && (self.setup.kind != Kind::Turns || slot % 2 == 1) {
                 self.fill_back(slot, peer);
             } else {
                 self.fill(slot, peer, ACK);

@@ -58,7 +58,7 @@ impl Outlet {
         Ok(Sent::Split(is_new))
     }
 
-    /// Sends several frames as they are; tells how many of the first were sent. The others are to be sent one by one.
+    /// Sends several frames as they are; tells how many of the first were sent, and of how many that was tried ([`Device::send_some`]).
     pub fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> (usize, usize) {
         if self.is_offloading { self.device.send_some(frames, to) } else { (0, 0) }
     }

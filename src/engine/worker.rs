@@ -436,8 +436,11 @@ impl Worker {
         while let [frame, ..] = &mut *rest {
             let mut done = 1;
             match frame.verdict {
-                Verdict::Transmit { nic, .. } => {
+                Verdict::Transmit { nic, destination } => {
                     match self.nics.get_mut(nic.index()).and_then(Option::as_mut) {
+                        Some(slot) if frame.offload.gso.is_some() => {
+                            self.desk.transmit(nic, slot, frame, destination);
+                        }
                         Some(slot) => done = self.desk.transmit_some(nic, slot, rest),
                         None => self.desk.drop(DropReason::NicDown),
                     }
@@ -619,7 +622,11 @@ impl Desk {
         let mut count = 0;
         for (frame, to) in frames.iter().zip(&mut to) {
             match frame.verdict {
-                Verdict::Transmit { nic: by, destination } if by == nic => *to = destination,
+                Verdict::Transmit { nic: by, destination }
+                    if by == nic && frame.offload.gso.is_none() =>
+                {
+                    *to = destination;
+                }
                 _ => break,
             }
             count += 1;

@@ -120,6 +120,6 @@ fn the_tables_have_each_section_in_the_order_of_the_text_and_each_sentence_once(
             assert!(speaks, "{table}: {}", sentence.text);
         }
     }
-    // As many as were counted in the text.
-    assert_eq!(TABLES.map(|(table, _)| sentences(table).len()), [77, 41]);
+    // As many as the text has; two drawings in section 3.6 of RFC 2453 name bytes that are zero, as sentences of section 4 do.
+    assert_eq!(TABLES.map(|(table, _)| sentences(table).len()), [78, 41]);
 }

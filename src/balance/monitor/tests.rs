@@ -163,6 +163,17 @@ impl Lab {
     }
 }
 
+/// A server more of the service `web`.
+fn adding(name: &str, address: &str) -> Change {
+    Change::Add {
+        service: "web".to_owned(),
+        name: name.to_owned(),
+        address: address.to_owned(),
+        weight: 1,
+        capacity: None,
+    }
+}
+
 #[test]
 fn the_least_loaded_server_is_preferred_as_soon_as_it_is_known() {
     let mut lab = Lab::new(&[web()]);
@@ -482,13 +493,7 @@ fn an_operator_drains_takes_down_and_brings_back() {
 fn servers_come_and_go_and_the_others_keep_all() {
     let mut lab = Lab::with_clients(web(), [1.0, 2.0, 3.0]);
     let (a, b) = (lab.id("a"), lab.id("b"));
-    lab.change(Change::Add {
-        service: "web".to_owned(),
-        name: "d".to_owned(),
-        address: "10.2.0.4:80".to_owned(),
-        weight: 1,
-        capacity: None,
-    });
+    lab.change(adding("d", "10.2.0.4:80"));
     assert_eq!(
         (lab.preferred(), lab.states()),
         ("a".to_owned(), ["up", "up", "up", "starting"].map(str::to_owned).to_vec())
@@ -504,13 +509,7 @@ fn servers_come_and_go_and_the_others_keep_all() {
     let key = Key { server: d, status: 1 };
     assert_eq!(lab.monitor.take(key, Ok(Reading::default()), lab.now), Next::Never);
     // Its place is never another's.
-    lab.change(Change::Add {
-        service: "web".to_owned(),
-        name: "d".to_owned(),
-        address: "10.2.0.4:80".to_owned(),
-        weight: 1,
-        capacity: None,
-    });
+    lab.change(adding("d", "10.2.0.4:80"));
     assert_ne!(lab.id("d"), d);
 }
 
@@ -610,13 +609,7 @@ fn a_file_read_anew_changes_what_it_says_otherwise_and_nothing_else() {
     let ids = ["a", "b", "c"].map(|server| lab.id(server));
     lab.change(Change::Policy { service: "web".to_owned(), policy: "-clients".to_owned() });
     lab.change(Change::Drain("b".to_owned()));
-    lab.change(Change::Add {
-        service: "web".to_owned(),
-        name: "d".to_owned(),
-        address: "10.2.0.4:80".to_owned(),
-        weight: 1,
-        capacity: None,
-    });
+    lab.change(adding("d", "10.2.0.4:80"));
     lab.change(Change::Remove("a".to_owned()));
     lab.read("d", "clients", Some(10.0));
     let generation = lab.table().generation;
@@ -853,13 +846,7 @@ fn hysteresis_does_not_keep_the_one_that_was_read_first() {
     lab.read("c", "clients", Some(4.0));
     assert_eq!(lab.preferred(), "c");
     // One that comes later is no first choice.
-    lab.change(Change::Add {
-        service: "web".to_owned(),
-        name: "d".to_owned(),
-        address: "10.2.0.4:80".to_owned(),
-        weight: 1,
-        capacity: None,
-    });
+    lab.change(adding("d", "10.2.0.4:80"));
     lab.read("d", "clients", Some(3.0));
     assert_eq!(lab.preferred(), "c");
 }

@@ -108,9 +108,10 @@ fn services_that_are_flooded_a_little_each_are_flooded_together() {
 
 #[test]
 fn the_same_syn_is_taken_when_it_comes_again_as_a_clients_does() {
-    // The time that is kept goes round at 65,536 ms.
-    for (first, after) in
-        [1_000, 2_000, 3_000, 7_000].map(|after| [(5_000, after), (64_600, after)]).concat()
+    // The time that is kept goes round at each 65,536 ms.
+    for (first, after) in [1_000, 2_000, 3_000, 7_000]
+        .map(|after| [5_000, 64_600, 4_000_000].map(|first| (first, after)))
+        .concat()
     {
         let mut floods = Floods::default();
         flood(&mut floods, WEB, 10, (first - 4_000, first));

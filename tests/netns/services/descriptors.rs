@@ -54,7 +54,7 @@ fn status_objects_leave_the_forwarder_its_descriptors() {
         values.iter().any(|one| one["name"] == "limit" && one["value"] == FOUND as f64)
     });
 
-    // No more than the forwarder's own: 64, 6 for its worker, 12 for each NIC.
+    // No more than the forwarder's own: 64, 6 for its worker, 16 for each NIC.
     let restrict = |soft: &str| {
         let all = format!("--nofile={soft}:{hard}");
         bench.run(&host, "prlimit", &["--pid", &pid.to_string(), &all]);
