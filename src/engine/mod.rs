@@ -1,5 +1,6 @@
 //! Carries batches between devices and the pipeline, and what workers and router say to each other.
 
+mod busy_poll;
 pub mod descriptors;
 pub mod flow_file;
 pub mod forwarder;

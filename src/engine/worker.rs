@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::busy_poll::BusyPoll;
 use super::heartbeat::{Heartbeat, monotonic_ns};
 use super::message::{HeldFlow, Request};
 use super::statistics::{NICS, WorkerStatistics};
@@ -43,11 +44,6 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 192 << 10;
 /// Rounds of the devices before the worker looks for other events.
 const ROUNDS: usize = 64;
-/// A turn that moved this many bytes is followed by up to `LINGER` turns that ask its devices again rather than
-/// sleep: the sender is about to have more, and to be woken costs more than some tens of microseconds of asking.
-/// Whoever else wants this processor (the sender or the receiver, as a rule) gets it between two of them.
-const BULK: usize = 32 << 10;
-const LINGER: usize = 64;
 /// How often flows are looked through, and how long one look-through of all of them takes.
 pub(crate) const SWEEP_EVERY: Millis = Millis(1_000);
 pub(crate) const SWEEPS_FOR_ALL: u32 = 30;
@@ -175,7 +171,7 @@ struct Desk {
     /// Services that are flooded, as was told last.
     flooded: Vec<ServiceId>,
     next_nic: usize,
-    linger: usize,
+    busy: BusyPoll,
     now: Millis,
 }
 
@@ -213,7 +209,7 @@ impl Worker {
                 swept: Millis(0),
                 flooded: Vec::new(),
                 next_nic: 0,
-                linger: 0,
+                busy: BusyPoll::default(),
                 now: Millis(monotonic_ns() / 1_000_000),
             },
         };
@@ -291,6 +287,7 @@ impl Worker {
 
     fn timeout(&self) -> Option<Duration> {
         if self.has_ready()
+            || self.desk.busy.is_on(monotonic_ns())
             || self.desk.burial.is_some()
             || !self.orders.is_empty()
             || !self.punted.is_empty()
@@ -381,15 +378,18 @@ impl Worker {
             // It gets on, however much there is: a turn of small frames that each begin something may take long.
             self.desk.heartbeat.busy(monotonic_ns());
         }
-        self.desk.linger = if bytes >= BULK { LINGER } else { self.desk.linger.saturating_sub(1) };
-        if self.desk.linger > 0 {
+        let then = monotonic_ns();
+        let busy = &mut self.desk.busy;
+        busy.moved(bytes, then);
+        if busy.is_bulk() {
             let last_nic = (self.desk.next_nic + NICS - 1) % NICS;
             ready(&mut self.adapter);
             ready(&mut self.nics[last_nic]);
-            if bytes == 0 {
-                self.desk.heartbeat.polling();
-                thread::yield_now();
-            }
+        }
+        if bytes == 0 && busy.is_on(then) {
+            self.desk.heartbeat.polling();
+            thread::yield_now();
+            busy.gave_way(then, monotonic_ns());
         }
     }
 
