@@ -1,5 +1,5 @@
-//! Two workers, each with flows of its own on a processor of its own, beside one; and two copies of an empty loop beside one, which is
-//! as much as this machine has to give.
+//! Two workers, each with flows of its own on a processor of its own, beside one; and what this machine has to give: two copies of an
+//! empty loop beside one, and of one that adds. The latter is the limit where two processors are the two threads of one core.
 
 #![allow(unsafe_code)] // threads are pinned to processors
 
@@ -35,10 +35,24 @@ pub(crate) fn scaling(rounds: usize, packets: u32) -> Value {
             }
         }
     };
-    let pipeline = ratio(rounds, pipeline);
-    let limit = ratio(rounds, empty);
-    println!("two workers: {pipeline:.2} times one; two empty loops: {limit:.2} times one");
-    json!({ "two_workers": pipeline, "two_empty_loops": limit })
+    let adding = || {
+        move || {
+            // Eight chains that do not wait for each other fill the units of a core.
+            let mut sums = black_box([1_u64, 2, 3, 4, 5, 6, 7, 8]);
+            for at in 0..u64::from(packets) * 50 {
+                for (sum, k) in sums.iter_mut().zip(at..) {
+                    *sum = sum.wrapping_add(*sum ^ k);
+                }
+            }
+            black_box(sums);
+        }
+    };
+    let [pipeline, empty, adding] =
+        [ratio(rounds, pipeline), ratio(rounds, empty), ratio(rounds, adding)];
+    println!(
+        "two workers: {pipeline:.2} times one; two empty loops: {empty:.2}, two that add: {adding:.2}"
+    );
+    json!({ "two_workers": pipeline, "two_empty_loops": empty, "two_that_add": adding })
 }
 
 /// Work of two at a time in multiples of that of one, per second; medians of rounds that take turns.
