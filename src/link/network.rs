@@ -53,17 +53,21 @@ pub struct Network {
     netlink: Netlink,
     events: Events,
     mirror: Mirror,
+    /// Reading everything has begun and did not end: the mirror holds a part.
+    is_unread: bool,
     hold_down: HoldDown,
     paths: Paths,
     health: Health,
     saved: Saved,
-    /// What stood when we last looked: what is missing of it, others have removed.
+    /// What stood when we last looked: what is missing of it, others have removed. `None`: that is not known.
     stands: Option<Plan>,
     /// Steps that wait for the next turn, and what stands when they are done.
     waiting: VecDeque<Step>,
     planned: Option<Plan>,
-    /// Settings of plans of before that may have to be given back.
+    /// Settings of plans of before that may have to be given back …
     unwanted: Vec<Sysctl>,
+    /// … as soon as it is known what stands.
+    is_letting_go: bool,
     survey: Survey,
     /// Where which prefix leads, as of a version of the mirror.
     reached: Option<(u64, Arc<Reaches>)>,
@@ -125,6 +129,7 @@ impl Network {
                 mirror.watch(config.nics.iter().map(|nic| nic.name.as_str()));
                 mirror
             },
+            is_unread: false,
             hold_down: HoldDown::new(&config),
             paths: Paths::default(),
             health: Health::default(),
@@ -133,6 +138,7 @@ impl Network {
             waiting: VecDeque::new(),
             planned: None,
             unwanted: Vec::new(),
+            is_letting_go: false,
             reached: None,
             survey: Survey::open().map_err(open)?,
             news: Changed::default(),
@@ -140,7 +146,7 @@ impl Network {
             statistics,
             config,
         };
-        dump(&mut network.netlink, &mut network.mirror)?;
+        network.read()?;
         network.catch_up()?;
         for table in network.saved.fresh_tables.iter().copied() {
             if let Some(prefix) = foreign_route(&network.mirror, table) {
@@ -158,40 +164,53 @@ impl Network {
     /// before [`Network::settle_anew`].
     ///
     /// # Errors
-    /// A table that it needs belongs to somebody else.
+    /// A table that it needs belongs to somebody else. Then it goes on by the configuration of before.
     pub fn follow(&mut self, config: Arc<Config>, now: Instant) -> Result<()> {
-        let before = std::mem::replace(&mut self.config, config);
-        // What a configuration that was refused has set up is to be seen, and what others have.
         self.absorb()?;
-        let is_known: HashSet<u32> = all_tables(&before).into_iter().collect();
-        let tables = self.saved.tables.iter().copied().chain(all_tables(&self.config));
+        let before = &self.config;
+        let is_known: HashSet<u32> = all_tables(before).into_iter().collect();
+        let tables = self.saved.tables.iter().copied().chain(all_tables(&config));
         let unread = self.mirror.follow(tables);
-        if !unread.is_empty() || before.nics != self.config.nics {
+        if !unread.is_empty() || before.nics != config.nics {
             // Of NICs that are gone what is to be taken away is still to be seen.
-            let nics = before.nics.iter().chain(&self.config.nics);
+            let nics = before.nics.iter().chain(&config.nics);
             self.mirror.watch(nics.filter(|nic| !nic.is_gone()).map(|nic| nic.name.as_str()));
-            dump(&mut self.netlink, &mut self.mirror)?;
-            self.survey.forget();
-            self.news = Changed::EVERYTHING;
+            self.read()?;
         }
-        for table in all_tables(&self.config).into_iter().filter(|table| !is_known.contains(table))
-        {
+        for table in all_tables(&config).into_iter().filter(|table| !is_known.contains(table)) {
             if let Some(prefix) = foreign_route(&self.mirror, table) {
                 return Err(Error::ForeignTable { table, route: prefix.to_string() });
             }
         }
         let mut saved = self.saved.clone();
-        saved.follow(&self.config);
+        saved.follow(&config);
         refuse_clash(&saved)?;
         // Not before: what is saved as ours is not asked for again.
         self.saved = saved;
-        self.hold_down.reconfigure(&self.config);
-        if self.config.path.probe == Probe::Off {
+        self.go_by(config);
+        self.observe(now);
+        Ok(())
+    }
+
+    /// Takes the configuration of before one that was refused: it has all that it needs, but for what [`Network::settle_anew`] sets up.
+    ///
+    /// # Errors
+    /// The kernel does not say what the other one has set up.
+    pub fn go_back(&mut self, before: Arc<Config>, now: Instant) -> Result<()> {
+        self.go_by(before);
+        self.absorb()?;
+        self.observe(now);
+        Ok(())
+    }
+
+    /// Goes by this configuration from now on.
+    pub fn go_by(&mut self, config: Arc<Config>) {
+        self.hold_down.reconfigure(&config);
+        if config.path.probe == Probe::Off {
             self.paths = Paths::default();
         }
         self.reached = None;
-        self.observe(now);
-        Ok(())
+        self.config = config;
     }
 
     /// Takes other services, where all else is as before ([`super::plan::is_served_alike`]). Of the host only policy rules follow from these.
@@ -205,7 +224,8 @@ impl Network {
         let steps = rules_difference(&rules, &self.mirror, &Ours::of(&self.saved));
         let done = self.apply(&steps, true);
         if let Some(stands) = &mut self.stands {
-            stands.rules = rules;
+            // Of what was refused some may stand: none is taken for sure.
+            stands.rules = if done.is_ok() { rules } else { Vec::new() };
         }
         let seen = self.absorb();
         done.and(seen)
@@ -215,23 +235,29 @@ impl Network {
     /// [`Network::let_go`].
     ///
     /// # Errors
-    /// Something that is necessary was refused. Then the configuration of before is to be followed and settled.
+    /// Something that is necessary was refused. Then the configuration of before is to be gone back to and settled.
     pub fn settle_anew(&mut self) -> Result<()> {
         let before = self.stands.take().map_or_else(Vec::new, |plan| plan.sysctls);
-        let add = |all: &mut Vec<Sysctl>, some: &[Sysctl]| {
-            all.extend(some.iter().filter(|one| !all.contains(one)).cloned().collect::<Vec<_>>());
-        };
-        add(&mut self.unwanted, &before);
+        self.disown(before);
         let done = self.settle_strictly();
         if done.is_err() {
-            // What was done until then is known, so that it can be undone.
-            let plan = self.plan();
-            add(&mut self.unwanted, &plan.sysctls);
-            self.stands = Some(plan);
+            // What was done until then is to be seen, so that it can be undone.
+            self.stands = None;
+            let refused = self.plan();
+            self.disown(refused.sysctls);
             let seen = self.absorb().and_then(|()| self.read_addresses());
             return done.and(seen);
         }
         done
+    }
+
+    /// These settings are to be given back, unless they are wanted in the end.
+    fn disown(&mut self, settings: Vec<Sysctl>) {
+        for one in settings {
+            if !self.unwanted.contains(&one) {
+                self.unwanted.push(one);
+            }
+        }
     }
 
     fn settle_strictly(&mut self) -> Result<()> {
@@ -240,22 +266,23 @@ impl Network {
         self.settle(true).map(|_| ())
     }
 
-    /// Goes by this configuration from now on, whatever of it could be done.
-    pub fn go_by(&mut self, config: Arc<Config>) {
-        self.config = config;
+    /// Lets go of what only configurations of before needed: settings are given back, NICs watched no more. After a configuration that
+    /// was refused that is all of it; else ports that were reserved stay so, since flows of before may have them. Where it is not known
+    /// what stands it waits for the next [`Network::settle`].
+    pub fn let_go(&mut self, is_refused: bool) {
+        self.unwanted.retain(|old| is_refused || matches!(old.wanted, Wanted::Exactly(_)));
+        self.is_letting_go = true;
+        self.give_back();
     }
 
-    /// Lets go of what only configurations of before needed: settings are given back, NICs watched no more. After a configuration that
-    /// was refused that is all of it; else ports that were reserved stay so, since flows of before may have them.
-    pub fn let_go(&mut self, is_refused: bool) {
+    fn give_back(&mut self) {
+        let Some(stands) = self.stands.as_ref().filter(|_| self.is_letting_go) else { return };
+        self.is_letting_go = false;
         let nics = self.config.nics.iter().filter(|nic| !nic.is_gone());
         self.mirror.watch(nics.map(|nic| nic.name.as_str()));
-        let wanted = self.stands.as_ref().map_or(&[][..], |plan| &plan.sysctls);
-        let is_wanted = |old: &Sysctl| wanted.iter().any(|new| new.path == old.path);
+        let is_wanted = |old: &Sysctl| stands.sysctls.iter().any(|new| new.path == old.path);
         let mut unwanted = std::mem::take(&mut self.unwanted);
-        unwanted.retain(|old| {
-            !is_wanted(old) && (is_refused || matches!(old.wanted, Wanted::Exactly(_)))
-        });
+        unwanted.retain(|old| !is_wanted(old));
         let adapter = &self.config.adapter.name;
         if let Err(error) = sysctl::give_back(&unwanted, adapter, &mut self.saved) {
             tracing::warn!(%error, "a setting that is not wanted any more could not be given back");
@@ -436,9 +463,9 @@ impl Network {
             if drained.is_overrun {
                 tracing::warn!("netlink events were lost: reading the kernel's state anew");
                 self.statistics.resyncs.add(1);
-                dump(&mut self.netlink, &mut self.mirror)?;
-                self.survey.forget();
-                self.news = Changed::EVERYTHING;
+                self.read()?;
+            } else if self.is_unread {
+                self.read()?;
             } else if std::mem::take(&mut self.news.routes_uncertain) {
                 // What the workers follow at once; our own tables, which may be large, by and by.
                 for family in Family::BOTH {
@@ -451,6 +478,16 @@ impl Network {
                 return Ok(());
             }
         }
+    }
+
+    /// Reads everything anew. Where that fails, [`Network::absorb`] tries again before anybody goes by what is there.
+    fn read(&mut self) -> Result<()> {
+        self.is_unread = true;
+        dump(&mut self.netlink, &mut self.mirror)?;
+        self.is_unread = false;
+        self.survey.forget();
+        self.news = Changed::EVERYTHING;
+        Ok(())
     }
 
     /// Does it tell of a route or rule that we have just set? Then there is nothing to do about it.
@@ -586,6 +623,14 @@ impl Network {
     ///
     /// What is more than a turn may do waits: [`Network::has_more`], [`Network::go_on`].
     pub fn settle(&mut self, is_start: bool) -> Result<bool> {
+        let is_repair = self.approach(is_start)?;
+        if !is_start && self.waiting.is_empty() {
+            self.give_back();
+        }
+        Ok(is_repair)
+    }
+
+    fn approach(&mut self, is_start: bool) -> Result<bool> {
         let mut is_repair = false;
         self.waiting.clear();
         for _ in 0..ROUNDS {

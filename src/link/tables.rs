@@ -94,6 +94,7 @@ impl Tables {
         }
         let done = inner.nft.ensure(&wanted.0);
         // What was refused may stand in part.
+        inner.is_touched |= done.is_err();
         inner.stands = done.is_ok().then_some(wanted);
         done.map(|_| ()).map_err(Error::Nftables)
     }

@@ -25,7 +25,7 @@ use vipa::link::router::{Prepared, Router};
 /// Longer than anything here takes; a condition that holds ends the wait at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs `test` in a thread with a network namespace of its own.
+/// Runs `test` in a thread with a network namespace and mounts of its own.
 pub(crate) fn in_namespace(name: &str, test: impl FnOnce(&Fixture) + Send + 'static) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -37,8 +37,8 @@ pub(crate) fn in_namespace(name: &str, test: impl FnOnce(&Fixture) + Send + 'sta
     let result = thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
-            // SAFETY: it changes the network namespace of this thread, and nothing of other threads.
-            let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            // SAFETY: it changes the namespaces of this thread, and nothing of other threads.
+            let result = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
             assert_eq!(result, 0, "these tests need root: {}", std::io::Error::last_os_error());
             let fixture = Fixture { state: at };
             fixture.build();

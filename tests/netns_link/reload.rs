@@ -9,7 +9,7 @@ use vipa::balance::service::{Choose, Mode, OnDeath, Settings, WhenNone};
 use vipa::config::{Config, Nic};
 use vipa::forward::rule::{Rule, Target};
 
-use crate::fixture::{everything, in_namespace, ip, sysctl};
+use crate::fixture::{Fixture, eventually, everything, in_namespace, ip, sysctl};
 
 /// The kernel takes no policy rule for such a name.
 const TOO_LONG: &str = "a-name-that-is-too-long-for-a-device";
@@ -68,22 +68,56 @@ fn more(config: &Config) -> Config {
     more
 }
 
+/// What the kernel refuses last of all, when it has taken all the rest.
+fn wrong(config: &Config) -> Config {
+    let mut wrong = more(config);
+    let last = Nic { name: TOO_LONG.into(), ..wrong.nics[2].clone() };
+    wrong.nics.push(last);
+    wrong
+}
+
+/// A setting that says something else and cannot be written.
+struct Stuck(&'static str);
+
+impl Stuck {
+    fn at(path: &'static str, fixture: &Fixture) -> Stuck {
+        let file = fixture.state.join("stuck");
+        std::fs::write(&file, "1\n").expect("a file");
+        mount(&["--make-rprivate", "/"]);
+        mount(&["--bind", file.to_str().expect("a path"), path]);
+        mount(&["-o", "remount,ro,bind", path]);
+        Stuck(path)
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+fn mount(arguments: &[&str]) {
+    let status = Command::new("mount").args(arguments).status().expect("mount of util-linux");
+    assert!(status.success(), "mount {arguments:?}");
+}
+
+fn add_nics(names: &[(&str, &str)]) {
+    for (nic, peer) in names {
+        ip(&format!("link add {nic} type veth peer name {peer}"));
+        ip(&format!("link set {nic} up"));
+        ip(&format!("link set {peer} up"));
+    }
+}
+
 #[test]
 fn what_the_kernel_refuses_at_last_leaves_everything_as_it_was() {
     in_namespace("refused", |fixture| {
-        for (nic, peer) in [("eth3", "p3"), ("eth4", "p4")] {
-            ip(&format!("link add {nic} type veth peer name {peer}"));
-            ip(&format!("link set {nic} up"));
-            ip(&format!("link set {peer} up"));
-        }
+        add_nics(&[("eth3", "p3"), ("eth4", "p4")]);
         ip("addr add 10.1.3.2/24 dev eth3");
         let running = fixture.run(fixture.config());
         let before = all();
         let refuse = |config: &Config| {
-            let mut wrong = more(config);
-            let last = Nic { name: TOO_LONG.into(), ..wrong.nics[2].clone() };
-            wrong.nics.push(last);
-            let why = running.reload(wrong).expect_err("the kernel refuses the name");
+            let why = running.reload(wrong(config)).expect_err("the kernel refuses the name");
             assert!(why.contains("the kernel refused `rule 9231"), "{why}");
         };
         let view = running.cell.load_full();
@@ -105,6 +139,46 @@ fn what_the_kernel_refuses_at_last_leaves_everything_as_it_was() {
         assert_eq!(sysctl("ipv4/conf/eth4/rp_filter"), "2");
         assert_eq!(sysctl("ipv4/conf/eth3/rp_filter"), "0", "as it was");
         drop(running);
+        fixture.down();
+    });
+}
+
+#[test]
+fn what_others_put_into_a_table_that_is_had_back_keeps_nothing_from_being_undone() {
+    in_namespace("undone", |fixture| {
+        add_nics(&[("eth3", "p3")]);
+        let mut config = fixture.config();
+        config.source.rules = vec![Rule {
+            protocol: Some(6),
+            target: Target::Vipa(config.adapter.addresses[1]),
+            ..Rule::default()
+        }];
+        let running = fixture.run(config.clone());
+        ip("route add blackhole 198.18.0.0/15 table 924 proto static");
+        let before = all();
+        running.reload(wrong(&config)).expect_err("the kernel refuses the name");
+        assert_eq!(changes(&before), [""; 0], "nothing is left of it when it is told");
+        drop(running);
+        ip("route flush table 924 proto static");
+        fixture.down();
+    });
+}
+
+#[test]
+fn what_could_not_be_undone_at_once_is_undone_by_and_by() {
+    in_namespace("undone-later", |fixture| {
+        add_nics(&[("eth3", "p3")]);
+        let config = fixture.config();
+        let running = fixture.run(config.clone());
+        let stuck = Stuck::at("/proc/sys/net/ipv4/conf/eth2/rp_filter", fixture);
+        let before = all();
+        // Without the NIC whose setting that is: only going back meets it.
+        let mut wrong = wrong(&config);
+        wrong.nics[1].name.clear();
+        running.reload(wrong).expect_err("the kernel refuses the name");
+        eventually("all is as it was", || changes(&before).is_empty());
+        assert_eq!(sysctl("ipv4/conf/eth3/rp_filter"), "0");
+        drop((running, stuck));
         fixture.down();
     });
 }

@@ -41,10 +41,9 @@ impl Router {
         if done.is_err() {
             tracing::warn!("the configuration could not be applied: back to the one before");
             self.prepared.kept = kept;
-            if let Err(error) = self.go_back(Arc::clone(&before), had_tables, now) {
+            if let Err(error) = self.go_back(before, had_tables, now) {
                 // As with any trouble, the next turns go on trying.
                 self.complain(&error);
-                self.prepared.network.go_by(before);
             }
         }
         self.prepared.network.let_go(done.is_err());
@@ -80,12 +79,26 @@ impl Router {
         Ok(())
     }
 
-    /// To the configuration that the refused one should have replaced.
+    /// Has the host as it was before the refused configuration, of which nobody else knows. What is refused here too keeps nothing else
+    /// from being undone, and is left to the next turns.
     fn go_back(&mut self, before: Arc<Config>, had_tables: bool, now: Instant) -> Result<()> {
         let prepared = &mut self.prepared;
+        let refused = std::mem::replace(&mut prepared.config, Arc::clone(&before));
+        if refused.source.rules != before.source.rules {
+            prepared.sockets = Sockets::of(&before);
+        }
         let withdrawn = if had_tables { Ok(()) } else { prepared.tables.withdraw() };
-        prepared.ear.listen(prepared.poll.registry(), prepared.tables.fd()).map_err(Error::Poll)?;
-        self.go_by(before, now).and(withdrawn)
+        // The workers go by that draft still.
+        let (draft, listening) = (&prepared.draft, &prepared.ports.listening);
+        let ruled = prepared.tables.follow(&before, draft, listening);
+        let fd = prepared.tables.fd();
+        let heard = prepared.ear.listen(prepared.poll.registry(), fd).map_err(Error::Poll);
+        let network = &mut prepared.network;
+        let settled = network
+            .go_back(before, now)
+            .and_then(|()| network.ensure_adapter())
+            .and_then(|_| network.settle_anew());
+        withdrawn.and(ruled).and(heard).and(settled)
     }
 
     /// What may be refused comes first, then the workers and the neighbours.
