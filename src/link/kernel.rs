@@ -428,12 +428,7 @@ fn rules(
         }
         seen.push(&held.rule);
     }
-    // What jumps shorter than it should (an earlier version's block was smaller) would land before rules that
-    // it must not meet.
-    let (old_jumps, surplus): (Vec<&Rule>, Vec<&Rule>) =
-        surplus.into_iter().partition(|rule| matches!(rule.action, Action::Goto(_)));
     steps.extend(jumps.into_iter().map(Step::AddRule));
-    steps.extend(old_jumps.into_iter().cloned().map(Step::DeleteRule));
     steps.extend(others.into_iter().map(Step::AddRule));
     removals.extend(surplus.into_iter().cloned().map(Step::DeleteRule));
     local_rule(planned, mirror, ours, steps, removals);

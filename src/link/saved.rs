@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::rules::{all_tables, tens};
+use super::plan::rules::{all_tables, preferences};
 use super::sysctl::{Sysctl, Wanted};
 use crate::config::Config;
 use crate::wire::ip::Family;
@@ -44,12 +44,11 @@ pub struct Saved {
     pub adapter: String,
     /// Tables in which our routes may stand, the current one first.
     pub tables: Vec<u32>,
-    /// Preferences at which our rules may stand, and at the nine behind each; the current ones first.
+    /// First preferences of the blocks in which our rules may stand, the current one first.
     pub preferences: Vec<u32>,
     /// VIPAs that we may have given to the adapter.
     pub addresses: Vec<IpAddr>,
     /// Families whose rule of the `local` table we moved from its place.
-    #[serde(default)]
     pub moved_local: Vec<Family>,
     /// Original settings.
     pub sysctls: Vec<Original>,
@@ -97,9 +96,7 @@ impl Saved {
         for table in all_tables(config).into_iter().rev() {
             to_front(&mut saved.tables, table);
         }
-        for ten in tens(config.adapter.preference).rev() {
-            to_front(&mut saved.preferences, ten);
-        }
+        to_front(&mut saved.preferences, config.adapter.preference);
         saved.fresh_tables =
             saved.tables.iter().copied().filter(|table| !before.tables.contains(table)).collect();
         for address in &config.adapter.addresses {
@@ -129,10 +126,13 @@ impl Saved {
     pub fn clash<'a>(&self, others: &'a [Saved]) -> Option<(&'a str, String)> {
         others.iter().find_map(|other| {
             let table = self.tables.iter().find(|table| other.tables.contains(table));
-            let ten = self.preferences.iter().find(|ten| other.preferences.contains(ten));
-            let what = match (table, ten) {
+            let is_had = |first: &&u32| {
+                let is_in = |at, of| preferences(of).contains(&at);
+                other.preferences.iter().any(|of| is_in(**first, *of) || is_in(*of, **first))
+            };
+            let what = match (table, self.preferences.iter().find(is_had)) {
                 (Some(table), _) => format!("table {table}"),
-                (None, Some(ten)) => format!("preferences from {ten} on"),
+                (None, Some(first)) => format!("preferences among the hundred from {first} on"),
                 (None, None) => return None,
             };
             Some((other.adapter.as_str(), what))
@@ -291,19 +291,22 @@ mod tests {
     #[test]
     fn two_adapters_share_neither_a_table_nor_preferences() {
         let ours = saved(&directory("clash"));
-        let other = |table, ten| Saved {
+        let other = |table, first| Saved {
             adapter: "vipa1".into(),
             tables: vec![table],
-            preferences: vec![ten],
+            preferences: vec![first],
             ..ours.clone()
         };
-        let clash = |table, ten| {
-            let others = [other(table, ten)];
+        let clash = |table, first| {
+            let others = [other(table, first)];
             ours.clash(&others).map(|(adapter, what)| format!("{adapter}: {what}"))
         };
-        assert_eq!(clash(930, 9330), None);
+        assert_eq!((clash(930, 9330), clash(930, 9130)), (None, None));
         assert_eq!(clash(923, 9330).as_deref(), Some("vipa1: table 923"));
-        assert_eq!(clash(930, 9230).as_deref(), Some("vipa1: preferences from 9230 on"));
+        for first in [9230, 9131, 9329] {
+            let told = "vipa1: preferences among the hundred from 9230 on";
+            assert_eq!(clash(930, first).as_deref(), Some(told));
+        }
     }
 
     fn directory(name: &str) -> PathBuf {

@@ -3,7 +3,7 @@ use crate::forward::view::NicState::{Live, NoCarrier};
 use crate::link::health::Health;
 use crate::link::mirror::{Link, fixture};
 use crate::link::plan::plan;
-use crate::link::plan::rules::{self, Around, tens};
+use crate::link::plan::rules::{self, Around};
 use crate::link::plan::tests::{config, mirror};
 
 fn ours() -> Ours {
@@ -11,7 +11,7 @@ fn ours() -> Ours {
         moved_local: Vec::new(),
         adapter: "vipa0".into(),
         tables: vec![923],
-        preferences: tens(9230).collect(),
+        preferences: vec![9230],
         addresses: vec!["203.0.113.10".parse().expect("an address")],
     }
 }
@@ -125,36 +125,6 @@ fn takedown_begins_with_the_rules_that_lead_to_us() {
     assert!(shown[..4].iter().all(|s| s.contains("lookup 923")), "{shown:?}");
     assert_eq!(shown[shown.len() - 1], "delete route 10.77.0.0/16 table 923 metric 10");
     assert_eq!(shown.len(), mirror.rules.len() + 1);
-}
-
-/// What versions before this one set up: ten preferences, with the landing place at the last of them.
-#[test]
-fn an_earlier_versions_short_jump_goes_before_rules_that_it_would_land_on_come() {
-    let rule = |preference, action, source: &str| {
-        let mut rule = Rule::new(Family::V6, preference, action);
-        rule.iif = Some("lo".into());
-        rule.source = source.parse().ok();
-        KernelRule { rule, protocol: PROTOCOL, has_more: false }
-    };
-    let mut mirror = mirror();
-    mirror.rules.push(rule(9233, Action::Goto(9239), "::/1"));
-    mirror.rules.push(rule(9233, Action::Goto(9239), "8000::/1"));
-    mirror.rules.push(rule(9234, Action::Lookup(923), "none"));
-    let mut config = config();
-    config.source.rules = vec![crate::forward::rule::Rule::default()];
-    let plan = plan(&config, &mirror, &Health::of([Live, Live]));
-    let steps = text(&difference(&plan, &mirror, &ours()));
-    let at = |wanted: &str| {
-        let found = steps.iter().position(|step| step.starts_with(wanted));
-        found.unwrap_or_else(|| panic!("{wanted} is not in {steps:#?}"))
-    };
-    assert!(at("-6 rule 9329: from all nop") < at("-6 rule 9233: from ::/1"));
-    for half in ["::/1", "8000::/1"] {
-        let old = at(&format!("delete -6 rule 9233: from {half} iif lo goto 9239"));
-        assert!(at(&format!("-6 rule 9233: from {half} iif lo goto 9329")) < old);
-        assert!(old < at("-6 rule 9240: "));
-    }
-    assert!(at("-6 rule 9320: ") < at("delete -6 rule 9234: "), "the rest is led in all the time");
 }
 
 mod nics {

@@ -179,14 +179,9 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Ten preferences that are ours, for the first of them. (The saved file has one entry for each ten: with that, earlier versions as well know what to take down.)
+/// The preferences that are ours, for the first of them.
 pub fn preferences(first: u32) -> RangeInclusive<u32> {
-    first..=first.saturating_add(9)
-}
-
-/// The tens of preferences that are ours behind `first`.
-pub fn tens(first: u32) -> impl DoubleEndedIterator<Item = u32> {
-    (0..BLOCK / 10).map(move |ten| first.saturating_add(10 * ten))
+    first..=first.saturating_add(LANDING)
 }
 
 /// What the rules depend on beside the configuration.

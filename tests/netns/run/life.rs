@@ -149,7 +149,9 @@ fn a_second_forwarder_is_refused_in_one_line() {
 fn a_second_adapter_with_the_first_ones_table_is_refused() {
     let bench = Bench::start(&Setup::new(1));
     let before = settings(&bench.network.host);
-    for (change, what) in [("", "table 923"), ("\ntable = 940", "preferences from 9230 on")] {
+    for (change, what) in
+        [("", "table 923"), ("\ntable = 940", "preferences among the hundred from 9230 on")]
+    {
         let config = bench.scratch.path().join("second.toml");
         let text = bench.config().replace("\"vipa0\"", &format!("\"vipa1\"{change}"));
         std::fs::write(&config, text).expect("a file");
