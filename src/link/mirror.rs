@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -35,7 +35,7 @@ pub struct Link {
     pub is_up: bool,
     /// IFF_LOWER_UP.
     pub has_carrier: bool,
-    /// A TUN or TAP device.
+    /// A TUN device as vipa makes it, with several queues; no TAP.
     pub is_tun: bool,
     /// IFF_NOARP: it has no neighbours to resolve.
     pub is_without_neighbours: bool,
@@ -433,9 +433,7 @@ impl Mirror {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-                LinkAttribute::LinkInfo(parts) => {
-                    link.is_tun = parts.contains(&LinkInfo::Kind(InfoKind::Tun));
-                }
+                LinkAttribute::LinkInfo(parts) => link.is_tun = read::is_tun(parts),
                 LinkAttribute::Address(bytes) => {
                     link.mac = bytes.as_slice().try_into().ok().map(MacAddr);
                 }

@@ -550,7 +550,8 @@ impl Network {
         match self.mirror.link(&name) {
             Some((_, link)) if link.is_tun => return Ok(false),
             Some(_) => {
-                let why = "a device of this name exists and is no TUN device";
+                let why = "a device of this name exists, and is no TUN with several queues: \
+                           delete or rename it, or choose another name in [virtual]";
                 return Err(fail(io::Error::new(io::ErrorKind::AlreadyExists, why)));
             }
             None => {}

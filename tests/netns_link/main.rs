@@ -176,6 +176,33 @@ fn a_start_that_fails_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_device_of_another_kind_with_the_adapters_name_is_named_and_left_alone() {
+    in_namespace("kinds", |fixture| {
+        for kind in [
+            "link add vipa0 type bridge",
+            "tuntap add vipa0 mode tap multi_queue",
+            "tuntap add vipa0 mode tun",
+        ] {
+            ip(kind);
+            let before = everything();
+            let (config, statistics) = (Arc::new(fixture.config()), Arc::default());
+            let error = Router::prepare(config, fixture.state.clone(), statistics)
+                .expect_err("it is no adapter of vipa's")
+                .to_string();
+            assert!(
+                error.contains("vipa0") && error.contains("no TUN with several queues"),
+                "{error}"
+            );
+            assert_eq!(everything(), before, "{kind}");
+            ip("link del vipa0");
+        }
+        ip("tuntap add vipa0 mode tun multi_queue");
+        drop(fixture.run(fixture.config()));
+        fixture.down();
+    });
+}
+
+#[test]
 fn a_table_that_others_use_is_refused() {
     in_namespace("foreign", |fixture| {
         ip("route add 10.99.0.0/16 dev eth1 table 923");

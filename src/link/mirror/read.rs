@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use netlink_packet_core::Nla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{InfoData, LinkInfo};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
 };
@@ -25,6 +27,29 @@ fn family(family: AddressFamily) -> Option<Family> {
         AddressFamily::Inet6 => Some(Family::V6),
         _ => None,
     }
+}
+
+/// IFLA_TUN_TYPE, which is IFF_TUN or IFF_TAP.
+const TUN_TYPE: (u16, u8) = (3, 1);
+/// IFLA_TUN_MULTI_QUEUE.
+const TUN_MULTI_QUEUE: (u16, u8) = (7, 1);
+
+/// A TUN of several queues? A TAP is of the same kind, and to a TUN of one queue no worker can attach.
+pub(super) fn is_tun(parts: &[LinkInfo]) -> bool {
+    let data = parts.iter().find_map(|part| match part {
+        LinkInfo::Data(InfoData::Tun(data)) => Some(data),
+        _ => None,
+    });
+    let says = |(kind, wanted): (u16, u8)| {
+        let mut value = [0];
+        data.into_iter().flatten().filter(|nla| nla.kind() == kind && nla.value_len() == 1).any(
+            |nla| {
+                nla.emit_value(&mut value);
+                value == [wanted]
+            },
+        )
+    };
+    says(TUN_TYPE) && says(TUN_MULTI_QUEUE)
 }
 
 pub(super) fn address(message: &AddressMessage) -> Option<Address> {
