@@ -152,7 +152,12 @@ fn without_a_forwarder_status_fails_in_one_line_and_down_has_nothing_to_do() {
     assert_eq!(stderr(&output).lines().count(), 1);
     let output = vipa(&["status", "--adapter", "vipa7", "--state", text(&place.0)]);
     assert!(stderr(&output).contains("no forwarder runs on vipa7"), "{output:?}");
-    assert_eq!(vipa(&["down", "--state", text(&place.0)]).status.code(), Some(0));
+    for named in [&[][..], &["--adapter", "vipa7"]] {
+        let output = vipa(&[&["down", "--state", text(&place.0)], named].concat());
+        assert_eq!(output.status.code(), Some(0));
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(told.starts_with("nothing ") && told.lines().count() == 1, "{told}");
+    }
 }
 
 #[test]

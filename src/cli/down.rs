@@ -33,8 +33,8 @@ pub(super) fn run(arguments: &Down) -> Result<ExitCode, Failure> {
             "a forwarder runs on {adapter}: stop it first, or say `vipa down --stop`"
         )));
     };
-    plan::take_down(state.directory(), &adapter)?;
-    Ok(ExitCode::SUCCESS)
+    let report = plan::take_down(state.directory(), &adapter)?;
+    output::print(&format!("{report}\n"))
 }
 
 /// Ends the forwarder of `adapter`, if one runs, and takes its lock.

@@ -47,12 +47,12 @@ fn rules(config: &Config) -> String {
     text
 }
 
-/// Deletes `adapter` and restores what is saved of it in `state`. Whoever calls holds its lock.
-pub(super) fn take_down(state: &Path, adapter: &str) -> Result<(), Failure> {
+/// Deletes `adapter` and restores what is saved of it in `state`; says what that was. Whoever calls holds its lock.
+pub(super) fn take_down(state: &Path, adapter: &str) -> Result<String, Failure> {
     let report = link::down::down(state, Some(adapter))
         .map_err(|error| Failure::failed(error.to_string()))?;
     if report.failed.is_empty() {
-        return Ok(());
+        return Ok(report.to_string());
     }
     Err(Failure::failed(format!("{adapter} is down, but {}", report.failed.join("; "))))
 }

@@ -62,9 +62,13 @@ impl Host {
         command.output().expect("vipa can be started")
     }
 
-    pub(crate) fn down(&self, arguments: &[&str]) {
+    /// What it says, in one line.
+    pub(crate) fn down(&self, arguments: &[&str]) -> String {
         let output = self.vipa(&[&["down"], arguments].concat());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(told.lines().count(), 1, "{told}");
+        told
     }
 
     /// Sends the forwarder a signal, and waits until it has ended of itself.

@@ -88,9 +88,11 @@ fn down_needs_no_configuration_and_twice_is_no_error() {
     host.bench.start_forwarder();
     host.bench.forwarder.kill();
     std::fs::remove_file(host.bench.scratch.path().join("vipa.toml")).expect("it is there");
-    host.down(&[]);
+    let told = host.down(&[]);
+    assert!(told.starts_with("vipa0 is gone: "), "{told}");
     host.is_as(&before);
-    host.down(&[]);
+    let told = host.down(&[]);
+    assert!(told.starts_with("nothing is set up"), "{told}");
     host.is_as(&before);
     let left = std::fs::read_dir(host.state()).expect("a directory").count();
     assert_eq!(left, 0, "nothing is kept");
