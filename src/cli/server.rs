@@ -88,7 +88,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Hand a value over, for a status object of the kind `push`.
+    /// Hand a value over, for a status object of the kind `push`; as whoever runs the forwarder, as all of these.
     Push {
         /// The server.
         server: String,
