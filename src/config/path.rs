@@ -27,6 +27,14 @@ pub(super) fn read(table: Option<Table<'_>>, mistakes: &mut Mistakes<'_>) -> Set
         rise: table.integer("rise", 1..=100, default.rise.into(), mistakes) as u8,
         bfd: bfd.map_or(default.bfd, |table| read_bfd(table, mistakes)),
     };
+    if table.get("bfd").is_some() && settings.probe != Probe::Bfd {
+        let found = "[path.bfd] is of no use: BFD is spoken with `probe = \"bfd\"` alone";
+        mistakes.warn(
+            table.key_span("bfd"),
+            found,
+            "`probe = \"bfd\"` in [path], or leave this out",
+        );
+    }
     table.finish(mistakes);
     settings
 }

@@ -403,7 +403,13 @@ fn device_name(value: &Value<'_>, wanted: &str, mistakes: &mut Mistakes<'_>) -> 
     {
         format!("holds {c:?}")
     } else if matches!(name, "." | ".." | "all" | "default" | "lo") {
-        "means something else to the kernel".to_owned()
+        let meant = if name == "lo" { "the loopback device" } else { "something else" };
+        mistakes.error(
+            value.span(),
+            format!("the name {name:?} means {meant} to the kernel"),
+            wanted,
+        );
+        return None;
     } else {
         return Some(name.to_owned());
     };

@@ -56,8 +56,18 @@ impl<'t> Table<'t> {
                 elements.iter().filter_map(|element| Table::of(element, title, mistakes)).collect()
             }
             other => {
+                // `[[service.status]]` makes a table of `service` where no `[[service]]` stands before it.
+                let is_list = |value: &Value<'_>| value.get_ref().is_array() && is_headed(value);
+                let part = other.as_table().and_then(|table| table.iter().find(|of| is_list(of.1)));
+                let found = match part {
+                    Some((part, _)) => {
+                        let name = title.trim_matches(['[', ']']);
+                        format!("`{name}.{}` stands before any {title}", part.get_ref())
+                    }
+                    None => is_a(title, other),
+                };
                 let wanted = format!("{title}, with two brackets, once for each");
-                mistakes.error(value.span(), is_a(title, other), wanted);
+                mistakes.error(value.span(), found, wanted);
                 Vec::new()
             }
         }
@@ -178,17 +188,52 @@ impl<'t> Table<'t> {
 
     /// Complains of every key that was never asked for.
     pub(super) fn finish(self, mistakes: &mut Mistakes<'_>) {
-        for (key, _) in self.entries {
+        for (key, value) in self.entries {
             let name: &str = key.get_ref();
             if self.known.contains(&name) {
                 continue;
             }
+            let elsewhere = if is_headed(value) { titles_of(name) } else { String::new() };
             let wanted = match nearest(name, &self.known) {
                 Some(meant) => format!("did you mean `{meant}`?"),
+                None if !elsewhere.is_empty() => format!("did you mean {elsewhere}?"),
                 None => format!("known here: {}", self.known.join(", ")),
             };
             mistakes.error(key.span(), format!("{} has no key `{name}`", self.title), wanted);
         }
+    }
+}
+
+/// Tables whose names alone do not say where they belong.
+const TITLES: [&str; 12] = [
+    "[[nic]]",
+    "[[source.rule]]",
+    "[[service]]",
+    "[[service.status]]",
+    "[[service.server]]",
+    "[rip]",
+    "[[rip.nic]]",
+    "[[rip.key]]",
+    "[path]",
+    "[path.bfd]",
+    "[path.bfd.key]",
+    "[[replay.nic]]",
+];
+
+/// The tables of this name, wherever they belong; empty: there is none.
+fn titles_of(name: &str) -> String {
+    let is_it = |title: &&str| title.trim_matches(['[', ']']).rsplit('.').next() == Some(name);
+    TITLES.into_iter().filter(is_it).collect::<Vec<_>>().join(" or ")
+}
+
+/// Is it a table, or several, as a header begins one?
+fn is_headed(value: &Value<'_>) -> bool {
+    match value.get_ref() {
+        DeValue::Table(_) => true,
+        DeValue::Array(elements) => {
+            !elements.is_empty() && elements.iter().all(|element| element.get_ref().is_table())
+        }
+        _ => false,
     }
 }
 

@@ -1,15 +1,15 @@
 //! `[rip]`: the routing daemon.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use toml::de::DeValue;
 use toml::value::Datetime;
 
 use super::mistake::Mistakes;
-use super::reader::{Table, integer, is_a, string, strings};
+use super::reader::{Span, Table, Value, integer, is_a, string, strings};
 use super::{Forwards, Nic};
-use crate::rip::auth::{Algorithm, Key};
+use crate::rip::auth::{Algorithm, Key, Keyring};
 use crate::rip::{Advertise, Horizon, NicSettings, Settings};
 use crate::wire::ip::{Family, Prefix};
 
@@ -181,6 +181,7 @@ fn read_nics(table: &mut Table<'_>, nics: &[Nic], mistakes: &mut Mistakes<'_>) -
 
 fn read_keys(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Vec<Key> {
     let mut keys: Vec<Key> = Vec::new();
+    let mut lives = Vec::new();
     for mut table in Table::all_of(table.get("key"), "[[rip.key]]", mistakes) {
         let id = table.integer("id", 0..=255, 1, mistakes) as u8;
         let names = Algorithm::NAMES.map(|(name, _)| name);
@@ -212,9 +213,42 @@ fn read_keys(table: &mut Table<'_>, mistakes: &mut Mistakes<'_>) -> Vec<Key> {
             from: read_moment(&mut table, "from", mistakes),
             until: read_moment(&mut table, "until", mistakes),
         });
+        let [from, until] = ["from", "until"].map(|end| table.get(end).map(Value::span));
+        lives.push((from, until));
         table.finish(mistakes);
     }
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    check_lives(&keys, &lives, wall.as_secs(), mistakes);
     keys
+}
+
+/// Keys that do not count as of `wall`, with where their ends stand.
+fn check_lives(
+    keys: &[Key],
+    lives: &[(Option<Span>, Option<Span>)],
+    wall: u64,
+    mistakes: &mut Mistakes<'_>,
+) {
+    let stopgap = Keyring::new(keys.to_vec(), Duration::ZERO).stopgap(wall);
+    for (key, (from, until)) in keys.iter().zip(lives) {
+        let (fault, span) = match (key.from, key.until) {
+            (Some(begin), Some(end)) if end <= begin => {
+                ("never counts: it ends before it begins", until)
+            }
+            (_, Some(end)) if end <= wall => ("does not count any more", until),
+            (Some(begin), _) if begin > wall => ("does not count yet", from),
+            _ => continue,
+        };
+        let Some(span) = span else { continue };
+        let why = match stopgap {
+            None => "another key counts now".to_owned(),
+            Some(id) if id == key.id => {
+                "no key counts now: this one, the last to end, is used all the same".to_owned()
+            }
+            Some(id) => format!("no key counts now: {id}, the last to end, is used all the same"),
+        };
+        mistakes.warn(span.clone(), format!("the key {} {fault}", key.id), why);
+    }
 }
 
 /// Seconds since 1970.

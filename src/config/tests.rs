@@ -299,6 +299,8 @@ fn device_names_are_those_that_the_kernel_takes() {
         let found = only_mistake(&LEAST.replace("eth1", name));
         assert!(found.starts_with("the name "), "{found}");
     }
+    let errors = parse(&LEAST.replace("eth1", "lo")).unwrap_err().to_string();
+    assert!(errors.contains("the loopback device") && errors.contains("network card"), "{errors}");
     assert!(parse(&LEAST.replace("eth1", "fifteen-bytes-x")).is_ok());
     assert_eq!(only_mistake(&LEAST.replace("eth1", "vipa0")), "\"vipa0\" is the virtual adapter");
 }
@@ -568,8 +570,10 @@ fn the_configurations_of_the_readme_are_right() {
     let (with, warnings) = parse(&format!("{}\n{}", blocks[0], blocks[4])).unwrap();
     assert!(warnings.is_empty());
     assert_eq!(with.announce, crate::announce::Settings::default());
-    let (with, warnings) = parse(&format!("{}\n{}", blocks[0], blocks[3])).unwrap();
+    let path = format!("{}\n{}", blocks[0], blocks[3]);
+    let (_, warnings) = parse(&path.replace("\"neighbour\"", "\"bfd\"")).unwrap();
     assert!(warnings.is_empty());
+    let (with, _) = parse(&path).unwrap();
     let (shown, default) = (with.path, crate::path::Settings::default());
     assert_eq!((shown.probe, shown.interval), (default.probe, default.interval));
     assert_eq!((shown.fall, shown.rise), (default.fall, default.rise));
@@ -594,6 +598,71 @@ fn mistakes_of_the_path_are_told() {
     ] {
         let errors = parse(&format!("{LEAST}\n[path]\n{text}\n")).unwrap_err().to_string();
         assert!(errors.contains(wanted), "{text}: {errors}");
+    }
+}
+
+/// Line, what is said, and why, of each warning about `text`, which stands behind the least configuration.
+fn warnings_of(text: &str) -> Vec<(usize, String, String)> {
+    let (_, warnings) = parse(&format!("{LEAST}{text}\n")).unwrap();
+    let told = warnings.iter().map(|warning| warning.mistake());
+    told.map(|told| (told.line, told.found.clone(), told.wanted.clone())).collect()
+}
+
+#[test]
+fn bfd_that_is_set_up_and_not_spoken_is_a_warning() {
+    for probe in ["", "[path]\nprobe = 'off'\n"] {
+        let told = warnings_of(&format!("{probe}[path.bfd]\nmultiplier = 4"));
+        let [(line, found, _)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(*line, 7 + probe.lines().count());
+        assert!(found.contains("probe = \"bfd\""), "{found}");
+    }
+    assert_eq!(warnings_of("[path]\nprobe = 'bfd'\n[path.bfd]\nmultiplier = 4"), []);
+}
+
+#[test]
+fn keys_of_rip_that_do_not_count_now_are_a_warning() {
+    let key = |id: u8, life: &str| format!("[[rip.key]]\nid = {id}\nsecret = 'x'\n{life}\n");
+    let of = |keys: &[String]| warnings_of(&format!("[rip]\n{}", keys.concat()));
+    let (over, early) = ("until = 2001-01-01T00:00:00Z", "from = 2999-01-01T00:00:00Z");
+    assert_eq!(of(&[key(1, "")]), []);
+    let told = of(&[key(1, over), key(2, early)]);
+    let found: Vec<_> = told.iter().map(|told| (told.0, told.1.as_str())).collect();
+    let (first, second) = ("the key 1 does not count any more", "the key 2 does not count yet");
+    assert_eq!(found, [(11, first), (15, second)]);
+    assert!(told[0].2.starts_with("no key counts now: 2"), "{told:?}");
+    let told = of(&[key(1, ""), key(2, early)]);
+    assert_eq!((told.len(), told[0].2.as_str()), (1, "another key counts now"));
+    let told = of(&[key(1, &format!("{early}\n{over}"))]);
+    assert_eq!(told[0].1, "the key 1 never counts: it ends before it begins");
+}
+
+#[test]
+fn a_table_at_a_wrong_place_is_told_its_own() {
+    let told = |text: &str| {
+        let errors = parse(&format!("{LEAST}{text}\n")).unwrap_err();
+        let [mistake] = errors.mistakes() else { panic!("{errors}") };
+        (mistake.found.clone(), mistake.wanted.clone())
+    };
+    for (text, found, wanted) in [
+        (
+            "[[service.status]]\nkind = 'tcp'",
+            "`service.status` stands before any [[service]]",
+            "[[service]], with two brackets, once for each",
+        ),
+        (
+            "[service]\nname = 'web'",
+            "[[service]] is a table",
+            "[[service]], with two brackets, once for each",
+        ),
+        ("[[status]]\nkind = 'tcp'", "no key `status`", "did you mean [[service.status]]?"),
+        ("[[rule]]\nuse = 'physical'", "no key `rule`", "did you mean [[source.rule]]?"),
+        ("[bfd]\nmultiplier = 3", "no key `bfd`", "did you mean [path.bfd]?"),
+        ("[[key]]\nid = 3", "no key `key`", "did you mean [[rip.key]] or [path.bfd.key]?"),
+        ("[[source.nic]]\nname = 'eth2'", "no key `nic`", "did you mean [[nic]] or [[rip.nic]]"),
+        ("[fish]\nname = 'eth2'", "no key `fish`", "known here: "),
+    ] {
+        let (f, w) = told(text);
+        assert!(f.contains(found) && w.contains(wanted), "{text}: {f}: {w}");
     }
 }
 

@@ -116,13 +116,28 @@ impl Keyring {
         Keyring { keys, silence: silence.as_secs(), ..Keyring::default() }
     }
 
-    /// The key to send with: the one that began last; where none is valid any more the last one to end, since silence would cut the
-    /// host off (RFC 2082 section 4.3).
+    /// The key to send with: the one that began last; where none is valid the last one to end.
     fn current(&self, wall: u64) -> Option<&Key> {
-        let valid = self.keys.iter().filter(|key| key.is_valid(wall));
-        valid
-            .max_by_key(|key| key.from)
-            .or_else(|| self.keys.iter().max_by_key(|key| key.until.unwrap_or(u64::MAX)))
+        self.usable(wall).max_by_key(|key| key.from)
+    }
+
+    /// The keys that count. Where none is valid that is the last one to end: silence would cut the host off, and so would deafness
+    /// (RFC 2082 section 4.3).
+    fn usable(&self, wall: u64) -> impl Iterator<Item = &Key> {
+        let is_last = move |key: &Key| self.last_resort(wall).is_some_and(|last| last == key);
+        self.keys.iter().filter(move |key| key.is_valid(wall) || is_last(key))
+    }
+
+    fn last_resort(&self, wall: u64) -> Option<&Key> {
+        let is_any_valid = self.keys.iter().any(|key| key.is_valid(wall));
+        let last = self.keys.iter().max_by_key(|key| key.until.unwrap_or(u64::MAX));
+        last.filter(|_| !is_any_valid)
+    }
+
+    /// The id of the key that is used as of `wall` though its life is over or has not begun, since that is so of all; `None`: one is
+    /// valid, or there are none.
+    pub fn stopgap(&self, wall: u64) -> Option<u8> {
+        self.last_resort(wall).map(|key| key.id)
     }
 
     /// `message`, header and entries of at most 24 routes, signed as of `wall` seconds since 1970.
@@ -175,11 +190,9 @@ impl Keyring {
         match u16::from_be_bytes([kind_a, kind_b]) {
             PASSWORD => {
                 let is_right = |key: &Key| {
-                    key.algorithm == Algorithm::Password
-                        && key.is_valid(wall)
-                        && is_equal(&padded(&key.secret), field)
+                    key.algorithm == Algorithm::Password && is_equal(&padded(&key.secret), field)
                 };
-                if self.keys.iter().any(is_right) { bare(bytes) } else { Err(Reject::Password) }
+                if self.usable(wall).any(is_right) { bare(bytes) } else { Err(Reject::Password) }
             }
             CRYPTOGRAPHIC => bare(self.verify_digest(bytes, field, neighbour, wall)?),
             _ => Err(Reject::SignatureKind),
@@ -196,12 +209,8 @@ impl Keyring {
         let length = usize::from(u16::from_be_bytes([field[0], field[1]]));
         let id = field[2];
         let sequence = u32::from_be_bytes([field[4], field[5], field[6], field[7]]);
-        let mut valid = self
-            .keys
-            .iter()
-            .filter(|key| key.id == id && key.algorithm != Algorithm::Password)
-            .filter(|key| key.is_valid(wall));
-        let key = valid.next().ok_or(Reject::KeyId)?;
+        let is_meant = |key: &&Key| key.id == id && key.algorithm != Algorithm::Password;
+        let key = self.usable(wall).find(is_meant).ok_or(Reject::KeyId)?;
         let (body, trailer) = bytes.split_at_checked(length).ok_or(Reject::Digest)?;
         let (mark, sent) = trailer.split_at_checked(TRAILER.len()).ok_or(Reject::Digest)?;
         if mark != TRAILER || length < HEADER + ENTRY || sent.len() != key.algorithm.digest_length()
@@ -426,5 +435,20 @@ mod tests {
         let signed = signed(&mut some, 0);
         assert_eq!(none.verify(&signed, neighbour(), 0), Err(Reject::Signed));
         assert!(none.verify(&message(), neighbour(), 0).is_ok());
+    }
+
+    #[test]
+    fn rfc2082_4_3_where_no_key_is_valid_the_last_one_to_end_is_used_all_the_same() {
+        let first = Key { id: 1, until: Some(1000), ..key(Algorithm::Md5, "first") };
+        let last = Key { id: 2, until: Some(2000), ..key(Algorithm::Md5, "last") };
+        let mut ring = ring(&[first, last]);
+        assert_eq!((ring.stopgap(1999), ring.stopgap(2000)), (None, Some(2)));
+        assert_eq!(Keyring::default().stopgap(2000), None);
+        for (id, secret, believed) in [(2, "last", true), (1, "first", false)] {
+            let theirs = Key { id, ..key(Algorithm::Md5, secret) };
+            let signed = signed(&mut Keyring::new(vec![theirs], Duration::ZERO), 2000);
+            assert_eq!(ring.verify(&signed, neighbour(), 2000).is_ok(), believed, "{id}");
+        }
+        assert_eq!(signed(&mut ring, 2000)[10], 2);
     }
 }

@@ -62,6 +62,8 @@ pub struct Speaker {
     is_router: bool,
     /// Of version 2.
     keys: Keyring,
+    /// The key that is used since none is valid; as last told.
+    stopgap: Option<u8>,
     recorder: Option<Recorder>,
     ears: Vec<Ear>,
     interfaces: Vec<Interface>,
@@ -114,6 +116,7 @@ impl Speaker {
             daemons,
             is_router: settings.advertise == Advertise::All,
             keys: Keyring::new(settings.keys.clone(), settings.timeout),
+            stopgap: None,
             recorder,
             ears: Vec::new(),
             interfaces: Vec::new(),
@@ -246,6 +249,7 @@ impl Speaker {
     /// Takes in what was heard, does what is due, and sends what that yields.
     pub fn turn(&mut self, now: Instant) {
         let wall = wall_seconds();
+        self.look_at_keys(wall);
         self.is_unfinished = false;
         for ear in &self.ears {
             let family = ear.socket.family();
@@ -289,6 +293,22 @@ impl Speaker {
             }
         }
         self.flush(now);
+    }
+
+    /// RFC 2082 section 4.3: that the last key has ended is to be told.
+    fn look_at_keys(&mut self, wall: u64) {
+        let stopgap = self.keys.stopgap(wall);
+        if stopgap == self.stopgap {
+            return;
+        }
+        match stopgap {
+            Some(key) => tracing::warn!(
+                key,
+                "no [[rip.key]] counts now: the last one to end is used all the same"
+            ),
+            None => tracing::info!("a [[rip.key]] counts again"),
+        }
+        self.stopgap = stopgap;
     }
 
     fn flush(&mut self, now: Instant) {
