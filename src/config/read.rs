@@ -217,13 +217,13 @@ fn read_adapter(mut table: Table<'_>, mistakes: &mut Mistakes<'_>) -> Adapter {
     let last = adapter.table.checked_add(more);
     if (253..=255).contains(&adapter.table) {
         let found = format!("`table` is {}, one of the kernel's own", adapter.table);
-        mistakes.error(value_span(&mut table, "table"), found, wanted);
+        mistakes.error(table.value_span("table"), found, wanted);
     } else if last.is_none_or(|last| adapter.table < 253 && last >= 253) {
         let found = format!(
             "`table` is {}, with too few tables behind it: {more} are wanted",
             adapter.table
         );
-        mistakes.error(value_span(&mut table, "table"), found, wanted);
+        mistakes.error(table.value_span("table"), found, wanted);
     }
     table.finish(mistakes);
     adapter
@@ -261,7 +261,7 @@ fn read_forwarder(table: Option<Table<'_>>, mistakes: &mut Mistakes<'_>) -> Forw
     };
     if table.one_of("offload", &["auto", "off", "tc"], mistakes) == "tc" {
         let found = "`offload` \"tc\" is not in this version of vipa";
-        mistakes.error(value_span(&mut table, "offload"), found, "\"auto\" or \"off\"");
+        mistakes.error(table.value_span("offload"), found, "\"auto\" or \"off\"");
     }
     table.finish(mistakes);
     forwarder
@@ -416,8 +416,4 @@ fn device_name(value: &Value<'_>, wanted: &str, mistakes: &mut Mistakes<'_>) -> 
     let wanted = format!("a device name of 1 to {LONGEST} bytes without spaces, `/`, `:` and `%`");
     mistakes.error(value.span(), format!("the name {name:?} {fault}"), wanted);
     None
-}
-
-fn value_span(table: &mut Table<'_>, key: &'static str) -> super::reader::Span {
-    table.get(key).map_or(table.span(), Value::span)
 }

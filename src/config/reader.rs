@@ -91,6 +91,11 @@ impl<'t> Table<'t> {
         self.entries.get_key_value(key).map_or(self.span(), |(key, _)| key.span())
     }
 
+    /// Where the value of `key` stands, or the table if it is left out.
+    pub(super) fn value_span(&mut self, key: &'static str) -> Span {
+        self.get(key).map_or(self.span(), Value::span)
+    }
+
     /// The value of `key`, or a complaint that it is missing.
     pub(super) fn required(
         &mut self,
@@ -184,6 +189,55 @@ impl<'t> Table<'t> {
             mistakes.error(value.span(), format!("`{key}` is {text:?}"), wanted);
             default
         })
+    }
+
+    /// Text, or a complaint that there is none, and where it stands.
+    pub(super) fn required_text(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        mistakes: &mut Mistakes<'_>,
+    ) -> Option<(String, Span)> {
+        let value = self.required(key, wanted, mistakes)?;
+        Some((string(value, key, wanted, mistakes)?.to_owned(), value.span()))
+    }
+
+    /// Text that is not empty; `None` where it is left out.
+    pub(super) fn text(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        mistakes: &mut Mistakes<'_>,
+    ) -> Option<String> {
+        let value = self.get(key)?;
+        let text = string(value, key, wanted, mistakes)?;
+        if text.is_empty() {
+            mistakes.error(value.span(), format!("`{key}` is empty"), wanted);
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    /// A table of texts, with where each stands.
+    pub(super) fn pairs(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        mistakes: &mut Mistakes<'_>,
+    ) -> Vec<(String, String, Span)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Table(entries) = value.get_ref() else {
+            mistakes.error(value.span(), is_a(key, value.get_ref()), wanted);
+            return Vec::new();
+        };
+        let mut pairs = Vec::new();
+        for (name, value) in entries {
+            let name_text: &str = name.get_ref();
+            if let Some(text) = string(value, name_text, wanted, mistakes) {
+                pairs.push((name_text.to_owned(), text.to_owned(), name.span()));
+            }
+        }
+        pairs
     }
 
     /// Complains of every key that was never asked for.
