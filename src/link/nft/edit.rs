@@ -1,6 +1,7 @@
 //! Writes changes of one table into a batch: from what stands to what should.
 
 use std::collections::BTreeSet;
+use std::ops::Deref;
 
 use super::message::{APPEND, CREATE, Writer};
 use super::present::{COMMENT, Present};
@@ -112,7 +113,7 @@ impl Edit<'_> {
         &mut self,
         kept: Option<&Present>,
         wanted: &Table,
-        flows: &FlowKeys,
+        flows: &impl Deref<Target = FlowKeys>,
         later: &mut Later,
     ) {
         let mut room = BATCH_ELEMENTS;

@@ -15,6 +15,7 @@ pub(crate) mod present;
 mod rules;
 pub(crate) mod socket;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -399,10 +400,14 @@ impl Nft {
     ) -> (Batch, Later) {
         let mut batch = self.requests.batch();
         let mut later = Later::default();
-        let mut flows = FlowKeys::of(self.held());
-        for (place, key) in &self.orphans.0 {
-            flows.at(*place).push(key.clone());
-        }
+        // There may be many, and where the sets stand, unread, nobody asks.
+        let flows = LazyCell::new(|| {
+            let mut flows = FlowKeys::of(self.held());
+            for (place, key) in &self.orphans.0 {
+                flows.at(*place).push(key.clone());
+            }
+            flows
+        });
         let mut wanted = vec![rules::reserved_ports(rules, &self.spared)];
         if self.has_egress {
             wanted.push(rules::egress_hold(rules, nics));
