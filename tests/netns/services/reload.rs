@@ -200,7 +200,7 @@ fn a_server_added_by_hand_that_sees_the_client_is_answered_through_here() {
     let second = endpoint(address(2, Family::V4), WEB);
     let ask = |arguments: &[&str]| {
         let output = bench.vipa(arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{output:?}");
     };
     ask(&["server", "add", "p80", "s2", &second]);
     ask(&["server", "check", "s2"]);
