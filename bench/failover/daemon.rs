@@ -25,12 +25,13 @@ pub(crate) enum Program {
     Bird,
 }
 
-/// RIP's timers.
+/// RIP's timers, or VRRP's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timers {
-    /// 30, 180, 120 s (RFC 2453).
+    /// 30, 180, 120 s (RFC 2453); keepalived: VRRP 2, each second.
     Default,
-    /// As short as each program goes: FRR 5, 15, 10 s; BIRD 1, 3, 5 s, or FRR's where it speaks to FRR.
+    /// As short as each program goes: FRR 5, 15, 10 s; BIRD 1, 3, 5 s, or FRR's where it speaks to FRR; keepalived: VRRP 3, each
+    /// 100 ms.
     Short,
 }
 

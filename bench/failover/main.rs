@@ -5,6 +5,9 @@
 //! client ── router ══ two links ══ host with the VIPA
 //! ```
 //!
+//! In vipa's place: routing daemons (FRR, BIRD), the kernel's equal-cost routes alone, and keepalived (VRRP; its network: `vrrp.rs`).
+//! What is not installed is named as missing. Who is out for longer than 20 s (RIP alone: 260 s) is out for ever: it is said so.
+//!
 //! Each round has namespaces of its own. The router runs FRR 10.3 (Debian trixie's, which tools/frr-trixie fetches and unpacks below
 //! `target`; bookworm's has no BFD with RIP); beside the ports in the hash of its equal-cost routes it has the kernel's defaults. A
 //! request each millisecond over UDP is answered from the VIPA, and one TCP connection says 1 kB every two, over a link that was
@@ -15,6 +18,7 @@ mod daemon;
 mod subject;
 mod traffic;
 mod trial;
+mod vrrp;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,9 +57,7 @@ fn main() -> Result<(), Error> {
     );
     let mut results = Vec::new();
     for subject in &arguments.subjects {
-        if subject.needs_frr()
-            && let Err(why) = &frr
-        {
+        if let Some(why) = subject.missing(&frr) {
             println!("{:<11} missing: {why}", subject.name);
             results.push(json!({ "subject": subject.name, "missing": why }));
             continue;
@@ -71,7 +73,9 @@ fn main() -> Result<(), Error> {
     }
     println!("median / worst, in ms; `TCP`: connections lost; `late`: late turns of vipa's loops");
     let router = if frr.is_ok() { "FRR 10.3" } else { "BIRD 2, since FRR 10.3 is missing" };
-    println!("the router runs {router} (beside `rip`: BIRD 2)");
+    println!(
+        "the router runs {router} (beside `rip`: BIRD 2; beside `kernel` and `vrrp`: nothing)"
+    );
     let directory = target().join("bench");
     fs::create_dir_all(&directory)?;
     let file = directory.join("failover.json");

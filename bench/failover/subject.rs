@@ -1,7 +1,7 @@
-//! Who is measured: vipa, and others in its place on the host, with the router that fits each.
+//! Who is measured: vipa, and others in its place, with the router that fits each.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vipa::lab::topology::{Network, nic_name, vipas};
@@ -10,6 +10,9 @@ use vipa::wire::ip::Family;
 
 use crate::Error;
 use crate::daemon::{Bfd, Daemon, Program, Timers};
+use crate::traffic::Link;
+use crate::trial::Failure;
+use crate::vrrp::Directors;
 
 pub(crate) const HOLD_DOWN: Duration = Duration::from_secs(1);
 
@@ -20,6 +23,10 @@ pub(crate) enum Host {
     Vipa,
     /// A routing daemon, with the VIPA on `lo`.
     Daemon(Program),
+    /// Nobody: the VIPA on `lo`, equal-cost routes here and on the router. Both heed lost carrier, which is not the default.
+    Kernel,
+    /// The VIPA on `lo`, and two directors before it, one of which has the VIPA by VRRP.
+    Keepalived,
 }
 
 /// One row of the table.
@@ -30,20 +37,24 @@ pub(crate) struct Subject {
     pub(crate) host: Host,
     pub(crate) bfd: Option<Bfd>,
     pub(crate) timers: Timers,
-    /// The router's program; FRR gives way to BIRD where it is missing.
-    pub(crate) router: Program,
+    /// The router's program; FRR gives way to BIRD where it is missing. `None`: its routes are static.
+    pub(crate) router: Option<Program>,
 }
 
 const fn vipa(name: &'static str, bfd: Option<Bfd>) -> Subject {
-    Subject { name, host: Host::Vipa, bfd, timers: Timers::Short, router: Program::Frr }
+    Subject { name, host: Host::Vipa, bfd, timers: Timers::Short, router: Some(Program::Frr) }
 }
 
 const fn other(name: &'static str, program: Program, bfd: Option<Bfd>) -> Subject {
     let host = Host::Daemon(program);
-    Subject { name, host, bfd, timers: Timers::Short, router: Program::Frr }
+    Subject { name, host, bfd, timers: Timers::Short, router: Some(Program::Frr) }
 }
 
-pub(crate) const SUBJECTS: [Subject; 6] = [
+const fn without_routing(name: &'static str, host: Host, timers: Timers) -> Subject {
+    Subject { name, host, bfd: None, timers, router: None }
+}
+
+pub(crate) const SUBJECTS: [Subject; 9] = [
     vipa("vipa-bfd50", Some(Bfd(50))),
     vipa("vipa-bfd20", Some(Bfd(20))),
     vipa("vipa-arp", None),
@@ -54,14 +65,17 @@ pub(crate) const SUBJECTS: [Subject; 6] = [
         host: Host::Daemon(Program::Bird),
         bfd: None,
         timers: Timers::Default,
-        router: Program::Bird,
+        router: Some(Program::Bird),
     },
+    without_routing("kernel", Host::Kernel, Timers::Short),
+    without_routing("vrrp-1s", Host::Keepalived, Timers::Default),
+    without_routing("vrrp-100ms", Host::Keepalived, Timers::Short),
 ];
 
 impl Subject {
     /// RIP alone: minutes pass until a dead path is noticed.
     pub(crate) fn is_slow(&self) -> bool {
-        self.timers == Timers::Default
+        self.router.is_some() && self.timers == Timers::Default
     }
 
     /// From the end of a failure until the link carries traffic again, at most; `None`: nothing is promised.
@@ -69,16 +83,28 @@ impl Subject {
         (self.host == Host::Vipa).then_some(HOLD_DOWN)
     }
 
-    pub(crate) fn needs_frr(&self) -> bool {
-        self.host == Host::Daemon(Program::Frr)
+    /// Why it cannot be measured, if so; `frr`: where FRR is, or why it is nowhere.
+    pub(crate) fn missing(&self, frr: &Result<PathBuf, String>) -> Option<String> {
+        match self.host {
+            Host::Daemon(Program::Frr) => frr.as_ref().err().cloned(),
+            Host::Keepalived => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let is_there =
+                    std::env::split_paths(&path).any(|at| at.join("keepalived").exists());
+                (!is_there).then(|| "keepalived is not installed (Debian: keepalived)".to_owned())
+            }
+            Host::Vipa | Host::Kernel | Host::Daemon(Program::Bird) => None,
+        }
     }
 }
 
-/// On the host, not running yet.
+/// What is in vipa's place, not running yet.
 #[derive(Debug)]
 pub(crate) enum Running {
     Vipa(Forwarder, #[expect(dead_code, reason = "its files are deleted with it")] Scratch),
     Daemon(Box<Daemon>),
+    Kernel,
+    Directors(Directors),
 }
 
 impl Running {
@@ -100,6 +126,8 @@ impl Running {
                 let daemon = Daemon::new(program, &network.host, frr)?;
                 Ok(Running::Daemon(Box::new(daemon)))
             }
+            Host::Kernel => Ok(Running::Kernel),
+            Host::Keepalived => Ok(Running::Directors(Directors::new(network)?)),
         }
     }
 
@@ -114,14 +142,29 @@ impl Running {
                 let links: Vec<&str> = links.iter().map(String::as_str).collect();
                 daemon.start(&links, subject.bfd, subject.timers)
             }
+            Running::Kernel => Ok(network.route_by_kernel()?),
+            Running::Directors(directors) => directors.start(subject.timers),
         }
     }
 
-    /// What vipa said so far.
+    /// The link that `failure` is to meet. Each failure has one of its own: what failed a moment ago has a longer hold-down. With
+    /// directors it is the master's, whose link is not the host's.
+    pub(crate) fn link(&self, network: &Network, failure: Failure) -> Link {
+        match (self, failure) {
+            (Running::Directors(directors), _) => {
+                Link { namespace: directors.master().clone(), nic: 1 }
+            }
+            (_, Failure::Carrier) => Link { namespace: network.host.clone(), nic: 1 },
+            (_, Failure::Grey) => Link { namespace: network.host.clone(), nic: 2 },
+        }
+    }
+
+    /// What vipa, or keepalived, said so far.
     pub(crate) fn log(&self) -> String {
         match self {
             Running::Vipa(forwarder, _) => forwarder.log(),
-            Running::Daemon(_) => String::new(),
+            Running::Directors(directors) => directors.log(),
+            Running::Daemon(_) | Running::Kernel => String::new(),
         }
     }
 

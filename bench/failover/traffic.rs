@@ -35,6 +35,22 @@ fn vipa() -> SocketAddr {
     SocketAddr::new(vipas(Family::V4)[0], PORT)
 }
 
+/// A link that the traffic goes by, and that is to fail: by the NIC at its far end, seen from the router.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) namespace: Namespace,
+    /// The number of NIC and cable.
+    pub(crate) nic: u8,
+}
+
+impl Link {
+    /// Frames that the NIC has received and sent.
+    pub(crate) fn frames(&self) -> Result<[u64; 2], Error> {
+        let counters = self.namespace.counters(&nic_name(self.nic))?;
+        Ok([counters.rx_frames, counters.tx_frames])
+    }
+}
+
 /// Answers on the VIPA, over UDP and TCP. Dropped, it ends.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -179,10 +195,10 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// Over the host's NIC `nic`, both ways.
-    pub(crate) fn start(network: &Network, nic: u8) -> Result<Traffic, Error> {
-        let socket = flow(network, nic, udp_flow)?;
-        let stream = flow(network, nic, tcp_flow)?;
+    /// Over `link`, both ways.
+    pub(crate) fn start(network: &Network, link: &Link) -> Result<Traffic, Error> {
+        let socket = flow(network, link, udp_flow)?;
+        let stream = flow(network, link, tcp_flow)?;
         let shared = Arc::new(Shared {
             began: Instant::now(),
             is_over: AtomicBool::new(false),
@@ -263,24 +279,21 @@ impl Traffic {
     }
 }
 
-/// Makes flows until one goes by `nic` both ways.
+/// Makes flows until one goes by `link` both ways.
 fn flow<T>(
     network: &Network,
-    nic: u8,
+    link: &Link,
     make: impl Fn(&Namespace) -> io::Result<T>,
 ) -> Result<T, Error> {
-    let name = nic_name(nic);
     for _ in 0..TRIES {
-        let before = network.host.counters(&name)?;
+        let before = link.frames()?;
         let made = make(&network.client)?;
-        let after = network.host.counters(&name)?;
-        let most = TRIAL as u64 - 2;
-        if after.rx_frames - before.rx_frames >= most && after.tx_frames - before.tx_frames >= most
-        {
+        let after = link.frames()?;
+        if after.iter().zip(before).all(|(after, before)| after - before >= TRIAL as u64 - 2) {
             return Ok(made);
         }
     }
-    Err(format!("no flow of {TRIES} goes by {name} both ways").into())
+    Err(format!("no flow of {TRIES} goes by link {} both ways", link.nic).into())
 }
 
 fn udp_flow(client: &Namespace) -> io::Result<UdpSocket> {
@@ -428,9 +441,9 @@ impl Record {
         missing
     }
 
-    /// The longest time in which TCP brought nothing back, ms, as far as it ended between `from` and `until`.
+    /// The longest time in which TCP brought nothing back, ms, as far as a part of it lay between `from` and `until`.
     pub(crate) fn stall(&self, from: Instant, until: Instant) -> f64 {
-        let pairs = self.heard.windows(2).filter(|pair| (from..until).contains(&pair[1]));
+        let pairs = self.heard.windows(2).filter(|pair| pair[0] < until && pair[1] >= from);
         pairs.map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3).fold(0.0, f64::max)
     }
 }

@@ -5,13 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vipa::lab::topology::{Network, nic_name, vipas};
+use vipa::lab::topology::{Network, vipas};
 use vipa::wire::ip::Family;
 
 use crate::Error;
 use crate::daemon::{Daemon, Program};
-use crate::subject::{Running, Subject};
-use crate::traffic::{Missing, Server, Traffic, first_answer};
+use crate::subject::{Host, Running, Subject};
+use crate::traffic::{Link, Missing, Server, Traffic, first_answer};
 
 /// FRR's ripd sends its first full update two seconds after its start: then the router is long up.
 const LONG_UP: Duration = Duration::from_secs(4);
@@ -48,14 +48,6 @@ impl Failure {
             Failure::Grey => "grey",
         }
     }
-
-    /// Each has a link of its own: one that failed a moment ago has a longer hold-down.
-    fn nic(self) -> u8 {
-        match self {
-            Failure::Carrier => 1,
-            Failure::Grey => 2,
-        }
-    }
 }
 
 /// What a failure and its end cost.
@@ -71,9 +63,9 @@ pub(crate) struct Outcome {
     /// From the failure's end until the link carries traffic both ways, ms; `None`: never.
     pub(crate) back: Option<f64>,
     pub(crate) lost_connection: Option<String>,
-    /// Frames that the host's NIC received and sent in half a second and more before the failure.
+    /// Frames that the NIC at the link received and sent in half a second and more before the failure.
     pub(crate) crossing: [u64; 2],
-    /// Frames that the dead path swallowed, of the host and of the router. Where requests get lost there are no answers.
+    /// Frames that the dead path swallowed, of its far end and of the router. Where requests get lost there are no answers.
     pub(crate) swallowed: [u64; 2],
 }
 
@@ -112,23 +104,28 @@ pub(crate) fn round(
     frr: Option<&Path>,
 ) -> Result<Round, Error> {
     let network = Network::new(2)?;
-    as_linux_is(&network)?;
-    let router = if frr.is_some() { subject.router } else { Program::Bird };
+    as_linux_is(&network, subject)?;
     let root = frr.unwrap_or(Path::new("/nonexistent"));
-    let mut neighbour = Daemon::new(router, &network.router, root)?;
-    neighbour.start(&["r1", "r2"], subject.bfd, subject.timers)?;
+    let mut neighbour = None;
+    if let Some(router) = subject.router {
+        let router = if frr.is_some() { router } else { Program::Bird };
+        let daemon = neighbour.insert(Daemon::new(router, &network.router, root)?);
+        daemon.start(&["r1", "r2"], subject.bfd, subject.timers)?;
+    }
     let _server = Server::start(&network.host)?;
     let mut running = Running::prepare(subject, &network, root)?;
-    thread::sleep(LONG_UP);
+    if neighbour.is_some() {
+        thread::sleep(LONG_UP);
+    }
     let start = first_answer(&network.client, START_LIMIT, || running.start(subject, &network))?;
     let start = start.map(|time| time.as_secs_f64() * 1e3);
     let mut outcomes = Vec::new();
     for failure in failures.iter().copied() {
         let mut tries = 0;
         let outcome = loop {
-            ready(&network, &neighbour, subject)
+            ready(&network, &running, neighbour.as_ref(), subject)
                 .map_err(|e| format!("{}: {e}\n{}", subject.name, running.log()))?;
-            match fail(&network, subject, failure)? {
+            match fail(&network, &running.link(&network, failure), subject, failure)? {
                 Some(outcome) => break outcome,
                 // The machine stood still, and BFD took that for a dead path.
                 None if tries < TRIES => tries += 1,
@@ -136,41 +133,51 @@ pub(crate) fn round(
             }
         };
         if outcome.is_never {
-            eprintln!("{}: it was never over; vipa said:\n{}", subject.name, running.log());
+            eprintln!("{}: it was never over; {}", subject.name, running.log());
         }
         outcomes.push(outcome);
     }
     Ok(Round { start, outcomes, late: running.late() })
 }
 
-/// The kernel's defaults on router and host, but for ports in the hash of equal-cost routes; and no static routes to the VIPAs.
-fn as_linux_is(network: &Network) -> Result<(), Error> {
-    for vipa in vipas(Family::V4) {
-        network.router.delete_route(&format!("{vipa}/32"))?;
+/// The kernel's defaults on router and host, but for ports in the hash of equal-cost routes; and no static routes to the VIPAs. Where
+/// nothing but the kernel is measured, the routes stay, and what lost its carrier is left: by default it is not.
+fn as_linux_is(network: &Network, subject: &Subject) -> Result<(), Error> {
+    let is_kernel = subject.host == Host::Kernel;
+    if !is_kernel {
+        for vipa in vipas(Family::V4) {
+            network.router.delete_route(&format!("{vipa}/32"))?;
+        }
     }
     for (namespace, letter) in [(&network.router, "r"), (&network.host, "eth")] {
         namespace.sysctl("net/ipv4/fib_multipath_use_neigh", 0)?;
         let links = network.nics().map(|nic| format!("{letter}{nic}"));
         for link in links.chain(["all".to_owned(), "default".to_owned()]) {
             let path = format!("net/ipv4/conf/{link}/ignore_routes_with_linkdown");
-            namespace.sysctl(&path, 0)?;
+            namespace.sysctl(&path, u8::from(is_kernel))?;
         }
     }
     Ok(())
 }
 
 /// Waits until both links carry traffic both ways, and BFD is up on both.
-fn ready(network: &Network, neighbour: &Daemon, subject: &Subject) -> Result<(), Error> {
+fn ready(
+    network: &Network,
+    running: &Running,
+    neighbour: Option<&Daemon>,
+    subject: &Subject,
+) -> Result<(), Error> {
     let deadline = Instant::now() + READY_LIMIT;
     let mut lacks = "a way back";
     while Instant::now() < deadline {
-        if subject.bfd.is_some() && neighbour.sessions_up()? < 2 {
+        let sessions = neighbour.filter(|_| subject.bfd.is_some()).map(Daemon::sessions_up);
+        if sessions.transpose()?.is_some_and(|up| up < 2) {
             lacks = "BFD on both links";
         } else {
-            match Failure::ALL
-                .into_iter()
-                .try_for_each(|failure| Traffic::start(network, failure.nic())?.finish().map(drop))
-            {
+            match Failure::ALL.into_iter().try_for_each(|failure| {
+                let link = running.link(network, failure);
+                Traffic::start(network, &link)?.finish().map(drop)
+            }) {
                 Ok(()) => return Ok(()),
                 Err(_) => lacks = "traffic on both links",
             }
@@ -181,15 +188,20 @@ fn ready(network: &Network, neighbour: &Daemon, subject: &Subject) -> Result<(),
 }
 
 /// `None`: the traffic left the link by itself.
-fn fail(network: &Network, subject: &Subject, failure: Failure) -> Result<Option<Outcome>, Error> {
-    let nic = failure.nic();
-    let traffic = Traffic::start(network, nic)?;
+fn fail(
+    network: &Network,
+    link: &Link,
+    subject: &Subject,
+    failure: Failure,
+) -> Result<Option<Outcome>, Error> {
+    let nic = link.nic;
+    let traffic = Traffic::start(network, link)?;
     thread::sleep(BEFORE / 2);
-    let before = frames(network, nic)?;
+    let before = link.frames()?;
     thread::sleep(BEFORE / 2);
     // At any moment between two packets of BFD, of a probe, or two updates.
     thread::sleep(Duration::from_millis(u64::from(std::process::id() + nanos()) % 300));
-    let after = frames(network, nic)?;
+    let after = link.frames()?;
     let crossing = [after[0] - before[0], after[1] - before[1]];
     if crossing.iter().any(|frames| *frames < 300) {
         traffic.finish()?;
@@ -220,14 +232,14 @@ fn fail(network: &Network, subject: &Subject, failure: Failure) -> Result<Option
         }
     }
 
-    let base = frames(network, nic)?;
+    let base = link.frames()?;
     let mended = Instant::now();
     match failure {
         Failure::Carrier => network.plug_cable(nic)?,
         Failure::Grey => nft(network, "delete table netdev grey")?,
     }
     let limit = RECOVERY_LIMIT + Duration::from_secs(if subject.is_slow() { 40 } else { 0 });
-    let back = carries_again(network, nic, base, mended, limit)?;
+    let back = carries_again(link, base, mended, limit)?;
     thread::sleep(Duration::from_millis(700));
     let ended = Instant::now();
     let record = traffic.finish()?;
@@ -269,16 +281,9 @@ fn goes_on(traffic: &Traffic, limit: Duration) -> bool {
     false
 }
 
-/// Frames received and sent by the host's NIC.
-fn frames(network: &Network, nic: u8) -> Result<[u64; 2], Error> {
-    let counters = network.host.counters(&nic_name(nic))?;
-    Ok([counters.rx_frames, counters.tx_frames])
-}
-
 /// Time from `mended` on until frames of the traffic pass both ways.
 fn carries_again(
-    network: &Network,
-    nic: u8,
+    link: &Link,
     base: [u64; 2],
     mended: Instant,
     limit: Duration,
@@ -286,7 +291,7 @@ fn carries_again(
     let mut seen = vec![(mended, base)];
     while mended.elapsed() < limit {
         thread::sleep(Duration::from_millis(5));
-        let now = (Instant::now(), frames(network, nic)?);
+        let now = (Instant::now(), link.frames()?);
         seen.push(now);
         let start = seen.iter().rev().find(|(at, _)| now.0 - *at >= WINDOW);
         let Some((from, then)) = start else { continue };
