@@ -133,7 +133,7 @@ pub(crate) fn round(
             }
         };
         if outcome.is_never {
-            eprintln!("{}: it was never over; {}", subject.name, running.log());
+            eprintln!("{}: it was never over\n{}", subject.name, running.log());
         }
         outcomes.push(outcome);
     }
