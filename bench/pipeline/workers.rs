@@ -14,17 +14,20 @@ use vipa::wire::ip::Family;
 use crate::common::median;
 use crate::host::{BATCH, Host, Kind, Setup};
 
-const FLOWS: u32 = 100_000;
+/// Flows of each: such as lie in a processor's own caches, and such as lie in the one that it shares.
+const FLOWS: [u32; 2] = [1_000, 100_000];
 
 /// The rate of two in multiples of that of one.
 pub(crate) fn scaling(rounds: usize, packets: u32) -> Value {
     let batches = packets / BATCH as u32;
-    let pipeline = || {
-        let mut host = Host::full(Setup::of(Kind::Service, Family::V4, FLOWS));
+    let pipeline = |flows| {
         move || {
-            for _ in 0..batches {
-                host.fill_established(FLOWS);
-                host.run(BATCH);
+            let mut host = Host::full(Setup::of(Kind::Service, Family::V4, flows));
+            move || {
+                for _ in 0..batches {
+                    host.fill_established(flows);
+                    host.run(BATCH);
+                }
             }
         }
     };
@@ -47,12 +50,13 @@ pub(crate) fn scaling(rounds: usize, packets: u32) -> Value {
             black_box(sums);
         }
     };
-    let [pipeline, empty, adding] =
-        [ratio(rounds, pipeline), ratio(rounds, empty), ratio(rounds, adding)];
-    println!(
-        "two workers: {pipeline:.2} times one; two empty loops: {empty:.2}, two that add: {adding:.2}"
-    );
-    json!({ "two_workers": pipeline, "two_empty_loops": empty, "two_that_add": adding })
+    let workers = FLOWS.map(|flows| ratio(rounds, pipeline(flows)));
+    let [empty, adding] = [ratio(rounds, empty), ratio(rounds, adding)];
+    for (flows, workers) in FLOWS.iter().zip(workers) {
+        println!("two workers, {flows} flows each: {workers:.2} times one");
+    }
+    println!("two empty loops: {empty:.2}, two that add: {adding:.2}");
+    json!({ "flows": FLOWS, "two_workers": workers, "two_empty_loops": empty, "two_that_add": adding })
 }
 
 /// Work of two at a time in multiples of that of one, per second; medians of rounds that take turns.
