@@ -153,3 +153,13 @@ fn a_frame_that_comes_to_wait_for_something_else_has_that_found_out() {
         "{next:?}"
     );
 }
+
+#[test]
+fn a_worker_that_asks_on_does_not_sleep() {
+    let page = HeartbeatPage::new().expect("a page");
+    let (mut worker, _handle, _asked) = worker(nothing(), &page);
+    assert_eq!(worker.timeout(), None);
+    // Had frames a second from now: the moment after that lasts long enough.
+    worker.desk.busy.moved(60, monotonic_ns() + 1_000_000_000);
+    assert_eq!(worker.timeout(), Some(Duration::ZERO));
+}
