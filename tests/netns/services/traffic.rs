@@ -32,11 +32,12 @@ fn at(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(vipas(family)[0], port)
 }
 
-/// Bytes that went through a service in bulk: the receiver counts up to its sender's end.
-fn bulk(bench: &Bench, family: Family, is_reverse: bool) -> u64 {
+/// 20 MiB go through a service. The receiver counts until it is told that all was sent, so not what the sockets hold at that moment: at
+/// most 1 MiB at each end (256 KiB, which the kernel doubles, either way).
+fn passes_bulk(bench: &Bench, family: Family, is_reverse: bool) {
     let vipa = vipas(family)[0].to_string();
     let port = BULK.to_string();
-    let mut arguments = vec!["-c", &vipa, "-p", &port, "-n", "20M", "-J"];
+    let mut arguments = vec!["-c", &vipa, "-p", &port, "-n", "20M", "-w", "256K", "-J"];
     if is_reverse {
         arguments.push("-R");
     }
@@ -47,7 +48,8 @@ fn bulk(bench: &Bench, family: Family, is_reverse: bool) -> u64 {
         said = serde_json::from_str(&text).expect("JSON");
         !said["error"].as_str().is_some_and(|error| error.contains("busy"))
     });
-    said["end"]["sum_received"]["bytes"].as_u64().unwrap_or_else(|| panic!("{said}"))
+    let received = said["end"]["sum_received"]["bytes"].as_u64().unwrap_or_else(|| panic!("{said}"));
+    assert!(received >= 18 << 20, "{received} bytes: {said}");
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn nat_needs_nothing_of_the_servers_and_every_checksum_is_right() {
             assert_eq!((number, seen), (1, vipas(family)[0]), "the server sees a VIPA");
             assert!(asked.ends_with(":8080"), "{asked}");
             for is_reverse in [false, true] {
-                assert!(bulk(&bench, family, is_reverse) >= 16 << 20);
+                passes_bulk(&bench, family, is_reverse);
             }
         }
     }
@@ -85,7 +87,7 @@ fn direct_servers_answer_the_client_themselves() {
         for family in Family::BOTH {
             let (number, seen, _) = who(&bench, &bench.network.client, at(family, PORT));
             assert_eq!((number, seen), (1, client_address(family)));
-            assert!(bulk(&bench, family, false) >= 16 << 20);
+            passes_bulk(&bench, family, false);
         }
     }
 }
