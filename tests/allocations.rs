@@ -64,6 +64,7 @@ fn view() -> NetView {
             mtu: 1500,
             weight: 1,
             metric: 1,
+            xdp: None,
             is_live: true,
             state: NicState::Live,
             addresses: vec![],

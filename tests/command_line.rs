@@ -222,6 +222,7 @@ fn view() -> NetView {
         mtu: 1500,
         weight: 1,
         metric: 1,
+        xdp: None,
         is_live: state == NicState::Live,
         state,
         addresses: vec![("10.1.1.2".parse().unwrap(), 24), ("2001:db8:1::2".parse().unwrap(), 64)],

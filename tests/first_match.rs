@@ -92,6 +92,7 @@ fn config(rules: Vec<Rule>, sourcevipa: bool) -> Config {
             weight: 1,
             metric: 1,
             hold_down: Duration::from_secs(3),
+            xdp: None,
         }],
         rip: None,
         replay: Default::default(),

@@ -27,7 +27,7 @@ fn port(place: &Namespace, device: &str) -> (NicPort, MacAddr) {
     let claims = Claims { services: vec![claim, tcp, six], ..Claims::default() };
     let hearing = Hearing { claims, workers: 1, group: 0 };
     let (index, mac) = (place.index(device).unwrap(), place.mac(device).unwrap());
-    (place.run(|| NicPort::open(NicId(3), index, mac, &hearing)).unwrap(), mac)
+    (place.run(|| NicPort::open(NicId(3), index, mac, &hearing, Vec::new())).unwrap(), mac)
 }
 
 fn udp(number: u16, length: usize) -> Frame {

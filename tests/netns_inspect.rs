@@ -58,6 +58,7 @@ fn config() -> Config {
                 weight: 1,
                 metric: 1,
                 hold_down: Duration::ZERO,
+                xdp: None,
             })
             .into(),
         source: Source {

@@ -408,6 +408,7 @@ fn net(setup: &Setup) -> NetView {
         mtu: 1500,
         weight: 1,
         metric: 1,
+        xdp: None,
         is_live: true,
         state: NicState::Live,
         addresses: vec![(IpAddr::from([10, 254, number, 2]), 24)],

@@ -117,8 +117,13 @@ pub struct NicStatus {
     pub sent: TrafficStatus,
     /// Heard by the forwarder: replies to rewritten flows. The kernel takes the rest straight from the NIC.
     pub received: TrafficStatus,
+    /// Frames that came for the forwarder and were lost, since too many waited.
+    pub lost: u64,
     /// Times that it refused offload.
     pub offload_refused: u64,
+    /// Whether XDP hands us small frames for services: `off`, `native`, `generic`, `idle` (nothing is ours alone, or more than can be told
+    /// from the rest) or `refused`.
+    pub xdp: String,
 }
 
 /// A route of the forwarder.
@@ -499,7 +504,9 @@ fn nics(view: &NetView, workers: &[std::sync::Arc<WorkerStatistics>]) -> Vec<Nic
                 frames: sum(id, |nic| nic.received.frames.get()),
                 bytes: sum(id, |nic| nic.received.bytes.get()),
             },
+            lost: sum(id, |nic| nic.lost.get()),
             offload_refused: sum(id, |nic| nic.offload_refused.get()),
+            xdp: workers.first().map_or("off", |one| one.nic(id).xdp.get().name()).to_owned(),
         })
         .collect()
 }

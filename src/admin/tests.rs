@@ -78,6 +78,7 @@ fn nic(name: &str, ifindex: u32, state: NicState) -> NicView {
         mtu: 1500,
         weight: 1,
         metric: 1,
+        xdp: None,
         is_live: state == NicState::Live,
         state,
         addresses: vec![("10.1.1.2".parse().unwrap(), 24)],

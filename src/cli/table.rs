@@ -69,6 +69,10 @@ fn nics(page: &mut String, status: &Status) {
         ]
     });
     columns(page, &titles, rows);
+    for nic in status.nics.iter().filter(|nic| nic.lost > 0) {
+        let _ =
+            writeln!(page, "{}: {} frames came too fast and were lost", nic.name, count(nic.lost));
+    }
     for nic in status.nics.iter().filter(|nic| nic.offload_refused > 0) {
         let _ = writeln!(page, "{} refused offload {} times", nic.name, count(nic.offload_refused));
     }

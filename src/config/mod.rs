@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use crate::forward::flow::Shape;
 use crate::forward::source::Rule;
+use crate::forward::view::XdpHook;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::Family;
 
@@ -114,6 +115,8 @@ pub struct Nic {
     pub metric: u32,
     /// How long a NIC that returned waits before it carries flows again.
     pub hold_down: Duration,
+    /// Where XDP takes small frames for services; `None` (`"off"`): nowhere.
+    pub xdp: Option<XdpHook>,
 }
 
 impl Nic {
@@ -125,7 +128,7 @@ impl Nic {
     /// In the place of one that is gone.
     fn gone() -> Nic {
         let (name, gateways) = (String::new(), Vec::new());
-        Nic { name, gateways, weight: 1, metric: u32::MAX, hold_down: Duration::ZERO }
+        Nic { name, gateways, weight: 1, metric: u32::MAX, hold_down: Duration::ZERO, xdp: None }
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     Adapter, Config, Forwarder, Forwards, Nic, Source, announce, path as paths, reload, replay,
     rip, rules, secret, service,
 };
+use crate::forward::view::XdpHook;
 use crate::wire::ip::Family;
 
 /// A configuration is text by hand; what is larger was named by mistake.
@@ -310,6 +311,11 @@ fn read_nics(
                 Duration::from_secs(3),
                 mistakes,
             ),
+            xdp: match table.one_of("xdp", &["off", "native", "generic"], mistakes) {
+                "native" => Some(XdpHook::Native),
+                "generic" => Some(XdpHook::Generic),
+                _ => None,
+            },
         });
         table.finish(mistakes);
     }

@@ -16,29 +16,29 @@ use crate::wire::ip::{self, Family};
 pub type Instruction = libc::sock_filter;
 
 /// Offsets from the network header on, whatever lies in front of it.
-const NET: u32 = libc::SKF_NET_OFF as u32;
+pub(super) const NET: u32 = libc::SKF_NET_OFF as u32;
 const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
 const PACKET_HOST: u32 = libc::PACKET_HOST as u32;
 
-const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
-const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const LOAD_BYTE_X: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_IND;
-const LOAD_HALF_X: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
-const TO_X: u32 = libc::BPF_MISC | libc::BPF_TAX;
-const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-const SHIFT_LEFT: u32 = libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K;
+pub(super) const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+pub(super) const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+pub(super) const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+pub(super) const LOAD_BYTE_X: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_IND;
+pub(super) const LOAD_HALF_X: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
+pub(super) const TO_X: u32 = libc::BPF_MISC | libc::BPF_TAX;
+pub(super) const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+pub(super) const SHIFT_LEFT: u32 = libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K;
 const MODULO: u32 = libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K;
 const XOR_X: u32 = libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X;
 const STORE: u32 = libc::BPF_ST;
 const LOAD_STORED: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_MEM;
-const IMMEDIATE_X: u32 = libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM;
-const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
-const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-const BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const ALWAYS: u32 = libc::BPF_JMP | libc::BPF_JA;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+pub(super) const IMMEDIATE_X: u32 = libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM;
+pub(super) const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+pub(super) const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+pub(super) const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+pub(super) const BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+pub(super) const ALWAYS: u32 = libc::BPF_JMP | libc::BPF_JA;
+pub(super) const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 const RETURN_A: u32 = libc::BPF_RET | libc::BPF_A;
 
 /// A program in the making: jumps name labels, which are resolved at the end with long jumps only.
@@ -212,10 +212,35 @@ pub fn heard(family: Family, claims: &Claims) -> Vec<Instruction> {
 }
 
 fn exactly(family: Family, claims: &Claims) -> Vec<Instruction> {
-    let Layout { source, destination, .. } = layout(family);
     let mut p = Program::default();
     p.push(LOAD_WORD, PACKET_TYPE);
     p.jump_unless(EQUAL, PACKET_HOST, Label::Drop);
+    by_address(p, family, claims, Part::All)
+}
+
+/// Of what [`heard`] lets through that which is the forwarder's whatever it turns out to be: whole datagrams of TCP and UDP to services
+/// and to addresses given wholly. For packets to this host, with their headers in one piece; `None` if there is none such, or that needs
+/// a longer program than the kernel takes.
+pub(super) fn taken(family: Family, claims: &Claims) -> Option<Vec<Instruction>> {
+    let Claims { services, sources, .. } = claims.clone();
+    let all = services.iter().map(|claim| &claim.address);
+    let is_any = all.chain(sources.iter().map(|(a, _)| a)).any(|a| Family::of(*a) == family);
+    let wholly = Claims { services, sources, ..Claims::default() };
+    let program = by_address(Program::default(), family, &wholly, Part::Ports);
+    (is_any && program.len() <= LONGEST).then_some(program)
+}
+
+/// What of an address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Everything that may be ours.
+    All,
+    /// What has a port of TCP or UDP in it.
+    Ports,
+}
+
+fn by_address(mut p: Program, family: Family, claims: &Claims, part: Part) -> Vec<Instruction> {
+    let Layout { source, destination, .. } = layout(family);
     // The end that is ours has its port at 2, a server at 0.
     let mut blocks = Vec::new();
     for (at, port_at, all) in
@@ -232,7 +257,7 @@ fn exactly(family: Family, claims: &Claims) -> Vec<Instruction> {
     p.jump_if(ALWAYS, 0, Label::Drop);
     for (label, port_at, owned) in blocks {
         p.label(label);
-        of_address(&mut p, family, port_at, &owned);
+        of_address(&mut p, family, port_at, &owned, part);
     }
     p.label(Label::Take);
     p.push(RETURN, u32::MAX);
@@ -271,16 +296,28 @@ fn compare(p: &mut Program, at: u32, address: IpAddr, other: Label) {
 }
 
 /// What is heard of an address.
-fn of_address(p: &mut Program, family: Family, port_at: u32, owned: &Owned) {
+fn of_address(p: &mut Program, family: Family, port_at: u32, owned: &Owned, part: Part) {
     layer4_start_to_x(p, family);
     if family == Family::V4 {
         p.push(LOAD_HALF, NET + 6);
-        p.jump_if(BITS, 0x3fff, Label::Take);
+        p.jump_if(BITS, 0x3fff, if part == Part::All { Label::Take } else { Label::Drop });
     }
     let (tcp, udp) = (p.place(), p.place());
     p.push(LOAD_BYTE, NET + layout(family).protocol);
     p.jump_if(EQUAL, u32::from(ip::TCP), tcp);
     p.jump_if(EQUAL, u32::from(ip::UDP), udp);
+    match part {
+        Part::All => without_ports(p, family, owned),
+        Part::Ports => p.push(RETURN, 0),
+    }
+    p.label(tcp);
+    within(p, port_at, &owned.tcp);
+    p.label(udp);
+    within(p, port_at, &owned.udp);
+}
+
+/// What is heard of an address that is neither TCP nor UDP.
+fn without_ports(p: &mut Program, family: Family, owned: &Owned) {
     if owned.echo.is_some() {
         p.jump_unless(EQUAL, u32::from(icmp_of(family)), Label::Take);
     } else {
@@ -307,10 +344,6 @@ fn of_address(p: &mut Program, family: Family, port_at: u32, owned: &Owned) {
     p.jump_unless(EQUAL, reply, Label::Drop);
     let echo: Vec<_> = owned.echo.iter().cloned().collect();
     within(p, 4, &echo);
-    p.label(tcp);
-    within(p, port_at, &owned.tcp);
-    p.label(udp);
-    within(p, port_at, &owned.udp);
 }
 
 /// Takes the packet if the half-word at `at` of layer 4 lies in one of `ranges`, drops it otherwise.
@@ -483,4 +516,4 @@ fn layer4_start_to_x(p: &mut Program, family: Family) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -9,6 +9,7 @@ pub mod filter;
 pub mod memory;
 pub mod packet_socket;
 pub mod tun;
+pub mod xdp;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -59,6 +60,11 @@ pub trait Device: std::fmt::Debug + Send {
     fn send_some(&mut self, frames: &mut [Frame], to: &[MacAddr]) -> (usize, usize) {
         let _ = (frames, to);
         (0, 0)
+    }
+
+    /// Frames that came and were lost since this was last asked, since too many waited to be received.
+    fn take_lost(&mut self) -> u64 {
+        0
     }
 
     /// What to poll for frames.

@@ -4,7 +4,7 @@
 //! Two sockets send. Super-packets have one of their own with a small send buffer, so that a bulk flow on a
 //! slow NIC queues for milliseconds and not for its whole window, and leaves room for everyone else's frames.
 //! Two receive, one a family, and hear what the forwarder owns alone ([`super::filter`]); where that is nothing
-//! there are none.
+//! there are none. What [`super::xdp`] leads past them comes in here as well.
 #![allow(unsafe_code)] // Packet sockets: no safe wrapper knows their addresses and options.
 
 use std::io;
@@ -12,7 +12,7 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::filter::{self, Instruction};
-use super::{Device, MARK, ReceiveError};
+use super::{Device, MARK, ReceiveError, xdp};
 use crate::forward::claims::Claims;
 use crate::forward::frame::{Frame, HEADROOM, Ingress};
 use crate::forward::view::NicId;
@@ -29,7 +29,7 @@ const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 
 /// Frames that one system call may carry.
 const AT_ONCE: usize = 64;
-/// After so many frames of one family the other one is asked, however many more there are.
+/// After so many frames by one way in the next one is asked, however many more there are.
 const IN_A_ROW: usize = 64;
 /// Of frames longer than this fewer are taken at once: what is received should still be in the cache when it is sent.
 const SHORT: usize = 2048;
@@ -53,7 +53,7 @@ pub struct NicPort {
     mac: MacAddr,
     small: OwnedFd,
     bulk: OwnedFd,
-    receivers: Vec<OwnedFd>,
+    receivers: Vec<Receiver>,
     /// The receiver to ask next, and how many frames it gave in a row.
     turn: usize,
     in_a_row: usize,
@@ -61,16 +61,29 @@ pub struct NicPort {
     at_once: usize,
 }
 
+/// What frames come in by.
+#[derive(Debug)]
+enum Receiver {
+    Packets(OwnedFd),
+    Xdp(xdp::Queue),
+}
+
 impl NicPort {
-    /// Opens the sockets on the device of this index.
+    /// Opens the sockets on the device of this index; the `queues` that XDP leads frames to are asked as well.
     ///
     /// # Errors
     /// No permission, or the device is gone.
-    pub fn open(nic: NicId, ifindex: u32, mac: MacAddr, hearing: &Hearing) -> io::Result<NicPort> {
-        let mut receivers = Vec::new();
+    pub fn open(
+        nic: NicId,
+        ifindex: u32,
+        mac: MacAddr,
+        hearing: &Hearing,
+        queues: Vec<xdp::Queue>,
+    ) -> io::Result<NicPort> {
+        let mut receivers: Vec<Receiver> = queues.into_iter().map(Receiver::Xdp).collect();
         if !hearing.claims.is_empty() {
             for family in Family::BOTH {
-                receivers.push(receiver(family, ifindex, hearing)?);
+                receivers.push(Receiver::Packets(receiver(family, ifindex, hearing)?));
             }
         }
         Ok(NicPort {
@@ -90,12 +103,30 @@ impl NicPort {
     fn next_receiver(&mut self) {
         (self.turn, self.in_a_row) = ((self.turn + 1) % self.receivers.len(), 0);
     }
+
+    /// The receiver whose turn it is gave so many frames: after none, or enough in a row, it is the next one's turn. True if it gave any.
+    fn gave(&mut self, count: usize) -> bool {
+        self.in_a_row += count;
+        if count == 0 || self.in_a_row >= IN_A_ROW {
+            self.next_receiver();
+        }
+        count > 0
+    }
 }
 
 impl Device for NicPort {
     fn receive(&mut self, frame: &mut Frame) -> Result<(), ReceiveError> {
         for _ in 0..self.receivers.len() {
-            let socket = &self.receivers[self.turn];
+            let socket = match &self.receivers[self.turn] {
+                Receiver::Packets(socket) => socket,
+                Receiver::Xdp(queue) => {
+                    if receive_by_xdp(queue, self.nic, std::slice::from_mut(frame)) == 1 {
+                        return Ok(());
+                    }
+                    self.next_receiver();
+                    continue;
+                }
+            };
             match receive(socket, frame.space(HEADROOM)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.next_receiver(),
                 // ENETDOWN is said once when the NIC goes down; the socket works again when it is back.
@@ -115,10 +146,20 @@ impl Device for NicPort {
     ) -> Result<usize, ReceiveError> {
         let wanted = self.at_once.min(frames.len());
         for _ in 0..self.receivers.len() {
+            let socket = match &self.receivers[self.turn] {
+                Receiver::Packets(socket) => socket,
+                Receiver::Xdp(queue) => {
+                    let room = frames.len().min(AT_ONCE);
+                    let count = receive_by_xdp(queue, self.nic, &mut frames[..room]);
+                    if self.gave(count) {
+                        return Ok(count);
+                    }
+                    continue;
+                }
+            };
             let mut lengths = [0; AT_ONCE];
             let lengths = &mut lengths[..wanted];
             // A super-packet comes by itself, and without what many take.
-            let socket = &self.receivers[self.turn];
             let received = match (frames.first_mut(), &mut *lengths) {
                 (Some(frame), [length]) => receive(socket, frame.space(HEADROOM)).map(|received| {
                     *length = received;
@@ -137,10 +178,7 @@ impl Device for NicPort {
                 }
                 Ok(count) => count,
             };
-            self.in_a_row += count;
-            if self.in_a_row >= IN_A_ROW {
-                self.next_receiver();
-            }
+            self.gave(count);
             let mut accepted = 0;
             for at in 0..count {
                 match accept(self.nic, &mut frames[at], lengths[at]) {
@@ -184,9 +222,38 @@ impl Device for NicPort {
         (sent.unwrap_or(0), count)
     }
 
-    fn descriptors(&self) -> Vec<RawFd> {
-        self.receivers.iter().map(AsRawFd::as_raw_fd).collect()
+    fn take_lost(&mut self) -> u64 {
+        let lost = |receiver: &Receiver| match receiver {
+            Receiver::Packets(socket) => dropped(socket),
+            Receiver::Xdp(queue) => queue.take_lost(),
+        };
+        self.receivers.iter().map(lost).sum()
     }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        let descriptor = |receiver: &Receiver| match receiver {
+            Receiver::Packets(socket) => socket.as_raw_fd(),
+            Receiver::Xdp(queue) => queue.descriptor(),
+        };
+        self.receivers.iter().map(descriptor).collect()
+    }
+}
+
+/// Into the first of `frames`, as long as they have room; how many came.
+fn receive_by_xdp(queue: &xdp::Queue, nic: NicId, frames: &mut [Frame]) -> usize {
+    let mut count = 0;
+    queue.receive(|bytes| {
+        let Some(frame) = frames.get_mut(count) else { return false };
+        if let Some(space) = frame.space(ethernet::HEADER_LEN).get_mut(..bytes.len()) {
+            space.copy_from_slice(bytes);
+            frame.received(bytes.len().saturating_sub(ethernet::HEADER_LEN));
+            frame.ingress = Ingress::Nic(nic);
+            frame.offload = Offload::found(frame.packet());
+            count += 1;
+        }
+        count < frames.len()
+    });
+    count
 }
 
 /// What was received into the frame's headroom and behind it becomes its packet.
@@ -292,6 +359,17 @@ pub(super) fn attach(
     // SAFETY: `program` names `len` instructions that the kernel only reads, during the call.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, length) };
     check(result as isize).map(|_| ())
+}
+
+/// Frames that the socket had no room for since it was last asked.
+fn dropped(socket: &OwnedFd) -> u64 {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+    let value = (&raw mut statistics).cast();
+    // SAFETY: `value` is writable for `length` bytes. It cannot fail on a packet socket; if it did, nothing was counted.
+    unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value, &raw mut length) };
+    statistics.tp_drops.into()
 }
 
 fn receive(socket: &OwnedFd, space: &mut [u8]) -> io::Result<usize> {

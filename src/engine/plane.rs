@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
@@ -13,19 +14,24 @@ use super::descriptors;
 use super::guard::symptom::WORKER;
 use super::heartbeat::HeartbeatPage;
 use super::message::{Command, Plane};
-use super::statistics::WorkerStatistics;
+use super::statistics::{WorkerStatistics, Xdp};
 use super::worker::{Order, Parts, RouterHandle, Worker, WorkerHandle};
 use crate::config::Config;
 use crate::device::Device;
 use crate::device::packet_socket::{Hearing, NicPort};
 use crate::device::tun::TunQueue;
+use crate::device::xdp;
 use crate::forward::claims::Claims;
 use crate::forward::flow::FlowTable;
 use crate::forward::pipeline::State;
 use crate::forward::preferred::PreferredTable;
 use crate::forward::publish::Reader;
-use crate::forward::view::{NetCell, NetView, NicId, WorkerId};
+use crate::forward::view::{NetCell, NetView, NicId, WorkerId, XdpHook};
 use crate::wire::ethernet::MacAddr;
+
+/// So often, and with such a pause, what another one has is tried again.
+const XDP_TRIES: u32 = 10;
+const XDP_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a NIC's sockets were opened for; when it changes they are opened anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +39,7 @@ struct Opened {
     ifindex: u32,
     mac: MacAddr,
     claims: Claims,
+    xdp: Option<XdpHook>,
 }
 
 /// The workers and what they carry.
@@ -40,7 +47,9 @@ struct Opened {
 pub struct Workers {
     config: Arc<Config>,
     handles: Vec<WorkerHandle>,
+    statistics: Vec<Arc<WorkerStatistics>>,
     opened: Vec<Option<Opened>>,
+    xdp: Vec<Option<xdp::Attachment>>,
     /// Number of the next fan-out group.
     group: u16,
     retired: Receiver<Box<dyn Device>>,
@@ -118,9 +127,16 @@ impl Workers {
                 std::process::abort();
             })?;
         }
-        let opened = vec![None; config.nics.len()];
-        let plane =
-            Workers { config, handles, opened, group: 0, retired, attached: supplies.attached };
+        let plane = Workers {
+            config,
+            handles,
+            statistics: statistics.clone(),
+            opened: Vec::new(),
+            xdp: Vec::new(),
+            group: 0,
+            retired,
+            attached: supplies.attached,
+        };
         Ok((plane, statistics))
     }
 
@@ -130,17 +146,60 @@ impl Workers {
         move || handles.iter().for_each(|handle| handle.order(Order::View))
     }
 
-    fn open(&mut self, nic: NicId, wanted: &Opened) -> io::Result<()> {
+    /// The queues by which XDP hands us frames of a NIC; none where that is not wanted, or refused.
+    fn queues(&mut self, nic: NicId, name: &str, wanted: &Opened) -> Vec<xdp::Queue> {
+        let at = usize::from(nic.0);
+        if self.xdp[at].as_ref().is_some_and(|xdp| xdp.ifindex() != wanted.ifindex) {
+            self.xdp[at] = None;
+        }
+        let Some(hook) = wanted.xdp else {
+            if let Some(xdp) = &mut self.xdp[at] {
+                xdp.leave();
+            }
+            self.tell_xdp(nic, Xdp::Off);
+            return Vec::new();
+        };
+        let taken = patiently(|| {
+            let xdp = match &mut self.xdp[at] {
+                Some(xdp) => xdp,
+                none => none.insert(xdp::Attachment::new(wanted.ifindex)?),
+            };
+            let is_some = xdp.take(hook, wanted.mac, &wanted.claims)?;
+            Ok(if is_some { xdp.queues().to_vec() } else { Vec::new() })
+        });
+        match taken {
+            Ok(queues) => {
+                self.tell_xdp(nic, if queues.is_empty() { Xdp::Idle } else { Xdp::At(hook) });
+                queues
+            }
+            Err(error) => {
+                let hook = hook.name();
+                tracing::warn!(nic = name, hook, %error, "no XDP: all frames come by packet sockets");
+                self.xdp[at] = None;
+                self.tell_xdp(nic, Xdp::Refused);
+                Vec::new()
+            }
+        }
+    }
+
+    fn tell_xdp(&self, nic: NicId, xdp: Xdp) {
+        self.statistics.iter().take(1).for_each(|worker| worker.nic(nic).xdp.set(xdp));
+    }
+
+    fn open(&mut self, nic: NicId, name: &str, wanted: &Opened) -> io::Result<()> {
         self.group = self.group.wrapping_add(1) & 0x7fff;
         let hearing = Hearing {
             claims: wanted.claims.clone(),
             workers: self.config.forwarder.workers,
             group: self.group,
         };
-        let ports = self
-            .handles
-            .iter()
-            .map(|_| NicPort::open(nic, wanted.ifindex, wanted.mac, &hearing))
+        let queues = self.queues(nic, name, wanted);
+        let workers = self.handles.len();
+        let ports = (0..workers)
+            .map(|worker| {
+                let own = queues.iter().skip(worker).step_by(workers).cloned().collect();
+                NicPort::open(nic, wanted.ifindex, wanted.mac, &hearing, own)
+            })
             .collect::<io::Result<Vec<_>>>()?;
         for (handle, port) in self.handles.iter().zip(ports) {
             handle.order(Order::Nic(nic, Some(Box::new(port))));
@@ -149,28 +208,46 @@ impl Workers {
     }
 }
 
+/// Tries again for a while: a process that was killed holds its sockets and programs for moments more.
+fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    for _ in 0..XDP_TRIES {
+        match attempt() {
+            Err(error) if is_busy(&error) => thread::sleep(XDP_PAUSE),
+            done => return done,
+        }
+    }
+    attempt()
+}
+
 impl Plane for Workers {
     fn follow(&mut self, view: &NetView) {
         // Closing a packet socket waits for the kernel's readers: here, not on a worker.
         self.retired.try_iter().for_each(drop);
         self.opened.resize(view.nics.len(), None);
+        self.xdp.resize_with(view.nics.len(), || None);
         for (at, nic) in view.nics.iter().enumerate() {
             let id = NicId(at as u8);
             let wanted = (nic.ifindex != 0).then(|| Opened {
                 ifindex: nic.ifindex,
                 mac: nic.mac,
                 claims: view.claims.clone(),
+                xdp: nic.xdp,
             });
             if self.opened[at] == wanted {
                 continue;
             }
             self.opened[at] = None;
             match &wanted {
-                Some(wanted) => match self.open(id, wanted) {
+                Some(wanted) => match self.open(id, &nic.name, wanted) {
                     Ok(()) => self.opened[at] = Some(wanted.clone()),
                     Err(error) => tracing::warn!(nic = nic.name, %error, "cannot open the NIC"),
                 },
-                None => self.handles.iter().for_each(|handle| handle.order(Order::Nic(id, None))),
+                None => {
+                    self.xdp[at] = None;
+                    self.tell_xdp(id, Xdp::Off);
+                    self.handles.iter().for_each(|handle| handle.order(Order::Nic(id, None)));
+                }
             }
         }
     }

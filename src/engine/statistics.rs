@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::forward::verdict::DropReason;
-use crate::forward::view::NicId;
+use crate::forward::view::{NicId, XdpHook};
 
 /// Network cards that statistics have room for: as many as a configuration may name.
 pub const NICS: usize = 64;
@@ -42,6 +42,51 @@ impl Gauge {
     }
 }
 
+/// Whether XDP hands over some of what comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Xdp {
+    /// It is not asked to.
+    #[default]
+    Off,
+    /// It does, from there.
+    At(XdpHook),
+    /// Nothing is ours alone, or too much to be told from the rest.
+    Idle,
+    /// It is asked to, and the kernel refuses.
+    Refused,
+}
+
+impl Xdp {
+    const ALL: [Xdp; 5] =
+        [Xdp::Off, Xdp::At(XdpHook::Native), Xdp::At(XdpHook::Generic), Xdp::Idle, Xdp::Refused];
+
+    /// One word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Xdp::Off => "off",
+            Xdp::At(hook) => hook.name(),
+            Xdp::Idle => "idle",
+            Xdp::Refused => "refused",
+        }
+    }
+}
+
+/// An [`Xdp`] with one writer.
+#[derive(Debug, Default)]
+pub struct XdpGauge(Gauge);
+
+impl XdpGauge {
+    /// It is so now. Only the owning thread may call it.
+    pub fn set(&self, xdp: Xdp) {
+        self.0.set(Xdp::ALL.iter().position(|one| *one == xdp).unwrap_or(0) as u64);
+    }
+
+    /// What it is.
+    pub fn get(&self) -> Xdp {
+        Xdp::ALL.get(self.0.get() as usize).copied().unwrap_or_default()
+    }
+}
+
 /// Frames of one direction. A frame may be a super-packet of up to 64 KB.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -73,6 +118,10 @@ pub struct NicStatistics {
     pub split: Counter,
     /// Frames that the kernel could not hand over (an unknown GSO kind, ENETDOWN).
     pub receive_errors: Counter,
+    /// Frames that came and were lost, since too many waited.
+    pub lost: Counter,
+    /// Whether XDP hands over some of it: written by the router, of the first worker alone.
+    pub xdp: XdpGauge,
 }
 
 /// What one worker counts. Aligned so that no two workers write to one cache line.

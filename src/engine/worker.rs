@@ -316,16 +316,18 @@ impl Worker {
             let Ok(order) = self.orders.try_recv() else { break };
             match order {
                 Order::View => {}
+                // The old device first: both may have the same descriptor (a queue of XDP's).
                 Order::Adapter(device) => {
-                    let slot = self.open(device, ADAPTER);
-                    let old = std::mem::replace(&mut self.adapter, slot);
+                    let old = self.adapter.take();
                     self.retire(old);
+                    self.adapter = self.open(device, ADAPTER);
                 }
                 Order::Nic(id, device) => {
+                    let old = self.nics.get_mut(id.index()).and_then(Option::take);
+                    self.retire(old);
                     let slot = device.and_then(|device| self.open(device, Token(id.index())));
                     if let Some(place) = self.nics.get_mut(id.index()) {
-                        let old = std::mem::replace(place, slot);
-                        self.retire(old);
+                        *place = slot;
                     }
                 }
                 Order::Held(flow) => {
@@ -545,6 +547,10 @@ impl Worker {
         desk.state.flows.sweep(count, desk.now, |flow| released.push(flow));
         desk.release();
         desk.gauge();
+        for (nic, slot) in (0..).map(NicId).zip(&mut self.nics) {
+            let lost = slot.as_mut().map_or(0, |slot| slot.outlet.device.take_lost());
+            desk.statistics.nic(nic).lost.add(lost);
+        }
         desk.tell_floods(sight.preferred);
         self.run_waiting(sight);
     }

@@ -60,6 +60,25 @@ impl NicState {
     }
 }
 
+/// The place in the kernel where an XDP program looks at a NIC's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpHook {
+    /// In the NIC's driver, before the kernel makes a packet of it.
+    Native,
+    /// In the kernel's common path, for drivers that have none.
+    Generic,
+}
+
+impl XdpHook {
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            XdpHook::Native => "native",
+            XdpHook::Generic => "generic",
+        }
+    }
+}
+
 /// One `[[nic]]` as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicView {
@@ -75,6 +94,8 @@ pub struct NicView {
     pub weight: u16,
     /// Only live NICs of the lowest metric carry traffic.
     pub metric: u32,
+    /// Where XDP takes its small frames (`[[nic]] xdp`); `None`: nowhere.
+    pub xdp: Option<XdpHook>,
     /// May flows be put on it? (`HeldDown` counts as live where nothing else is left, then `NoPath`.)
     pub is_live: bool,
     /// For status; `is_live` decides.

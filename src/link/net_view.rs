@@ -126,6 +126,7 @@ fn nics(config: &Config, mirror: &Mirror, health: &Health) -> Vec<NicView> {
             mtu: link.map_or(0, |(_, link)| link.mtu),
             weight: nic.weight,
             metric: nic.metric,
+            xdp: nic.xdp,
             is_live: health.is_live(id),
             state: health.state(id),
             addresses: link.map_or_else(Vec::new, |(index, _)| addresses(config, mirror, index)),

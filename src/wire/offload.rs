@@ -1,6 +1,11 @@
 //! `virtio_net_hdr`: the ten bytes in front of a frame that carry its offload state (virtio 1.2,
 //! section 5.1.6), in host byte order on TUN and packet sockets.
 
+use std::net::IpAddr;
+
+use super::checksum::Sum;
+use super::ip::{TCP, UDP};
+
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 10;
 
@@ -81,6 +86,13 @@ impl Offload {
         Ok(Offload { csum, gso: kind.map(|kind| Gso { kind, size: word(4) }) })
     }
 
+    /// That of a packet that came without a header, by XDP, which has none: what its checksum field holds tells. A real wire carries
+    /// whole checksums alone, but on a veth the neighbour leaves them to the device. Whole TCP and UDP datagrams; of all else the field
+    /// is taken as it is.
+    pub fn found(packet: &[u8]) -> Offload {
+        partial(packet).unwrap_or_default()
+    }
+
     /// Writes the header for a frame whose IP header begins `packet_start` bytes behind it and whose
     /// headers, from the IP header through layer 4, take `headers_len` bytes.
     pub fn emit(&self, packet_start: usize, headers_len: usize) -> [u8; HEADER_LEN] {
@@ -107,6 +119,41 @@ impl Offload {
     }
 }
 
+/// `Some` if the checksum is wrong, and the field holds the sum of the pseudo-header.
+fn partial(packet: &[u8]) -> Option<Offload> {
+    let half = |at: usize| Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?));
+    let (start, end, protocol, source, destination): (usize, usize, u8, IpAddr, IpAddr);
+    match packet.first()? >> 4 {
+        4 => {
+            start = usize::from(packet[0] & 0x0f) << 2;
+            end = half(2)?.into();
+            protocol = *packet.get(9)?;
+            source = (*packet.get(12..)?.first_chunk::<4>()?).into();
+            destination = (*packet.get(16..)?.first_chunk::<4>()?).into();
+        }
+        6 => {
+            start = 40;
+            end = start + usize::from(half(4)?);
+            protocol = *packet.get(6)?;
+            source = (*packet.get(8..)?.first_chunk::<16>()?).into();
+            destination = (*packet.get(24..)?.first_chunk::<16>()?).into();
+        }
+        _ => return None,
+    }
+    let offset = match protocol {
+        TCP => 16,
+        UDP => 6,
+        _ => return None,
+    };
+    let layer4 = packet.get(start..end)?;
+    let field = u16::from_be_bytes(*layer4.get(offset..)?.first_chunk()?);
+    let pseudo = Sum::pseudo_header(source, destination, protocol, layer4.len() as u32);
+    let is_none = protocol == UDP && field == 0;
+    let is_partial = !is_none && pseudo.bytes(layer4).fold() != 0xffff && field == pseudo.fold();
+    let csum = Csum::Partial { start: start as u16, offset: offset as u16 };
+    is_partial.then_some(Offload { csum, gso: None })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +166,49 @@ mod tests {
         assert_eq!(u16::from_ne_bytes([on_nic[6], on_nic[7]]), 34);
         assert_eq!(u16::from_ne_bytes([on_nic[2], on_nic[3]]), 66);
         assert_eq!(Offload::parse(&on_nic, 14), Ok(offload));
+    }
+
+    #[test]
+    fn what_came_without_a_header_is_told_by_its_checksum() {
+        let payload = [1, 2, 3, 4, 5, 6, 7];
+        let v4 = || etherparse::PacketBuilder::ipv4([10, 0, 0, 1], [203, 0, 113, 10], 64);
+        let v6 = || etherparse::PacketBuilder::ipv6([1; 16], [2; 16], 64);
+        let (mut packets, mut write) = (Vec::new(), |build: &dyn Fn(&mut Vec<u8>)| {
+            let mut packet = Vec::new();
+            build(&mut packet);
+            packets.push(packet);
+        });
+        write(&|packet| v4().tcp(1, 2, 3, 4).write(packet, &payload).expect("a Vec"));
+        write(&|packet| v4().udp(1, 2).write(packet, &payload).expect("a Vec"));
+        write(&|packet| v6().tcp(1, 2, 3, 4).write(packet, &payload).expect("a Vec"));
+        write(&|packet| v6().udp(1, 2).write(packet, &payload).expect("a Vec"));
+        let (start, offset) = ([20, 20, 40, 40], [16, 6, 16, 6]);
+        for ((whole, start), offset) in packets.iter().zip(start).zip(offset) {
+            let mut padded = whole.clone();
+            padded.extend([0xaa; 5]);
+            assert_eq!(Offload::found(&padded), Offload::default(), "whole, and padding behind");
+            let at = usize::from(start + offset);
+            let mut wrong = whole.clone();
+            wrong[at] ^= 1;
+            assert_eq!(Offload::found(&wrong), Offload::default(), "wrong stays wrong");
+            let length = (whole.len() - usize::from(start)) as u32;
+            let ends: [IpAddr; 2] = match start {
+                20 => [IpAddr::from([10, 0, 0, 1]), IpAddr::from([203, 0, 113, 10])],
+                _ => [IpAddr::from([1; 16]), IpAddr::from([2; 16])],
+            };
+            let protocol = if offset == 16 { TCP } else { UDP };
+            let sum = Sum::pseudo_header(ends[0], ends[1], protocol, length).fold();
+            let mut partial = whole.clone();
+            partial[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+            let csum = Csum::Partial { start, offset };
+            assert_eq!(Offload::found(&partial), Offload { csum, gso: None });
+            for length in 0..partial.len() {
+                assert_eq!(Offload::found(&partial[..length]), Offload::default(), "cut off");
+            }
+        }
+        let mut none = packets.swap_remove(1);
+        none[26..28].fill(0);
+        assert_eq!(Offload::found(&none), Offload::default(), "UDP without a checksum");
     }
 
     #[test]

@@ -134,6 +134,7 @@ fn view() -> NetView {
             mtu: 1500,
             weight: 1,
             metric: 1,
+            xdp: None,
             is_live: true,
             state: NicState::Live,
             addresses: ["10.1.1.2", "2001:db8:1::2"]

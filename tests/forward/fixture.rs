@@ -60,6 +60,7 @@ pub(crate) fn nic(number: u8, is_live: bool) -> NicView {
         mtu: 1500,
         weight: 1,
         metric: 1,
+        xdp: None,
         is_live,
         state: if is_live { NicState::Live } else { NicState::NoCarrier },
         addresses: vec![

@@ -135,6 +135,7 @@ impl Fixture {
             weight: 1,
             metric: 1,
             hold_down: Duration::from_millis(300),
+            xdp: None,
         };
         Config {
             services: Vec::new(),

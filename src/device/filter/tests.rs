@@ -28,7 +28,7 @@ fn owning(owned: &[IpAddr], reserved: RangeInclusive<u16>) -> Claims {
 }
 
 /// Those, and services: the first address's ports 80 to 89 and TCP 65005, a source, a server that knows its clients.
-fn serving(reserved: RangeInclusive<u16>) -> Claims {
+pub(in crate::device) fn serving(reserved: RangeInclusive<u16>) -> Claims {
     let claim = |address, protocol, ports| Claim { address, protocol, ports };
     Claims {
         services: vec![
@@ -106,7 +106,7 @@ const OWNED: [IpAddr; 3] = [
 ];
 
 /// A packet that is nearly a reply: each part right more often than not.
-fn nearly_a_reply() -> impl Strategy<Value = (Family, Vec<u8>)> {
+pub(in crate::device) fn nearly_a_reply() -> impl Strategy<Value = (Family, Vec<u8>)> {
     let destination = prop_oneof![
         Just(OWNED[0]),
         Just(OWNED[1]),

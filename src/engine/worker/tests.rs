@@ -114,6 +114,7 @@ fn a_frame_that_comes_to_wait_for_something_else_has_that_found_out() {
         mtu: 1500,
         weight: 1,
         metric: 1,
+        xdp: None,
         is_live: true,
         state: NicState::Live,
         addresses: vec![([10, 1, 1, 2].into(), 24)],

@@ -164,6 +164,7 @@ fn view() -> NetView {
         mtu: if n == 0 { 1500 } else { 1000 },
         weight: 1,
         metric: 1,
+        xdp: None,
         is_live: true,
         state: NicState::Live,
         addresses: vec![(far(Family::V4, n, 250), 24), (far(Family::V6, n, 250), 64)],

@@ -27,6 +27,7 @@ pub(crate) fn config() -> Config {
         weight: 1,
         metric: 1,
         hold_down: Duration::from_secs(3),
+        xdp: None,
     };
     Config {
         file: PathBuf::from("vipa.toml"),

@@ -198,6 +198,7 @@ fn nic(number: u8, is_live: bool) -> NicView {
         mtu: MTUS[usize::from(number)],
         weight: 1 + u16::from(number),
         metric: u32::from(number == 2),
+        xdp: None,
         is_live,
         state: if is_live { NicState::Live } else { NicState::NoCarrier },
         addresses: vec![

@@ -10,3 +10,4 @@ mod load;
 mod own;
 mod reload;
 mod traffic;
+mod xdp;

@@ -9,12 +9,19 @@ use vipa::wire::ip::Family;
 use super::farm::{BULK, Server, WEB, address, endpoint, here, wait_for_servers, who};
 use crate::fixture::{Bench, PATIENCE, Setup, wait_until};
 
-const PORT: u16 = 80;
+pub(super) const PORT: u16 = 80;
 
-/// A service of each family on the first VIPA, with the servers of these numbers.
-fn served(setup: Setup, keys: &str, port: u16, to: Option<u16>, servers: &[u8]) -> Setup {
+/// A service of each family on the first VIPA, with the servers of these numbers; `SECOND` in its keys is the second VIPA.
+pub(super) fn served(
+    setup: Setup,
+    keys: &str,
+    port: u16,
+    to: Option<u16>,
+    servers: &[u8],
+) -> Setup {
     Family::BOTH.into_iter().fold(setup, |setup, family| {
-        let vipa = endpoint(vipas(family)[0], port);
+        let [first, second] = vipas(family);
+        let (vipa, keys) = (endpoint(first, port), keys.replace("SECOND", &second.to_string()));
         let bits = family.bits();
         let mut text = format!(
             "name = \"p{port}-{bits}\"\naddress = \"{vipa}\"\nprotocol = \"tcp\"\npolicy = \"fastest-response\"\n{keys}\n"
@@ -28,13 +35,13 @@ fn served(setup: Setup, keys: &str, port: u16, to: Option<u16>, servers: &[u8]) 
     })
 }
 
-fn at(family: Family, port: u16) -> SocketAddr {
+pub(super) fn at(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(vipas(family)[0], port)
 }
 
 /// 20 MiB go through a service. The receiver counts until it is told that all was sent, so not what the sockets hold at that moment: at
 /// most 1 MiB at each end (256 KiB, which the kernel doubles, either way).
-fn passes_bulk(bench: &Bench, family: Family, is_reverse: bool) {
+pub(super) fn passes_bulk(bench: &Bench, family: Family, is_reverse: bool) {
     let vipa = vipas(family)[0].to_string();
     let port = BULK.to_string();
     let mut arguments = vec!["-c", &vipa, "-p", &port, "-n", "20M", "-w", "256K", "-J"];
@@ -48,7 +55,8 @@ fn passes_bulk(bench: &Bench, family: Family, is_reverse: bool) {
         said = serde_json::from_str(&text).expect("JSON");
         !said["error"].as_str().is_some_and(|error| error.contains("busy"))
     });
-    let received = said["end"]["sum_received"]["bytes"].as_u64().unwrap_or_else(|| panic!("{said}"));
+    let received =
+        said["end"]["sum_received"]["bytes"].as_u64().unwrap_or_else(|| panic!("{said}"));
     assert!(received >= 18 << 20, "{received} bytes: {said}");
 }
 
