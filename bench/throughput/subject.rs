@@ -25,6 +25,7 @@ pub(crate) enum Subject {
     AfPacket,
     AfXdp,
     Nat,
+    NatXdp,
     Direct,
 }
 
@@ -39,6 +40,7 @@ impl Subject {
                 Subject::AfPacket,
                 Subject::AfXdp,
                 Subject::Nat,
+                Subject::NatXdp,
                 Subject::Direct,
             ],
         }
@@ -54,6 +56,7 @@ impl Subject {
             Subject::AfPacket => "testpmd af_packet",
             Subject::AfXdp => "testpmd af_xdp",
             Subject::Nat => "vipa nat",
+            Subject::NatXdp => "vipa nat xdp",
             Subject::Direct => "vipa direct",
         }
     }
@@ -87,6 +90,9 @@ impl Subject {
                 )
             }
             Subject::Nat => "vipa run, one worker, a service of mode nat: both ends rewritten".to_owned(),
+            Subject::NatXdp => {
+                "the same, with xdp = \"native\": neighbours on veth send no longer packets than 1,500 bytes then".to_owned()
+            }
             Subject::Direct => {
                 "vipa run, one worker, a service of mode direct: another MAC address, servers answer past it".to_owned()
             }
@@ -167,7 +173,7 @@ impl Subject {
                     .args(["--total-num-mbufs=65536", "--stats-period=600"]);
                 running.run(&mut command)?;
             }
-            Subject::Nat | Subject::Direct => {
+            Subject::Nat | Subject::NatXdp | Subject::Direct => {
                 let config = running.files.path().join("vipa.toml");
                 fs::write(&config, services(self))?;
                 running.vipa(place, config)?;
@@ -247,18 +253,16 @@ fn services(subject: Subject) -> String {
         Family::BOTH.into_iter().flat_map(vipas).map(|vipa| format!("\"{vipa}\"")).collect();
     let mut text = format!("[virtual]\nname = \"vipa0\"\naddresses = [{}]\n", all.join(", "));
     for nic in 1..=3 {
-        text += &format!("[[nic]]\nname = \"eth{nic}\"\n");
+        let xdp = if subject == Subject::NatXdp { "native" } else { "off" };
+        text += &format!("[[nic]]\nname = \"eth{nic}\"\nxdp = \"{xdp}\"\n");
     }
-    let mode = if subject == Subject::Nat { "nat" } else { "direct" };
+    let is_nat = subject != Subject::Direct;
+    let mode = if is_nat { "nat" } else { "direct" };
     for family in Family::BOTH {
         let [vipa, source] = vipas(family);
         let vipa = if family == Family::V6 { format!("[{vipa}]") } else { vipa.to_string() };
         let (first, last) = (BULK.start(), BULK.end());
-        let source = if subject == Subject::Nat {
-            format!("source = [\"{source}\"]\n")
-        } else {
-            String::new()
-        };
+        let source = if is_nat { format!("source = [\"{source}\"]\n") } else { String::new() };
         let works = [
             ("bulk", format!("{first}-{last}"), "tcp", 1, String::new()),
             ("udp", UDP.to_string(), "udp", 1, String::new()),

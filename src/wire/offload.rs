@@ -173,15 +173,12 @@ mod tests {
         let payload = [1, 2, 3, 4, 5, 6, 7];
         let v4 = || etherparse::PacketBuilder::ipv4([10, 0, 0, 1], [203, 0, 113, 10], 64);
         let v6 = || etherparse::PacketBuilder::ipv6([1; 16], [2; 16], 64);
-        let (mut packets, mut write) = (Vec::new(), |build: &dyn Fn(&mut Vec<u8>)| {
-            let mut packet = Vec::new();
-            build(&mut packet);
-            packets.push(packet);
-        });
-        write(&|packet| v4().tcp(1, 2, 3, 4).write(packet, &payload).expect("a Vec"));
-        write(&|packet| v4().udp(1, 2).write(packet, &payload).expect("a Vec"));
-        write(&|packet| v6().tcp(1, 2, 3, 4).write(packet, &payload).expect("a Vec"));
-        write(&|packet| v6().udp(1, 2).write(packet, &payload).expect("a Vec"));
+        let mut packets = [const { Vec::new() }; 4];
+        let [tcp, udp, tcp_v6, udp_v6] = &mut packets;
+        v4().tcp(1, 2, 3, 4).write(tcp, &payload).expect("a Vec");
+        v4().udp(1, 2).write(udp, &payload).expect("a Vec");
+        v6().tcp(1, 2, 3, 4).write(tcp_v6, &payload).expect("a Vec");
+        v6().udp(1, 2).write(udp_v6, &payload).expect("a Vec");
         let (start, offset) = ([20, 20, 40, 40], [16, 6, 16, 6]);
         for ((whole, start), offset) in packets.iter().zip(start).zip(offset) {
             let mut padded = whole.clone();
@@ -206,7 +203,7 @@ mod tests {
                 assert_eq!(Offload::found(&partial[..length]), Offload::default(), "cut off");
             }
         }
-        let mut none = packets.swap_remove(1);
+        let [_, mut none, ..] = packets;
         none[26..28].fill(0);
         assert_eq!(Offload::found(&none), Offload::default(), "UDP without a checksum");
     }
