@@ -15,8 +15,8 @@ pub(super) fn describe(config: &Config) -> Result<String, Failure> {
     let plan = link::preview(config).map_err(|error| failed(&error))?;
     let findings = link::inspect::inspect(config)?;
     let tables = link::nft::outline(config);
-    let rules = rules(config);
-    let mut text = format!("vipa run would set up:\n{plan}{tables}\n{rules}");
+    let (xdp, rules) = (xdp(config), rules(config));
+    let mut text = format!("vipa run would set up:\n{plan}{tables}{xdp}\n{rules}");
     if findings.is_empty() {
         text.push_str("Nothing on this host would behave differently.\n");
     } else {
@@ -27,6 +27,19 @@ pub(super) fn describe(config: &Config) -> Result<String, Failure> {
         let _ = writeln!(text, "  {}: {}", finding.kind.name(), finding.text);
     }
     Ok(text)
+}
+
+/// Whose small frames XDP takes; empty if nobody's.
+fn xdp(config: &Config) -> String {
+    let mut text = String::new();
+    for (nic, hook) in config.nics.iter().filter_map(|nic| Some((nic, nic.xdp?))) {
+        let (nic, hook) = (&nic.name, hook.name());
+        let _ = writeln!(
+            text,
+            "XDP of {nic} ({hook}): takes small frames for services, which tcpdump and filters at ingress then do not see"
+        );
+    }
+    text
 }
 
 /// Who applies each source rule, and why; empty without rules.

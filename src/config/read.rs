@@ -274,6 +274,7 @@ fn read_nics(
     mistakes: &mut Mistakes<'_>,
 ) -> Vec<Nic> {
     let value = file.required("nic", "at least one network card, [[nic]]", mistakes);
+    let has_services = file.get("service").is_some();
     let tables = Table::all_of(value, "[[nic]]", mistakes);
     if let (Some(value), Some(tables)) = (value, value.and_then(|value| value.get_ref().as_array()))
         && !(1..=MOST_NICS).contains(&tables.len())
@@ -311,15 +312,28 @@ fn read_nics(
                 Duration::from_secs(3),
                 mistakes,
             ),
-            xdp: match table.one_of("xdp", &["off", "native", "generic"], mistakes) {
-                "native" => Some(XdpHook::Native),
-                "generic" => Some(XdpHook::Generic),
-                _ => None,
-            },
+            xdp: read_xdp(&mut table, has_services, mistakes),
         });
         table.finish(mistakes);
     }
     nics
+}
+
+fn read_xdp(
+    table: &mut Table<'_>,
+    has_services: bool,
+    mistakes: &mut Mistakes<'_>,
+) -> Option<XdpHook> {
+    let hook = match table.one_of("xdp", &["off", "native", "generic"], mistakes) {
+        "native" => XdpHook::Native,
+        "generic" => XdpHook::Generic,
+        _ => return None,
+    };
+    if !has_services {
+        let found = "XDP takes frames for services, and there is no [[service]]";
+        mistakes.warn(table.value_span("xdp"), found, "a [[service]], or leave this out");
+    }
+    Some(hook)
 }
 
 fn read_gateways(

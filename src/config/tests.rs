@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::{Config, Errors, Replay, ReplayNic, Warning};
 use crate::forward::rule::{Mark, Target};
+use crate::forward::view::XdpHook;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip::Family;
 
@@ -221,6 +222,23 @@ update = "30s"
     }
     assert!(rendered.contains("did you mean `table`?"), "{rendered}");
     assert!(!rendered.contains('\x1b'), "plain");
+}
+
+#[test]
+fn xdp_is_for_services() {
+    let with = |xdp: &str, more: &str| parse(&format!("{LEAST}xdp = \"{xdp}\"\n{more}"));
+    let service = "[[service]]\nname = \"web\"\naddress = \"203.0.113.10:80\"\nprotocol = \"tcp\"\n\
+                   score = \"load\"\n[[service.status]]\nname = \"load\"\nkind = \"fixed\"\nvalue = 1\n[[service.server]]\nname = \"a\"\naddress = \"10.1.1.9\"\n";
+    for (word, hook) in
+        [("native", Some(XdpHook::Native)), ("generic", Some(XdpHook::Generic)), ("off", None)]
+    {
+        let (config, warnings) = with(word, service).unwrap();
+        assert_eq!((config.nics[0].xdp, warnings.len()), (hook, 0));
+        let (config, warnings) = with(word, "").unwrap();
+        assert_eq!((config.nics[0].xdp, warnings.len()), (hook, usize::from(hook.is_some())));
+    }
+    let found = with("on", "").unwrap_err().render(false);
+    assert!(found.contains("`xdp` is \"on\""), "{found}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Where packets come in and go out: the TUN that is the virtual adapter (C1), the NICs' packet sockets (C2),
+//! Where packets come in and go out: the TUN that is the virtual adapter (C1), the NICs' packet sockets (C2) and XDP,
 //! and devices for tests.
 
 pub(crate) mod arp;

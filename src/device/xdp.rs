@@ -91,6 +91,16 @@ impl Attachment {
     }
 }
 
+/// What to do about a refusal.
+pub fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "CAP_BPF is wanted",
+        Some(libc::EBUSY) => "another program has the card's hook or its queues",
+        Some(libc::EOPNOTSUPP) => "the driver has no such hook; \"generic\" goes with every card",
+        _ => "xdp = \"off\" does without",
+    }
+}
+
 impl Queue {
     /// Hands each Ethernet frame that is there to `take`, as long as that wants more.
     pub fn receive(&self, take: impl FnMut(&[u8]) -> bool) {

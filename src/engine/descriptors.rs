@@ -30,6 +30,8 @@ const EACH_WORKER: u64 = 6;
 const EACH_PORT: u64 = 8;
 /// Of a NIC for RIP, announcements and the watch over paths.
 const EACH_NIC: u64 = 8;
+/// Of a NIC with XDP: a socket a queue, the program and what belongs to it.
+const EACH_XDP: u64 = 64 + 4;
 /// Of a program while it runs.
 const PROGRAM: u64 = 4;
 
@@ -80,13 +82,14 @@ impl Need {
     pub fn of(config: &Config) -> Need {
         let workers = u64::from(config.forwarder.workers);
         let nics = config.nics.len() as u64;
+        let xdp = config.nics.iter().filter(|nic| nic.xdp.is_some()).count() as u64 * EACH_XDP;
         let each = |kind: &Kind| if matches!(kind, Kind::Exec { .. }) { PROGRAM } else { 1 };
         let status = config.services.iter().map(|service| {
             let one: u64 = service.statuses.iter().map(|status| each(&status.kind)).sum();
             one * service.servers.len() as u64
         });
         Need {
-            forwarder: BASE + workers * EACH_WORKER + nics * (workers * EACH_PORT + EACH_NIC),
+            forwarder: BASE + workers * EACH_WORKER + nics * (workers * EACH_PORT + EACH_NIC) + xdp,
             status: status.sum(),
         }
     }

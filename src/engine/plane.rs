@@ -173,8 +173,8 @@ impl Workers {
                 queues
             }
             Err(error) => {
-                let hook = hook.name();
-                tracing::warn!(nic = name, hook, %error, "no XDP: all frames come by packet sockets");
+                let (hook, advice) = (hook.name(), xdp::advice(&error));
+                tracing::warn!(nic = name, hook, %error, advice, "no XDP: all frames come by packet sockets");
                 self.xdp[at] = None;
                 self.tell_xdp(nic, Xdp::Refused);
                 Vec::new()
