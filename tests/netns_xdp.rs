@@ -242,6 +242,30 @@ fn what_is_taken_and_where_can_change_while_frames_come() {
 }
 
 #[test]
+fn the_kernel_takes_programs_of_many_addresses_and_more_are_told_to_be_too_many() {
+    let cable = Cable::new();
+    let mut attachment = cable.attach();
+    let mut is_taken = |many: u32| {
+        let claim = |n: u32| {
+            let ports = (PORT, PORT + n as u16 % 7);
+            let v6 = Ipv6Addr::from(u128::from(VIPA_V6) + u128::from(n));
+            let v4 = Ipv4Addr::from(u32::from(VIPA) + n);
+            [IpAddr::V4(v4), IpAddr::V6(v6)].map(|address| Claim {
+                address,
+                protocol: ip::TCP,
+                ports,
+            })
+        };
+        let claims = Claims { services: (0..many).flat_map(claim).collect(), ..Claims::default() };
+        cable.far.run(|| attachment.take(XdpHook::Generic, cable.mac, &claims)).unwrap()
+    };
+    assert!([1, 10, 100].into_iter().all(&mut is_taken));
+    // Somewhere here one family, and then the other, comes to be too long.
+    (100..400).step_by(15).for_each(|many| drop(is_taken(many)));
+    assert!(!is_taken(1000));
+}
+
+#[test]
 fn a_card_that_another_program_has_is_refused() {
     let cable = Cable::new();
     let first = cable.attach();

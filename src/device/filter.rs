@@ -25,9 +25,9 @@ pub(super) const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
 pub(super) const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 pub(super) const LOAD_BYTE_X: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_IND;
 pub(super) const LOAD_HALF_X: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
-pub(super) const TO_X: u32 = libc::BPF_MISC | libc::BPF_TAX;
-pub(super) const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-pub(super) const SHIFT_LEFT: u32 = libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K;
+const TO_X: u32 = libc::BPF_MISC | libc::BPF_TAX;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const SHIFT_LEFT: u32 = libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K;
 const MODULO: u32 = libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K;
 const XOR_X: u32 = libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X;
 const STORE: u32 = libc::BPF_ST;
@@ -218,8 +218,8 @@ fn exactly(family: Family, claims: &Claims) -> Vec<Instruction> {
     by_address(p, family, claims, Part::All)
 }
 
-/// Of what [`heard`] lets through that which is the forwarder's whatever it turns out to be: whole datagrams of TCP and UDP to services
-/// and to addresses given wholly. For packets to this host, with their headers in one piece; `None` if there is none such, or that needs
+/// Of what [`heard`] lets through that which is the forwarder's whatever it turns out to be: whole datagrams of TCP and UDP, without
+/// options of IP, to services and to addresses given wholly. For packets to this host, with their headers in one piece; `None` if there is none such, or that needs
 /// a longer program than the kernel takes.
 pub(super) fn taken(family: Family, claims: &Claims) -> Option<Vec<Instruction>> {
     let Claims { services, sources, .. } = claims.clone();
@@ -297,7 +297,10 @@ fn compare(p: &mut Program, at: u32, address: IpAddr, other: Label) {
 
 /// What is heard of an address.
 fn of_address(p: &mut Program, family: Family, port_at: u32, owned: &Owned, part: Part) {
-    layer4_start_to_x(p, family);
+    match part {
+        Part::All => layer4_start_to_x(p, family),
+        Part::Ports => usual_start_to_x(p, family),
+    }
     if family == Family::V4 {
         p.push(LOAD_HALF, NET + 6);
         p.jump_if(BITS, 0x3fff, if part == Part::All { Label::Take } else { Label::Drop });
@@ -501,6 +504,19 @@ fn by_client(p: &mut Program, address: u32, port_at: u32, workers: u8) {
     p.push(XOR_X, 0);
     p.push(MODULO, u32::from(workers));
     p.push(RETURN_A, 0);
+}
+
+/// Where layer 4 starts without options of IP; a packet that has such is dropped.
+fn usual_start_to_x(p: &mut Program, family: Family) {
+    let start = match family {
+        Family::V4 => {
+            p.push(LOAD_BYTE, NET);
+            p.jump_unless(EQUAL, 0x45, Label::Drop);
+            20
+        }
+        Family::V6 => 40,
+    };
+    p.push(IMMEDIATE_X, start);
 }
 
 fn layer4_start_to_x(p: &mut Program, family: Family) {

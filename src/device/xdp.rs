@@ -95,6 +95,9 @@ impl Attachment {
 pub fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => "CAP_BPF is wanted",
+        Some(libc::ENOBUFS) => {
+            "RLIMIT_MEMLOCK is too low (8 MB for each queue), or CAP_IPC_LOCK is wanted"
+        }
         Some(libc::EBUSY) => "another program has the card's hook or its queues",
         Some(libc::EOPNOTSUPP) => "the driver has no such hook; \"generic\" goes with every card",
         _ => "xdp = \"off\" does without",

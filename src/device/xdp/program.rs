@@ -34,10 +34,8 @@ const BEHIND: u8 = 3;
 /// The frame's beginning, and then that of its network header.
 const HEADER: u8 = 6;
 const END: u8 = 7;
-/// The classic machine's index register.
-const X: u8 = 8;
 /// The queue by which the frame came.
-const QUEUE: u8 = 9;
+const QUEUE: u8 = 8;
 
 // struct xdp_md.
 const DATA: i16 = 0;
@@ -55,10 +53,7 @@ const LOAD_WORD: u8 = 0x61;
 const LOAD_WIDE: u8 = 0x18;
 const MOVE: u8 = 0xbf;
 const SET: u8 = 0xb7;
-const ADD: u8 = 0x0f;
-const ADD_IMMEDIATE: u8 = 0x07;
-const AND: u8 = 0x54;
-const SHIFT_LEFT: u8 = 0x64;
+const ADD: u8 = 0x07;
 const TO_BIG_ENDIAN: u8 = 0xdc;
 const ALWAYS: u8 = 0x05;
 const IF_GREATER: u8 = 0x2d;
@@ -79,7 +74,7 @@ pub(super) fn program(mac: MacAddr, claims: &Claims, sockets: RawFd) -> Option<V
     p.load(LOAD_WORD, QUEUE, ARGUMENTS[0], RX_QUEUE);
     p.reach(HEADER, HEADER_LEN as i32);
     p.push(MOVE, AT, HEADER, 0, 0);
-    p.push(ADD_IMMEDIATE, AT, 0, 0, LONGEST + 1);
+    p.push(ADD, AT, 0, 0, LONGEST + 1);
     p.jump(IF_AT_MOST, AT, END, 0, Target::Pass);
     let [a, b, c, d, e, f] = mac.0;
     p.load(LOAD_WORD, A, HEADER, 0);
@@ -87,7 +82,7 @@ pub(super) fn program(mac: MacAddr, claims: &Claims, sockets: RawFd) -> Option<V
     p.load(LOAD_HALF, A, HEADER, 4);
     p.jump(IF_NOT_EQUAL, A, 0, u16::from_ne_bytes([e, f]).into(), Target::Pass);
     p.load(LOAD_HALF, A, HEADER, 12);
-    p.push(ADD_IMMEDIATE, HEADER, 0, 0, HEADER_LEN as i32);
+    p.push(ADD, HEADER, 0, 0, HEADER_LEN as i32);
     let families: Vec<_> = Family::BOTH
         .into_iter()
         .filter_map(|family| Some((family, filter::taken(family, claims)?)))
@@ -163,30 +158,29 @@ impl Assembler {
     /// From here on so many bytes behind `from` belong to the frame; a shorter one passes.
     fn reach(&mut self, from: u8, length: i32) {
         self.push(MOVE, BEHIND, from, 0, 0);
-        self.push(ADD_IMMEDIATE, BEHIND, 0, 0, length);
+        self.push(ADD, BEHIND, 0, 0, length);
         self.jump(IF_GREATER, BEHIND, END, 0, Target::Pass);
     }
 
     /// A classic program over the packet at `HEADER`. `None` if it does what is not known here.
+    ///
+    /// Its index register holds constants alone, so that each place in a packet is one: to look at others the verifier wants more rights
+    /// than CAP_BPF (CAP_PERFMON).
     fn translate(&mut self, classic: &[filter::Instruction]) -> Option<()> {
+        let mut index = 0;
         for (at, filter::Instruction { code, jt, jf, k }) in classic.iter().copied().enumerate() {
             self.land(Target::Classic(at));
             let (code, k) = (u32::from(code), k);
             match code {
                 filter::LOAD_BYTE | filter::LOAD_HALF | filter::LOAD_WORD => {
-                    self.field(code, HEADER, k.checked_sub(filter::NET)?)?;
+                    self.field(code, k.checked_sub(filter::NET)?)?;
                 }
                 filter::LOAD_BYTE_X | filter::LOAD_HALF_X => {
-                    let offset = k.checked_sub(filter::NET)?;
-                    self.push(MOVE, AT, HEADER, 0, 0);
-                    self.push(ADD, AT, X, 0, 0);
-                    self.reach(AT, i32::try_from(offset + 2).ok()?);
-                    self.field(code, AT, offset)?;
+                    let offset = index + k.checked_sub(filter::NET)?;
+                    self.reach(HEADER, i32::try_from(offset + 2).ok()?);
+                    self.field(code, offset)?;
                 }
-                filter::TO_X => self.push(MOVE, X, A, 0, 0),
-                filter::IMMEDIATE_X => self.push(SET, X, 0, 0, k.cast_signed()),
-                filter::AND => self.push(AND, A, 0, 0, k.cast_signed()),
-                filter::SHIFT_LEFT => self.push(SHIFT_LEFT, A, 0, 0, k.cast_signed()),
+                filter::IMMEDIATE_X => index = k,
                 filter::ALWAYS => {
                     let to = Target::Classic(at + 1 + usize::try_from(k).ok()?);
                     self.jump(ALWAYS, 0, 0, 0, to);
@@ -207,13 +201,13 @@ impl Assembler {
     }
 
     /// A number in network byte order, into `A`.
-    fn field(&mut self, code: u32, from: u8, offset: u32) -> Option<()> {
+    fn field(&mut self, code: u32, offset: u32) -> Option<()> {
         let (load, bits) = match code {
             filter::LOAD_BYTE | filter::LOAD_BYTE_X => (LOAD_BYTE, 8),
             filter::LOAD_HALF | filter::LOAD_HALF_X => (LOAD_HALF, 16),
             _ => (LOAD_WORD, 32),
         };
-        self.load(load, A, from, i16::try_from(offset).ok()?);
+        self.load(load, A, HEADER, i16::try_from(offset).ok()?);
         if bits > 8 {
             self.push(TO_BIG_ENDIAN, A, 0, 0, bits);
         }

@@ -48,10 +48,7 @@ fn takes(program: &[Instruction], frame: &[u8]) -> bool {
             LOAD_WORD => registers[to] = load(4),
             MOVE => registers[to] = other,
             SET => registers[to] = constant,
-            ADD => registers[to] = value + other,
-            ADD_IMMEDIATE => registers[to] = value + constant,
-            AND => registers[to] = word & constant,
-            SHIFT_LEFT => registers[to] = (word << constant) & 0xffff_ffff,
+            ADD => registers[to] = value + constant,
             TO_BIG_ENDIAN if immediate == 16 => {
                 registers[to] = u64::from((value as u16).swap_bytes());
             }
@@ -97,8 +94,9 @@ fn is_ours(claims: &Claims, family: Family, packet: &[u8]) -> bool {
     if packet.len() < least || ![TCP, UDP].contains(&packet[protocol]) {
         return false;
     }
-    let is_fragment = family == Family::V4 && (packet[6] & 0x3f, packet[7]) != (0, 0);
-    !is_fragment && ears.hear(family, packet)
+    let is_unusual =
+        family == Family::V4 && (packet[0] != 0x45 || (packet[6] & 0x3f, packet[7]) != (0, 0));
+    !is_unusual && ears.hear(family, packet)
 }
 
 static CLAIMS: LazyLock<Claims> = LazyLock::new(|| serving(61_000..=61_005));
