@@ -2,13 +2,12 @@
 //! are handed to the kernel and then FIG. 4 on what came, once by looking at the rules in their order.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::Path;
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use proptest::sample::select;
-use vipa::config::{Adapter, Config, Forwarder, Nic, Source};
+use vipa::config::Config;
 use vipa::forward::applies::{Applies, applies};
 use vipa::forward::rule::{Mark, Rule, Target};
 use vipa::forward::socket::{Socket, SocketFacts};
@@ -73,37 +72,13 @@ impl Sent {
 }
 
 fn config(rules: Vec<Rule>, sourcevipa: bool) -> Config {
-    Config {
-        services: Vec::new(),
-        file: PathBuf::new(),
-        path: Default::default(),
-        announce: Default::default(),
-        adapter: Adapter {
-            name: "vipa0".into(),
-            addresses: vipas(),
-            table: 923,
-            preference: 9230,
-            is_protected: true,
-        },
-        forwarder: Forwarder { workers: 1, flows: 1024 },
-        nics: vec![Nic {
-            name: "eth1".into(),
-            gateways: Vec::new(),
-            weight: 1,
-            metric: 1,
-            hold_down: Duration::from_secs(3),
-            xdp: None,
-        }],
-        rip: None,
-        replay: Default::default(),
-        source: Source {
-            sourcevipa,
-            ports: 61000..=65535,
-            hold: Duration::from_secs(60),
-            is_bound_forwarded: false,
-            rules,
-        },
-    }
+    let vipas = vipas().iter().map(IpAddr::to_string).collect::<Vec<_>>();
+    let text =
+        format!("[virtual]\nname = \"vipa0\"\naddresses = {vipas:?}\n[[nic]]\nname = \"eth1\"\n");
+    let mut config = Config::parse(&text, Path::new("vipa.toml")).expect("it is right").0;
+    config.source.rules = rules;
+    config.source.sourcevipa = sourcevipa;
+    config
 }
 
 /// What main knows of the destination.

@@ -7,11 +7,12 @@
 #![allow(unsafe_code)]
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vipa::config::{Adapter, Config, Forwarder, Nic, Source};
+use vipa::config::Config;
 use vipa::link::inspect::{FindingKind, inspect, ports_in_use, ports_of_connections};
 use vipa::link::nft::{Nft, NftRules};
 
@@ -38,39 +39,9 @@ fn nft(script: &str) {
 }
 
 fn config() -> Config {
-    Config {
-        services: Vec::new(),
-        file: "vipa.toml".into(),
-        path: Default::default(),
-        announce: Default::default(),
-        adapter: Adapter {
-            name: "vipa0".into(),
-            addresses: vec!["203.0.113.10".parse().expect("a VIPA")],
-            table: 923,
-            preference: 9230,
-            is_protected: true,
-        },
-        forwarder: Forwarder { workers: 1, flows: 1024 },
-        nics: ["eth1", "missing"]
-            .map(|name| Nic {
-                name: name.into(),
-                gateways: Vec::new(),
-                weight: 1,
-                metric: 1,
-                hold_down: Duration::ZERO,
-                xdp: None,
-            })
-            .into(),
-        source: Source {
-            sourcevipa: true,
-            ports: 61_000..=65_535,
-            hold: Duration::from_secs(60),
-            is_bound_forwarded: false,
-            rules: Vec::new(),
-        },
-        rip: None,
-        replay: vipa::config::Replay::default(),
-    }
+    let text = "[virtual]\nname = \"vipa0\"\naddresses = [\"203.0.113.10\"]\n\
+                [[nic]]\nname = \"eth1\"\n[[nic]]\nname = \"missing\"\n";
+    Config::parse(text, Path::new("vipa.toml")).expect("it is right").0
 }
 
 fn found(kind: FindingKind) -> Vec<String> {

@@ -31,7 +31,7 @@ pub(super) fn forget(netlink: &mut Netlink) -> io::Result<()> {
     for step in [Step::AddRule(rule.clone()), Step::DeleteRule(rule)] {
         let (message, mode) = request::of(&step);
         match netlink.request(message, mode) {
-            Err(e) if super::network::is_settled(&step, &e) => {}
+            Err(e) if request::is_settled(&step, &e) => {}
             Err(e) if super::netlink::errno(&e) == Some(libc::EOPNOTSUPP) => return Ok(()),
             other => other?,
         }

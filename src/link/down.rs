@@ -7,11 +7,10 @@ use std::path::Path;
 
 use super::kernel::{Ours, Step, local_back, takedown};
 use super::mirror::Mirror;
-use super::netlink::Netlink;
-use super::network::{delete_link, dump, remove};
+use super::netlink::{Netlink, errno};
 use super::nft::Nft;
 use super::saved::Saved;
-use super::{Error, Result, sysctl};
+use super::{Error, Result, dump, request, sysctl};
 use crate::wire::ip::Family;
 
 /// What was done.
@@ -60,7 +59,7 @@ fn one(saved: &Saved, report: &mut Report) -> Result<()> {
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "open", source })?;
     let ours = Ours::of(saved);
     let mut mirror = Mirror::new(ours.tables.iter().copied());
-    dump(&mut netlink, &mut mirror)?;
+    dump::everything(&mut netlink, &mut mirror)?;
     let mut note = |what: String, result: io::Result<()>| match result {
         Ok(()) => report.removed += 1,
         Err(error) => report.failed.push(format!("{what}: {error}")),
@@ -73,7 +72,7 @@ fn one(saved: &Saved, report: &mut Report) -> Result<()> {
             note(step.to_string(), remove(&mut netlink, step));
         }
         if !back.is_empty() {
-            dump(&mut netlink, &mut mirror)?;
+            dump::everything(&mut netlink, &mut mirror)?;
         }
     }
     for step in takedown(&mirror, &ours) {
@@ -97,4 +96,22 @@ fn one(saved: &Saved, report: &mut Report) -> Result<()> {
         saved.remove().map_err(|source| Error::State { path, source })?;
     }
     Ok(())
+}
+
+/// Sends a step that takes something away; that it is gone already is no error.
+fn remove(netlink: &mut Netlink, step: &Step) -> io::Result<()> {
+    let (message, mode) = request::of(step);
+    match netlink.request(message, mode) {
+        Err(e) if request::is_settled(step, &e) => Ok(()),
+        other => other,
+    }
+}
+
+/// Deletes a device; that it is gone already is no error.
+fn delete_link(netlink: &mut Netlink, ifindex: u32) -> io::Result<()> {
+    let (message, mode) = request::delete_link(ifindex);
+    match netlink.request(message, mode) {
+        Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(()),
+        other => other,
+    }
 }

@@ -12,9 +12,11 @@
 mod announced;
 mod cached;
 pub mod down;
+mod dump;
 pub mod health;
 pub mod hold_down;
 pub mod inspect;
+mod interfaces;
 pub mod kernel;
 pub mod mirror;
 pub mod net_view;
@@ -23,6 +25,7 @@ pub mod network;
 pub mod nft;
 pub mod plan;
 mod ports;
+mod preview;
 mod request;
 pub mod resolve;
 pub mod router;
@@ -33,7 +36,7 @@ pub mod sysctl;
 mod tables;
 
 pub use cached::forget_cached_routes;
-pub use network::{preview, preview_view};
+pub use preview::{preview, preview_view};
 
 /// `rtm_protocol`, `FRA_PROTOCOL` and `NDA_PROTOCOL` of all that vipa sets up ("v").
 pub const PROTOCOL: u8 = 0x76;

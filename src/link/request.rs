@@ -1,5 +1,6 @@
-//! Steps and questions as netlink messages.
+//! Steps and questions as netlink messages, and which refusal of a step is none.
 
+use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{
@@ -20,7 +21,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::kernel::Step;
 use super::mirror::{KernelHop, KernelRoute, RouteKind};
-use super::netlink::Mode;
+use super::netlink::{Mode, errno};
 use super::plan::routes::{PlannedHop, PlannedRoute};
 use super::plan::rules::{Action, Rule};
 use super::{KERNELS_PROTOCOL, LOCAL_TABLE, PROTOCOL};
@@ -72,6 +73,18 @@ pub(super) fn of(step: &Step) -> (RouteNetlinkMessage, Mode) {
         }
         // Told to resolve an entry without the flag, the kernel takes the flag from it.
         Step::Release { ifindex, address } => resolve(*ifindex, *address),
+    }
+}
+
+/// Errors that say: it is so already.
+pub(super) fn is_settled(step: &Step, error: &io::Error) -> bool {
+    let Some(errno) = errno(error) else { return false };
+    match step {
+        Step::AddRule(_) | Step::AppendHop(_) => errno == libc::EEXIST,
+        _ if step.is_removal() => {
+            [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV].contains(&errno)
+        }
+        _ => false,
     }
 }
 

@@ -5,39 +5,41 @@
 //! the adapter has no carrier, so that the kernel's own routes carry the traffic. [`Router::run`] attaches
 //! the workers last: the carrier that gives is what leads packets to them.
 //!
-//! On news, workers come first: a NIC that died is out of their view before its routes are put right. Another configuration is
-//! taken in `router/reload.rs`.
+//! On news, workers come first: a NIC that died is out of their view before its routes are put right. What workers ask is answered in
+//! `router/requests.rs`, who is around the host is heard and told in `router/neighbours.rs`, another configuration is taken in
+//! `router/reload.rs`.
 
+mod ear;
+mod neighbours;
+mod prepare;
 mod reload;
+mod requests;
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 
+use self::ear::Ear;
 use super::mirror::Changed;
 use super::net_view::{Draft, Surroundings, draft};
 use super::network::Network;
 use super::ports::Ports;
-use super::resolve::{Hop, Known, Requested};
+use super::resolve::{Hop, Requested};
 use super::socket_facts::Sockets;
 use super::tables::Tables;
-use super::{Error, Result, down};
+use super::{Error, Result};
 use crate::announce;
 use crate::config::Config;
-use crate::engine::leave::{Asked, Leave};
-use crate::engine::message::{Command, Plane, Reload, Request};
+use crate::engine::leave::Leave;
+use crate::engine::message::{Plane, Reload, Request};
 use crate::engine::statistics::{Gauge, RouterStatistics};
-use crate::forward::socket::Socket;
-use crate::forward::view::{NetCell, NetView, NicId};
+use crate::forward::view::NetCell;
+use crate::path::Target;
 use crate::path::watcher::Watcher;
-use crate::path::{Probe, Target};
 use crate::rip::speaker::Speaker;
 
 const NETLINK: Token = Token(0);
@@ -52,8 +54,6 @@ const SPEAKER: usize = 256;
 const TICK: Duration = Duration::from_secs(5);
 /// A turn that comes later than planned by more is late.
 const LATE: Duration = Duration::from_millis(20);
-/// Requests taken in one turn, so that news from the kernel never wait for them.
-const BUDGET: usize = 1024;
 /// News beget news (what we set up is told to us as well); more than this in one turn wait for the next.
 const ROUNDS: usize = 4;
 /// If somebody keeps removing what we put back, we do so no more often than this …
@@ -77,10 +77,6 @@ pub struct Prepared {
     waker: Arc<Waker>,
     statistics: Arc<RouterStatistics>,
 }
-
-/// Which socket brings the news of nftables.
-#[derive(Debug, Default)]
-struct Ear(Option<RawFd>);
 
 /// The router, ready to run.
 pub struct Router {
@@ -127,23 +123,6 @@ impl std::fmt::Debug for Router {
 }
 
 impl Router {
-    /// Creates or adopts the adapter and sets up everything around it, in the network namespace of the
-    /// calling thread. If it fails, what it set up is taken away again, except where an earlier run left its
-    /// work: that stands as it stood.
-    pub fn prepare(
-        config: Arc<Config>,
-        state: PathBuf,
-        statistics: Arc<RouterStatistics>,
-    ) -> Result<Prepared> {
-        let (network, is_adopted) =
-            Network::open(Arc::clone(&config), &state, Arc::clone(&statistics))?;
-        let prepared = set_up(Arc::clone(&config), network, statistics);
-        if prepared.is_err() && !is_adopted {
-            undo(&state, &config.adapter.name);
-        }
-        prepared
-    }
-
     /// Attaches the workers and runs until it is asked to leave, and has. Leaves everything in place: the
     /// kernel carries on.
     pub fn run(mut self, leave: &Leave) -> Result<()> {
@@ -185,30 +164,6 @@ impl Router {
             }
             longest(&self.prepared.statistics.longest_turn, turned);
         }
-    }
-
-    /// Tells the neighbours that the VIPAs leave, if they are to be told now. When there is something to do next; now: it is over.
-    fn take_leave(&mut self, asked: &Asked, now: Instant) -> Instant {
-        let Some(speaker) = self.speaker.as_mut().filter(|_| asked.is_polite) else {
-            if asked.is_polite {
-                tracing::info!("no RIP is spoken: there is nobody to tell");
-            }
-            return now;
-        };
-        while let Some(at) = asked.next_telling(self.farewells) {
-            if at > now {
-                return at.min(asked.end);
-            }
-            speaker.withdraw(now);
-            self.farewells += 1;
-            self.prepared.statistics.farewells.add(1);
-            tracing::info!(
-                time = self.farewells,
-                ends_in = ?asked.end.saturating_duration_since(now),
-                "withdrawing: the neighbours are told that the VIPAs are gone"
-            );
-        }
-        asked.end
     }
 
     /// The same trouble is told once in a tick.
@@ -265,26 +220,11 @@ impl Router {
             self.next_tick = now + TICK;
             self.tick(pending, now);
         }
-        for (hop, state) in self.watcher.iter().flat_map(Watcher::reports) {
-            pending.network |= self.prepared.network.report(hop, state);
-        }
         self.prepared.tables.look();
         if self.prepared.tables.next_renewal().is_some_and(|at| at <= now) {
             self.prepared.tables.renew_lease();
         }
-        if let Some(speaker) = &mut self.speaker {
-            speaker.turn(now);
-            if let Some((learned, since)) = speaker.news(now) {
-                self.prepared.network.set_learned(learned);
-                self.learned_since = Some(since);
-                pending.network = true;
-            }
-            if let Some(counts) = speaker.counts() {
-                self.prepared.statistics.rip.store(Some(Arc::new(counts)));
-            }
-        }
-        self.announcements.turn(now);
-        self.tell_announced(now);
+        self.hear(pending, now);
         if pending.is_nothing() && !self.is_due(now) {
             if self.prepared.network.has_more() && self.prepared.network.go_on()? {
                 self.fight(now);
@@ -363,50 +303,6 @@ impl Router {
         Ok(())
     }
 
-    /// The next hops of now are watched.
-    fn watch(&mut self, now: Instant) -> Result<()> {
-        let prepared = &mut self.prepared;
-        let settings = &prepared.config.path;
-        if settings.probe == Probe::Off {
-            return Ok(());
-        }
-        let targets = prepared.network.targets(now);
-        if targets == self.watched {
-            return Ok(());
-        }
-        if self.watcher.is_none() {
-            let waker = Arc::clone(&prepared.waker);
-            let news = move || drop(waker.wake());
-            let ports = prepared.config.source.ports.clone();
-            let statistics = Arc::clone(&prepared.statistics);
-            let watcher = Watcher::start(settings.clone(), ports, statistics, news);
-            self.watcher = Some(watcher.map_err(Error::Poll)?);
-        }
-        self.watcher.iter().for_each(|watcher| watcher.follow(targets.clone()));
-        self.watched = targets;
-        Ok(())
-    }
-
-    /// FIG. 3A: what the interfaces are now.
-    fn speak(&mut self, now: Instant) {
-        let Some(speaker) = &mut self.speaker else { return };
-        let prepared = &self.prepared;
-        speaker.follow(prepared.network.interfaces(), prepared.poll.registry(), now);
-    }
-
-    /// The VIPAs in the NICs' own subnets, where they are now.
-    fn announce(&mut self, now: Instant) {
-        let prepared = &self.prepared;
-        self.announcements.follow(prepared.network.scene(), prepared.poll.registry(), now);
-        self.tell_announced(now);
-    }
-
-    fn tell_announced(&mut self, now: Instant) {
-        if let Some(counts) = self.announcements.counts(now) {
-            self.prepared.statistics.announced.store(Some(Arc::new(counts)));
-        }
-    }
-
     fn publish(&mut self) {
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         let view = Arc::new(self.prepared.draft.view(self.generation));
@@ -425,47 +321,6 @@ impl Router {
         }
     }
 
-    /// Takes requests of workers; true if one suspects a NIC.
-    fn take_requests(&mut self, pending: &mut Changed, now: Instant) -> bool {
-        let mut is_suspect = false;
-        let mut answers = Vec::new();
-        let mut count = 0;
-        for request in self.requests.try_iter().take(BUDGET) {
-            count += 1;
-            match request {
-                Request::Resolve { nic, address } => {
-                    self.prepared.resolve((nic, address), now);
-                    pending.neighbours = true;
-                }
-                Request::Hold { worker, flow } => {
-                    self.prepared.tables.hold(flow);
-                    answers.push((worker, flow));
-                }
-                Request::Socket { worker, key } => {
-                    let socket = self.prepared.sockets.ask(&key);
-                    let statistics = &self.prepared.statistics;
-                    statistics.sockets_asked.add(1);
-                    statistics.sockets_unknown.add(u64::from(socket == Socket::Unknown));
-                    self.plane.tell(worker, Command::Socket(key, socket));
-                }
-                Request::Release(flow) => self.prepared.tables.release(flow),
-                Request::Suspect(nic) => {
-                    tracing::debug!(nic = nic.index(), "a worker suspects the NIC");
-                    is_suspect = true;
-                }
-            }
-        }
-        self.prepared.tables.commit(&self.prepared.statistics);
-        for (worker, flow) in answers {
-            self.plane.tell(worker, Command::Held(flow));
-        }
-        if count == BUDGET {
-            // The channel may hold more, and its waker has been heard already.
-            let _ = self.prepared.waker.wake();
-        }
-        is_suspect
-    }
-
     /// What netlink does not tell of.
     fn tick(&mut self, pending: &mut Changed, now: Instant) {
         let prepared = &mut self.prepared;
@@ -477,13 +332,7 @@ impl Router {
         pending.settings = true;
         pending.network = true;
         prepared.tables.suspect();
-        let due = {
-            let (config, network) = (&prepared.config, &prepared.network);
-            prepared.requested.refresh(now, |hop| known(config, network, hop))
-        };
-        for hop in due {
-            prepared.ask_kernel(&hop);
-        }
+        prepared.ask_again(now);
         if let Some(speaker) = &mut self.speaker {
             speaker.ask_host(super::sysctl::forwards, now);
         }
@@ -491,62 +340,6 @@ impl Router {
 }
 
 impl Prepared {
-    /// The view with which the cell begins.
-    pub fn first_view(&self) -> NetView {
-        self.draft.view(1)
-    }
-
-    /// Wakes the router after a request was put into its channel.
-    pub fn waker(&self) -> Arc<Waker> {
-        Arc::clone(&self.waker)
-    }
-
-    /// The router for workers that read `cell`, which holds [`Prepared::first_view`].
-    pub fn start(
-        self,
-        cell: NetCell,
-        requests: Receiver<Request>,
-        reloads: Receiver<Reload>,
-        plane: Box<dyn Plane>,
-    ) -> Router {
-        let vipas = &self.config.adapter.addresses;
-        let speaker = self.speaker(Instant::now());
-        let (settings, names) = (self.config.announce, self.names());
-        let announcements = announce::speaker::Speaker::new(settings, vipas, names, ANNOUNCEMENTS);
-        Router {
-            followed: Arc::clone(&self.config),
-            prepared: self,
-            cell,
-            requests,
-            reloads,
-            plane,
-            generation: 1,
-            attached: None,
-            next_tick: Instant::now() + TICK,
-            fights: Vec::new(),
-            settle_at: None,
-            trouble: None,
-            watcher: None,
-            watched: Vec::new(),
-            speaker,
-            announcements,
-            farewells: 0,
-            learned_since: None,
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.config.nics.iter().map(|nic| nic.name.clone()).collect()
-    }
-
-    /// RIP, if it is to be spoken, with what has been learned so far.
-    fn speaker(&self, now: Instant) -> Option<Speaker> {
-        let settings = self.config.rip.as_ref()?;
-        let inherited = self.network.mirror().learned().to_vec();
-        let vipas = &self.config.adapter.addresses;
-        Some(Speaker::new(settings, self.names(), vipas, inherited, SPEAKER, now))
-    }
-
     fn compute(&mut self) -> Draft {
         let around = Surroundings {
             reaches: &self.network.reaches(),
@@ -558,145 +351,10 @@ impl Prepared {
         let is_requested = |hop: &Hop| self.requested.contains(hop);
         draft(&self.config, self.network.mirror(), around, is_requested)
     }
-
-    fn resolve(&mut self, hop: Hop, now: Instant) {
-        let known = known(&self.config, &self.network, &hop);
-        if self.requested.ask(hop, known, now) {
-            self.ask_kernel(&hop);
-        }
-    }
-
-    fn ask_kernel(&mut self, hop: &Hop) {
-        if let Some(ifindex) = ifindex(&self.config, &self.network, hop.0) {
-            self.network.resolve(ifindex, hop.1);
-        }
-    }
-}
-
-impl Ear {
-    /// Listens to this socket, if it does not yet.
-    fn listen(&mut self, registry: &Registry, fd: Option<RawFd>) -> io::Result<()> {
-        if fd == self.0 {
-            return Ok(());
-        }
-        // The one before is closed. Until it is heard, it is not.
-        self.0 = None;
-        if let Some(fd) = fd {
-            registry.register(&mut SourceFd(&fd), NFTABLES, Interest::READABLE)?;
-        }
-        self.0 = fd;
-        Ok(())
-    }
 }
 
 /// Notes the time since `start`, if none was longer.
 fn longest(gauge: &Gauge, start: Instant) {
     let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
     gauge.set(gauge.get().max(micros));
-}
-
-fn ifindex(config: &Config, network: &Network, nic: NicId) -> Option<u32> {
-    let name = &config.nics.get(nic.index())?.name;
-    network.mirror().link(name).map(|(index, _)| index)
-}
-
-fn known(config: &Config, network: &Network, hop: &Hop) -> Known {
-    let neighbour = ifindex(config, network, hop.0)
-        .and_then(|index| network.mirror().neighbours.get(&(index, hop.1)));
-    match neighbour {
-        Some(n) if n.is_fixed() => Known::Yes,
-        Some(n) if n.usable().is_none() => Known::No,
-        Some(n) if n.is_stale() => Known::Stale,
-        Some(_) => Known::Yes,
-        None => Known::No,
-    }
-}
-
-fn set_up(
-    config: Arc<Config>,
-    mut network: Network,
-    statistics: Arc<RouterStatistics>,
-) -> Result<Prepared> {
-    let poll = Poll::new().map_err(Error::Poll)?;
-    let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(Error::Poll)?);
-    poll.registry()
-        .register(&mut SourceFd(&network.fd()), NETLINK, Interest::READABLE)
-        .map_err(Error::Poll)?;
-    network.ensure_adapter()?;
-    network.ensure_sysctls(true)?;
-    if config.rip.is_some() {
-        network.inherit();
-    }
-    network.settle(true)?;
-    let ports = Ports::of(&config);
-    let mut requested = Requested::default();
-    let now = Instant::now();
-    for ((ifindex, address), neighbour) in &network.mirror().neighbours {
-        // What the kernel knows at the start, connections of before may need at once.
-        let nic = super::plan::routes::nic_of(&config, network.mirror(), *ifindex);
-        if let (Some(nic), Some(_)) = (nic, neighbour.usable()) {
-            requested.ask((nic, *address), Known::Yes, now);
-        }
-    }
-    let around = Surroundings {
-        reaches: &network.reaches(),
-        health: network.health(),
-        ephemeral: &ports.ephemeral,
-        listening: &ports.listening,
-        kept: &[],
-    };
-    let draft = draft(&config, network.mirror(), around, |hop| requested.contains(hop));
-    let tables = Tables::open(&config, &draft, &ports.listening)?;
-    let mut ear = Ear::default();
-    ear.listen(poll.registry(), tables.fd()).map_err(Error::Poll)?;
-    let sockets = Sockets::of(&config);
-    Ok(Prepared {
-        config,
-        network,
-        tables,
-        ports,
-        sockets,
-        requested,
-        draft,
-        kept: Vec::new(),
-        poll,
-        ear,
-        waker,
-        statistics,
-    })
-}
-
-/// A start that failed leaves the host as it was.
-fn undo(state: &Path, adapter: &str) {
-    match down::down(state, Some(adapter)) {
-        Ok(report) => {
-            for failure in report.failed {
-                tracing::error!(failure, "could not be undone");
-            }
-        }
-        Err(error) => tracing::error!(%error, "could not be undone"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-    use std::os::fd::AsRawFd as _;
-
-    use super::*;
-
-    #[test]
-    fn a_socket_that_could_not_be_listened_to_is_tried_again() {
-        let (mut poll, mut ear) = (Poll::new().expect("a poll"), Ear::default());
-        let (mut there, here) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        assert!(ear.listen(poll.registry(), Some(-1)).is_err());
-        assert!(ear.listen(poll.registry(), Some(-1)).is_err(), "it is not taken for heard");
-        let fd = Some(here.as_raw_fd());
-        ear.listen(poll.registry(), fd).expect("it is open");
-        ear.listen(poll.registry(), fd).expect("it is heard already");
-        there.write_all(b"news").expect("it is open");
-        let mut events = Events::with_capacity(1);
-        poll.poll(&mut events, Some(TICK)).expect("it can be asked");
-        assert!(events.iter().any(|event| event.token() == NFTABLES));
-    }
 }

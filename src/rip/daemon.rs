@@ -1,6 +1,6 @@
-//! The daemon of one family: FIG. 3A, FIG. 3B, and RFC 2453 section 3.9 (RFC 2080 section 2.4). Pure: an [`Input`] and the time go in;
-//! what it wants sent waits in [`Daemon::take_sends`], what it learned is in [`Daemon::learned`]. The same inputs at the same times yield
-//! the same ([`super::recording`]).
+//! The daemon of one family, and its timers: FIG. 3A, FIG. 3B, RFC 2453 section 3.8. What it hears is in `daemon/input.rs`, what it says
+//! in `daemon/output.rs`. Pure: an [`Input`] and the time go in; what it wants sent waits in [`Daemon::take_sends`], what it learned is in
+//! [`Daemon::learned`]. The same inputs at the same times yield the same ([`super::recording`]).
 //!
 //! *The reserve.* The VIPAs go out one unit longer than they need to be. A neighbour that hears two of our NICs and loses the path to
 //! one of them would keep to it until its timeout. When one of our paths dies the live NICs tell the shorter metric for that long: a
@@ -10,15 +10,15 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use self::asking::Asking;
+pub use self::interface::Interface;
+use self::interface::is_link_local;
 use self::output::About;
-use super::table::{Full, Heard, Table};
-use super::{Learned, NicSettings, Reject, Settings, Ways, classful};
+use super::table::Table;
+use super::{Learned, NicSettings, Reject, Settings, Ways};
 use crate::forward::view::NicId;
 use crate::wire::ip::{Family, Prefix};
-use crate::wire::rip::{self, Command, Entry, INFINITY, Item, Message, NG_PORT, PORT, Version};
+use crate::wire::rip::INFINITY;
 
 /// RFC 2453 section 3.10.1: between triggered updates, 1 to 5 seconds.
 const TRIGGERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -39,58 +39,6 @@ const MOST_WAITING: usize = 8192;
 pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 9);
 /// ff02::9 (RFC 2080 section 2.5.1).
 pub const NG_GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 9);
-
-/// A real interface, as of now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interface {
-    /// Which `[[nic]]`.
-    pub nic: NicId,
-    /// Does it carry traffic?
-    pub is_live: bool,
-    /// Can anything be sent by it at all?
-    pub has_carrier: bool,
-    /// Somebody behind it who was silent answers again, and does not speak BFD yet.
-    #[serde(default)]
-    pub is_waking: bool,
-    /// Families of which nobody behind it answers any more.
-    pub silent: Vec<Family>,
-    /// The kernel's index, for link-local addresses.
-    pub ifindex: u32,
-    /// Its addresses and the lengths of their networks; of IPv6 the link-local ones too.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Bytes of its largest packet.
-    pub mtu: u32,
-}
-
-impl Interface {
-    /// Nothing but its neighbour's BFD is lacking.
-    fn is_awaited(&self) -> bool {
-        self.is_waking && self.has_carrier && !self.is_live
-    }
-
-    fn is_on_link(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V6(address) => address.is_unicast_link_local(),
-            IpAddr::V4(_) => self
-                .addresses
-                .iter()
-                .filter_map(|(own, length)| Prefix::new(*own, *length))
-                .any(|network| network.contains(address)),
-        }
-    }
-
-    fn is_own(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|(own, _)| *own == address)
-    }
-
-    /// Of IPv6 no link-local ones: they are nobody else's business.
-    fn networks(&self) -> impl Iterator<Item = Prefix> {
-        self.addresses
-            .iter()
-            .filter(|(address, _)| !matches!(address, IpAddr::V6(a) if a.is_unicast_link_local()))
-            .filter_map(|(address, length)| Prefix::new(*address, *length))
-    }
-}
 
 /// What came in.
 #[derive(Clone, Copy, Debug)]
@@ -432,9 +380,8 @@ impl Daemon {
         for interface in &self.interfaces {
             let is_kept =
                 self.designated.get(&interface.nic).is_some_and(|old| interface.is_own(*old));
-            let is_link_local =
-                |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
-            let first = interface.addresses.iter().map(|(address, _)| *address).find(is_link_local);
+            let mut own = interface.addresses.iter().map(|(address, _)| *address);
+            let first = own.find(|address| is_link_local(*address));
             if !is_kept && let Some(first) = first {
                 self.designated.insert(interface.nic, first);
             } else if !is_kept {
@@ -511,173 +458,6 @@ impl Daemon {
         self.table.told();
     }
 
-    /// Takes a datagram in.
-    pub fn receive(&mut self, datagram: Datagram<'_>, now: Instant) {
-        if let Err(reject) = self.take_in(datagram, now) {
-            self.count(datagram.source.ip(), reject);
-        }
-    }
-
-    fn count(&mut self, neighbour: IpAddr, reject: Reject) {
-        // Senders are anybody's to make up; past the bound they share one line.
-        let is_known = self.rejects.contains_key(&(neighbour, reject));
-        let neighbour = if is_known || self.rejects.len() < NEIGHBOURS {
-            neighbour
-        } else {
-            self.family.unspecified()
-        };
-        *self.rejects.entry((neighbour, reject)).or_default() += 1;
-    }
-
-    fn take_in(&mut self, datagram: Datagram<'_>, now: Instant) -> Result<(), Reject> {
-        let source = datagram.source.ip();
-        let found = self.interfaces.iter().find(|interface| interface.nic == datagram.nic);
-        let interface = found.filter(|interface| interface.is_live).ok_or(Reject::NotLive)?.clone();
-        if self.interfaces.iter().any(|interface| interface.is_own(source)) {
-            // Our own multicast, heard by another NIC on the same link (RFC 2453 section 3.9.2).
-            return Ok(());
-        }
-        let is_neighbour = interface.is_on_link(source);
-        // RFC 2080 section 2.4.1: a query, but not a router, may have an address that is not of the link alone.
-        if !is_neighbour && !interface.networks().any(|network| network.contains(source)) {
-            return Err(Reject::NotOnLink);
-        }
-        let message = Message::parse(datagram.message?, self.family)?;
-        let is_spoken = match message.version {
-            Version::V1 => self.settings.is_v1,
-            Version::V2 => self.settings.is_v2,
-            Version::Ng => self.settings.is_ng,
-        };
-        if !is_spoken {
-            return Err(Reject::Version);
-        }
-        let port = if self.family == Family::V4 { PORT } else { NG_PORT };
-        let is_from_router = datagram.source.port() == port;
-        if !is_neighbour && (is_from_router || message.command == Command::Response) {
-            return Err(Reject::NotOnLink);
-        }
-        match message.command {
-            Command::Response if !is_from_router => return Err(Reject::Port),
-            // RFC 2080 section 2.4.2: of what is multicast 255 shows that no router has forwarded it. An answer to us alone (FRR's
-            // have 64) comes from a link-local address, which none forwards either.
-            Command::Response
-                if self.family == Family::V6 && datagram.is_multicast && datagram.ttl != 255 =>
-            {
-                return Err(Reject::HopLimit);
-            }
-            _ => {}
-        }
-        match message.command {
-            Command::Request => {
-                self.answer(&message, &interface, datagram.source, datagram.is_multicast)?;
-                let is_for_all = matches!(message.items().next(), Some(Ok(Item::WholeTable)));
-                // Who asks everybody: a question to us alone is itself asked back, and would be again.
-                let is_new = datagram.is_multicast && is_from_router && is_for_all;
-                if is_new && self.asking.owes_an_answer(interface.nic, source) {
-                    self.ask(&interface, datagram.source, message.version);
-                }
-            }
-            Command::Response => {
-                if !datagram.is_multicast {
-                    self.asking.answers(interface.nic, source);
-                }
-                self.learn(&message, &interface, source, now);
-                self.next_aging = self.next_aging.min(now + self.settings.timeout);
-                if self.table.is_changed() {
-                    self.trigger(now);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// RFC 2453 section 3.9.2, RFC 2080 section 2.4.2.
-    fn learn(
-        &mut self,
-        message: &Message<'_>,
-        interface: &Interface,
-        neighbour: IpAddr,
-        now: Instant,
-    ) {
-        for item in message.items() {
-            let taken = match item {
-                Ok(Item::Route(entry)) => self.learn_entry(&entry, interface, neighbour, now),
-                // In a response it is the default route of a neighbour that lost it (RIPng writes it the same way).
-                Ok(Item::WholeTable) => Ok(()),
-                Err(error) => self.lost_default(error, interface, neighbour, now),
-            };
-            if let Err(reject) = taken {
-                self.count(neighbour, reject);
-            }
-        }
-    }
-
-    /// RIPng's default route at metric 16 has the very bytes of a request for everything.
-    fn lost_default(
-        &mut self,
-        error: rip::Malformed,
-        interface: &Interface,
-        neighbour: IpAddr,
-        now: Instant,
-    ) -> Result<(), Reject> {
-        if self.family == Family::V4 || error != rip::Malformed::AddressFamily {
-            return Err(error.into());
-        }
-        let address = Ipv6Addr::UNSPECIFIED.into();
-        let metric = u32::from(INFINITY);
-        let entry = Entry { address, length: Some(0), tag: 0, next_hop: None, metric };
-        self.learn_entry(&entry, interface, neighbour, now)
-    }
-
-    fn learn_entry(
-        &mut self,
-        entry: &Entry,
-        interface: &Interface,
-        neighbour: IpAddr,
-        now: Instant,
-    ) -> Result<(), Reject> {
-        let metric =
-            u8::try_from(entry.metric).ok().filter(|metric| (1..=INFINITY).contains(metric));
-        let metric = metric.ok_or(Reject::Metric)?;
-        let prefix = self.prefix(entry, interface).ok_or(Reject::Destination)?;
-        if !is_destination(prefix) {
-            return Err(Reject::Destination);
-        }
-        let accept = &self.settings.accept;
-        let is_within =
-            |wide: &Prefix| wide.contains(prefix.address()) && wide.length() <= prefix.length();
-        let mut of_family = accept.iter().filter(|a| a.family() == self.family).peekable();
-        if !accept.is_empty() && (of_family.peek().is_none() || !of_family.any(is_within)) {
-            return Err(Reject::Filtered);
-        }
-        // A next hop that is not on this link, or is ourselves, means the sender.
-        let named = entry.next_hop.filter(|hop| {
-            interface.is_on_link(*hop) && !interface.is_own(*hop) && !self.vipas.contains(hop)
-        });
-        let heard = Heard {
-            prefix,
-            metric: metric.saturating_add(self.nic(interface.nic).cost).min(INFINITY),
-            tag: entry.tag,
-            nic: interface.nic,
-            neighbour,
-            gateway: named.unwrap_or(neighbour),
-        };
-        let (expires, garbage) = (now + self.settings.timeout, now + self.settings.garbage);
-        self.table
-            .hear(heard, self.settings.most_routes, expires, garbage)
-            .map_err(|Full| Reject::TooMany)
-    }
-
-    /// Where an entry leads. Version 1, and version 2 without a mask (RFC 2453 section 4.3), leave it to the NIC's own mask or the
-    /// address's class.
-    fn prefix(&self, entry: &Entry, interface: &Interface) -> Option<Prefix> {
-        match (entry.length, entry.address) {
-            (Some(length), address) => Prefix::new(address, length),
-            (None, IpAddr::V4(address)) => classful::prefix(address, interface.networks()),
-            (None, IpAddr::V6(_)) => None,
-        }
-    }
-
     fn nic(&self, nic: NicId) -> NicSettings {
         self.settings.nics.get(nic.index()).copied().unwrap_or_default()
     }
@@ -696,26 +476,9 @@ impl Daemon {
     }
 }
 
-/// RFC 2453 section 3.9.2: unicast, not net 0 (the default route aside), not net 127; nor of one link alone.
-fn is_destination(prefix: Prefix) -> bool {
-    match prefix.address() {
-        IpAddr::V4(_) if prefix.length() == 0 => true,
-        IpAddr::V4(address) => {
-            let first = address.octets()[0];
-            (1..=223).contains(&first) && first != 127 && !address.is_link_local()
-        }
-        IpAddr::V6(address) => {
-            let is_loopback = address.is_loopback() && prefix.length() == 128;
-            let is_unspecified = address.is_unspecified() && prefix.length() != 0;
-            !address.is_multicast()
-                && !address.is_unicast_link_local()
-                && !is_loopback
-                && !is_unspecified
-        }
-    }
-}
-
 mod asking;
+mod input;
+mod interface;
 mod output;
 #[cfg(test)]
 mod tests;

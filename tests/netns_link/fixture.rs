@@ -4,8 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use vipa::config::{Adapter, Config, Forwarder, Nic, Source};
+use vipa::config::Config;
 use vipa::device::tun::TunQueue;
 use vipa::engine::leave::Leave;
 use vipa::engine::message::{Command as Told, Plane, Reloader, Request};
@@ -24,6 +23,21 @@ use vipa::link::router::{Prepared, Router};
 
 /// Longer than anything here takes; a condition that holds ends the wait at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+const CONFIG: &str = r#"
+[virtual]
+name = "vipa0"
+addresses = ["203.0.113.10", "203.0.113.11", "2001:db8::10"]
+protect = false
+[[nic]]
+name = "eth1"
+gateway = ["10.1.1.1", "2001:db8:1::1"]
+hold-down = "300ms"
+[[nic]]
+name = "eth2"
+gateway = ["10.1.2.1", "2001:db8:2::1"]
+hold-down = "300ms"
+"#;
 
 /// Runs `test` in a thread with a network namespace and mounts of its own.
 pub(crate) fn in_namespace(name: &str, test: impl FnOnce(&Fixture) + Send + 'static) {
@@ -128,42 +142,7 @@ impl Fixture {
     }
 
     pub(crate) fn config(&self) -> Config {
-        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let nic = |name: &str, gateways: [&str; 2]| Nic {
-            name: name.into(),
-            gateways: gateways.map(address).to_vec(),
-            weight: 1,
-            metric: 1,
-            hold_down: Duration::from_millis(300),
-            xdp: None,
-        };
-        Config {
-            services: Vec::new(),
-            file: PathBuf::from("test.toml"),
-            path: Default::default(),
-            announce: Default::default(),
-            adapter: Adapter {
-                name: "vipa0".into(),
-                addresses: ["203.0.113.10", "203.0.113.11", "2001:db8::10"].map(address).to_vec(),
-                table: 923,
-                preference: 9230,
-                is_protected: false,
-            },
-            forwarder: Forwarder { workers: 1, flows: 1024 },
-            nics: vec![
-                nic("eth1", ["10.1.1.1", "2001:db8:1::1"]),
-                nic("eth2", ["10.1.2.1", "2001:db8:2::1"]),
-            ],
-            source: Source {
-                sourcevipa: true,
-                ports: 61000..=65535,
-                hold: Duration::from_secs(60),
-                is_bound_forwarded: false,
-                rules: Vec::new(),
-            },
-            rip: None,
-            replay: vipa::config::Replay::default(),
-        }
+        Config::parse(CONFIG, Path::new("test.toml")).expect("it is right").0
     }
 
     pub(crate) fn prepare(&self, config: Config) -> (Prepared, Arc<RouterStatistics>) {

@@ -19,7 +19,7 @@ use vipa::forward::view::{NicId, NicState, WorkerId};
 use vipa::link::down::down;
 use vipa::link::router::Router;
 
-use crate::fixture::{PATIENCE, eventually, everything, in_namespace, ip, sysctl};
+use crate::fixture::{PATIENCE, Running, eventually, everything, in_namespace, ip, sysctl};
 
 #[test]
 fn down_leaves_the_host_as_it_was() {
@@ -259,15 +259,7 @@ fn workers_get_what_they_ask_for() {
         eventually("managed again", || ip("neigh show 10.1.1.1 dev eth1").contains("managed"));
         assert!(ip("neigh show 10.1.2.1 dev eth2").contains("PERMANENT"));
         assert_eq!(running.cell.load().neighbours.len(), 2);
-        let flow = HeldFlow {
-            protocol: 6,
-            source: "203.0.113.10".parse().expect("an address"),
-            source_port: 40000,
-            destination: "198.51.100.1".parse().expect("an address"),
-            destination_port: 80,
-            wire: None,
-        };
-        running.ask(Request::Hold { worker: WorkerId(0), flow });
+        let flow = held(&running);
         eventually("held", || {
             let told = running.told.lock().expect("nobody panicked");
             matches!(told.as_slice(), [(WorkerId(0), Told::Held(held))] if *held == flow)
@@ -275,6 +267,20 @@ fn workers_get_what_they_ask_for() {
         running.ask(Request::Release(flow));
         running.ask(Request::Suspect(NicId(1)));
     });
+}
+
+/// Has a flow held, with the VIPA's port 40000.
+fn held(running: &Running) -> HeldFlow {
+    let flow = HeldFlow {
+        protocol: 6,
+        source: "203.0.113.10".parse().expect("an address"),
+        source_port: 40000,
+        destination: "198.51.100.1".parse().expect("an address"),
+        destination_port: 80,
+        wire: None,
+    };
+    running.ask(Request::Hold { worker: WorkerId(0), flow });
+    flow
 }
 
 #[test]
@@ -291,15 +297,7 @@ fn flushed_nftables_rules_come_back_with_the_flows_held() {
         config.source.rules =
             vec![Rule { protocol: Some(6), target: Target::Physical, ..Rule::default() }];
         let running = fixture.run(config);
-        let flow = HeldFlow {
-            protocol: 6,
-            source: "203.0.113.10".parse().expect("an address"),
-            source_port: 40000,
-            destination: "198.51.100.1".parse().expect("an address"),
-            destination_port: 80,
-            wire: None,
-        };
-        running.ask(Request::Hold { worker: WorkerId(0), flow });
+        held(&running);
         eventually("held", || ruleset().contains("40000"));
         let before = ruleset();
         assert!(before.contains("vipa-vipa0") && before.contains("10.1.2.2"), "{before}");

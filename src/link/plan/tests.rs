@@ -1,8 +1,6 @@
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::Path;
 
 use super::*;
-use crate::config::{Adapter, Forwarder, Nic, Source};
 use crate::forward::rule::{Mark, Rule as SourceRule, Target};
 use crate::link::PROTOCOL;
 use crate::link::mirror::{KernelHop, KernelRoute, Link, RouteKind, fixture};
@@ -21,38 +19,18 @@ fn prefix(text: &str) -> Prefix {
 
 /// eth1 and eth2 with gateways of both families, one VIPA of each.
 pub(crate) fn config() -> Config {
-    let nic = |name: &str, gateways: &[&str]| Nic {
-        name: name.into(),
-        gateways: gateways.iter().map(|a| address(a)).collect(),
-        weight: 1,
-        metric: 1,
-        hold_down: Duration::from_secs(3),
-        xdp: None,
-    };
-    Config {
-        file: PathBuf::from("vipa.toml"),
-        path: Default::default(),
-        announce: Default::default(),
-        adapter: Adapter {
-            name: "vipa0".into(),
-            addresses: vec![address("203.0.113.10"), address("2001:db8::10")],
-            table: 923,
-            preference: 9230,
-            is_protected: true,
-        },
-        forwarder: Forwarder { workers: 1, flows: 1024 },
-        nics: vec![nic("eth1", &["10.1.1.1", "fe80::1"]), nic("eth2", &["10.1.2.1"])],
-        source: Source {
-            sourcevipa: true,
-            ports: 61000..=65535,
-            hold: Duration::from_secs(60),
-            is_bound_forwarded: false,
-            rules: Vec::new(),
-        },
-        rip: None,
-        services: Vec::new(),
-        replay: crate::config::Replay::default(),
-    }
+    let text = r#"
+[virtual]
+name = "vipa0"
+addresses = ["203.0.113.10", "2001:db8::10"]
+[[nic]]
+name = "eth1"
+gateway = ["10.1.1.1", "fe80::1"]
+[[nic]]
+name = "eth2"
+gateway = "10.1.2.1"
+"#;
+    Config::parse(text, Path::new("vipa.toml")).expect("it is right").0
 }
 
 /// vipa0 is 9, eth1 is 1, eth2 is 2, mgmt is 3; connected routes on the NICs, the default over mgmt.

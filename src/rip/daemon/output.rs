@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
+use super::interface::is_link_local;
 use super::{Daemon, GROUP, Interface, MOST_WAITING, NG_GROUP, Send};
 use crate::rip::table::{Origin, Route};
 use crate::rip::{Advertise, Horizon, Reject, classful};
@@ -236,8 +237,4 @@ impl Daemon {
         });
         near.or_else(|| wide.clone().next()).map(|(address, _)| *address).or(designated)
     }
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }

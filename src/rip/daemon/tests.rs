@@ -3,7 +3,7 @@
 use super::*;
 use crate::rip::auth::{Algorithm, Key};
 use crate::rip::{Advertise, Horizon};
-use crate::wire::rip::Told;
+use crate::wire::rip::{self, Command, Item, Message, PORT, Told, Version};
 
 const A: NicId = NicId(0);
 const B: NicId = NicId(1);

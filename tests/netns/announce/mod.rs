@@ -10,7 +10,7 @@ use vipa::lab::Namespace;
 use vipa::wire::ip::Family;
 
 use self::link::{Capture, Link, cached, mac, setting, vipa};
-use crate::fixture::{Conversation, Peer, changes, everything, number, run, wait_until};
+use crate::fixture::{Conversation, Peer, changes, everything, is_as, number, run, wait_until};
 
 /// A port of the host, at the VIPA.
 fn at_vipa(family: Family, peer: &Peer) -> SocketAddr {
@@ -239,7 +239,7 @@ fn where_the_kernel_is_not_to_answer_for_other_devices_the_nic_has_the_vipa() {
     are_reached_anew(&link, &peer, 2);
     link.switch.link_up("h1").expect("a cable");
     link.down();
-    is_as(&link, &before);
+    is_as(&link.host, &before);
 }
 
 #[test]
@@ -250,20 +250,6 @@ fn a_change_of_that_setting_is_followed() {
     wait_until("eth1 has it", || holders(&link, "10.1.1.50") == ["eth1", "vipa0"]);
     link.host.sysctl("net/ipv4/conf/all/arp_ignore", 0).expect("it can be set");
     wait_until("eth1 does not have it", || holders(&link, "10.1.1.50") == ["vipa0"]);
-}
-
-#[track_caller]
-fn is_as(link: &Link, before: &std::collections::BTreeSet<String>) {
-    let mut left = Vec::new();
-    let deadline = std::time::Instant::now() + crate::fixture::PATIENCE;
-    while std::time::Instant::now() < deadline {
-        left = changes(&link.host, before);
-        if left.is_empty() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    panic!("{left:#?}");
 }
 
 #[test]
@@ -283,7 +269,7 @@ fn down_leaves_nothing_and_restores_what_was() {
     link.forwarder.kill();
     link.switch.link_up("h1").expect("a cable");
     link.down();
-    is_as(&link, &before);
+    is_as(&link.host, &before);
 }
 
 #[test]

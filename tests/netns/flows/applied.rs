@@ -108,9 +108,8 @@ fn programs_of_a_user_carry_the_vipa_of_the_users_rule() {
         let [first, second] = vipas(family);
         for protocol in [TCP, UDP] {
             let ask = |user| {
-                Program { user, ..Program::default() }
-                    .ask(&bench, protocol, peer.address(family))
-                    .ip()
+                let program = Program { user, ..Program::default() };
+                program.ask(&bench, protocol, peer.address(family))
             };
             assert_eq!(ask(Some(SOMEBODY)), second);
             assert_eq!(ask(Some(SOMEBODY + 1)), first);
@@ -327,7 +326,7 @@ fn programs_of_a_cgroup_carry_the_vipa_of_the_cgroups_rule() {
                     (Some(other.0.clone()), first),
                     (None, first),
                 ] {
-                    assert_eq!(ask(cgroup.as_deref()).ip(), wanted, "{cgroup:?}");
+                    assert_eq!(ask(cgroup.as_deref()), wanted, "{cgroup:?}");
                 }
             }
             // A ping has no socket that could be asked for: no rule that needs one matches.
@@ -359,9 +358,8 @@ fn the_forwarder_asks_the_socket_for_its_user_and_mark_where_it_is_told_to() {
         let [first, second] = vipas(family);
         for protocol in [TCP, UDP] {
             let ask = |user| {
-                Program { user, ..Program::default() }
-                    .ask(&bench, protocol, peer.address(family))
-                    .ip()
+                let program = Program { user, ..Program::default() };
+                program.ask(&bench, protocol, peer.address(family))
             };
             assert_eq!(ask(Some(SOMEBODY)), second);
             assert_eq!(ask(None), first);

@@ -1,7 +1,7 @@
 //! A program of the host that asks the client by whom it is spoken to: a shell, as whoever is named, in any
 //! cgroup, over TCP or UDP.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use vipa::wire::ip::TCP;
@@ -19,7 +19,7 @@ pub(crate) struct Program<'a> {
 
 impl Program<'_> {
     /// Asks until there is an answer: by whom `to` was asked.
-    pub(crate) fn ask(self, bench: &Bench, protocol: u8, to: SocketAddr) -> SocketAddr {
+    pub(crate) fn ask(self, bench: &Bench, protocol: u8, to: SocketAddr) -> IpAddr {
         let name = if protocol == TCP { "tcp" } else { "udp" };
         let (address, port) = (to.ip(), to.port());
         let join = self.cgroup.map_or(String::new(), |directory| {
@@ -39,6 +39,7 @@ impl Program<'_> {
         let inner = format!("exec 3<>/dev/{name}/{address}/{port}; {ask}");
         let script = format!("{join}exec {become_user}bash -c '{inner}'");
         let said = bench.run(&bench.network.host, "bash", &["-c", &script]);
-        said.trim().parse().unwrap_or_else(|_| panic!("{said:?} is no address ({script})"))
+        let by: Result<SocketAddr, _> = said.trim().parse();
+        by.unwrap_or_else(|_| panic!("{said:?} is no address ({script})")).ip()
     }
 }

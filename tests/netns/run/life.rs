@@ -1,55 +1,12 @@
 //! Starts that fail or are refused; what others remove is put back (V1, V2, B1).
 
-use std::process::Output;
 use std::time::Duration;
 
-use vipa::lab::Namespace;
 use vipa::wire::ip::Family;
 
-use crate::fixture::{Bench, Conversation, PROGRAM, Peer, Setup, number, wait_until};
-
-/// Runs vipa in the host's network with the bench's state directory.
-fn vipa(bench: &Bench, arguments: &[&str]) -> Output {
-    let state = bench.scratch.path().join("state");
-    let mut command = bench.network.host.command(PROGRAM);
-    command.args(arguments).arg("--state").arg(state).output().expect("it starts")
-}
-
-/// All that vipa may touch, as text: rules, routes, addresses, nftables, sysctls.
-pub(super) fn settings(host: &Namespace) -> String {
-    let mut text = String::new();
-    for command in [
-        "ip rule",
-        "ip -6 rule",
-        "ip route show table all",
-        "ip -6 route show table all",
-        "ip -br addr",
-        "nft list ruleset",
-        "sysctl -a -r ^net.ipv[46].conf|^net.ipv4.ip_local",
-    ] {
-        let mut words = command.split(' ');
-        let output = host
-            .command(words.next().unwrap_or_default())
-            .args(words)
-            .output()
-            .expect("tools/packages.txt");
-        text.push_str(&format!("== {command}\n{}", String::from_utf8_lossy(&output.stdout)));
-    }
-    text.lines()
-        .map(str::trim_end)
-        .filter(|line| !line.contains("stable_secret"))
-        .map(|line| format!("{}\n", without_expiry(line)))
-        .collect()
-}
-
-/// Some routes count down.
-fn without_expiry(line: &str) -> String {
-    let mut words: Vec<&str> = line.split(' ').collect();
-    if let Some(at) = words.iter().position(|word| *word == "expires") {
-        words.drain(at..(at + 2).min(words.len()));
-    }
-    words.join(" ")
-}
+use crate::fixture::{
+    Bench, Conversation, PROGRAM, Peer, Setup, changes, everything, number, wait_until,
+};
 
 #[test]
 fn a_start_that_fails_takes_back_what_it_did() {
@@ -59,11 +16,11 @@ fn a_start_that_fails_takes_back_what_it_did() {
         "ip",
         &["route", "add", "192.0.2.0/24", "dev", "eth1", "table", "923"],
     );
-    let before = settings(&bench.network.host);
+    let before = everything(&bench.network.host);
     let error =
         bench.forwarder.start_and_wait(Duration::from_secs(10)).expect_err("the table is in use");
     assert!(error.to_string().contains("923"), "{error}");
-    assert_eq!(settings(&bench.network.host), before);
+    assert_eq!(changes(&bench.network.host, &before), [""; 0]);
 }
 
 #[test]
@@ -88,7 +45,7 @@ fn what_others_remove_is_put_back_under_traffic() {
             })
             .collect();
         let host = &bench.network.host;
-        let whole = settings(host);
+        let whole = everything(host);
         for removal in [
             "nft flush ruleset",
             "ip rule del pref 9320",
@@ -101,22 +58,13 @@ fn what_others_remove_is_put_back_under_traffic() {
             flows.iter().for_each(|flow| flow.goes_on(3));
             let words: Vec<&str> = removal.split(' ').collect();
             bench.run(host, words[0], &words[1..]);
-            wait_until(removal, || count(&settings(host)) == count(&whole));
+            wait_until(removal, || changes(host, &whole).is_empty());
             flows.iter().for_each(|flow| flow.goes_on(3));
         }
         let repaired = number(&bench.status()["router"]["repaired"]);
         assert!(repaired >= 6, "{repaired} repairs were counted");
         flows.into_iter().for_each(Conversation::finish);
     }
-}
-
-/// The lines without their order: what comes back may stand elsewhere.
-fn count(settings: &str) -> std::collections::BTreeMap<String, usize> {
-    let mut lines = std::collections::BTreeMap::new();
-    for line in settings.lines().filter(|l| !l.contains("packets") && !l.starts_with("vipa0 ")) {
-        *lines.entry(line.to_owned()).or_default() += 1;
-    }
-    lines
 }
 
 #[test]
@@ -135,7 +83,7 @@ fn an_adapter_that_others_delete_is_made_anew() {
 fn a_second_forwarder_is_refused_in_one_line() {
     let bench = Bench::start(&Setup::new(1));
     let config = bench.scratch.path().join("vipa.toml");
-    let output = vipa(&bench, &["run", config.to_str().expect("a path")]);
+    let output = bench.vipa(&["run", config.to_str().expect("a path")]);
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8_lossy(&output.stderr);
     let pid = bench.forwarder.pid().expect("it runs").to_string();
@@ -148,19 +96,19 @@ fn a_second_forwarder_is_refused_in_one_line() {
 #[test]
 fn a_second_adapter_with_the_first_ones_table_is_refused() {
     let bench = Bench::start(&Setup::new(1));
-    let before = settings(&bench.network.host);
+    let before = everything(&bench.network.host);
     for (change, what) in
         [("", "table 923"), ("\ntable = 940", "preferences among the hundred from 9230 on")]
     {
         let config = bench.scratch.path().join("second.toml");
         let text = bench.config().replace("\"vipa0\"", &format!("\"vipa1\"{change}"));
         std::fs::write(&config, text).expect("a file");
-        let output = vipa(&bench, &["run", config.to_str().expect("a path")]);
+        let output = bench.vipa(&["run", config.to_str().expect("a path")]);
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(told.contains("vipa0") && told.contains(what), "{told}");
     }
-    assert_eq!(settings(&bench.network.host), before);
+    assert_eq!(changes(&bench.network.host, &before), [""; 0]);
 }
 
 #[test]
@@ -209,7 +157,7 @@ fn check_plan_changes_nothing_and_names_what_would_differ() {
     ] {
         bench.run(host, "nft", &[rule]);
     }
-    let before = settings(host);
+    let before = everything(host);
     let config = bench.scratch.path().join("vipa.toml");
     let output = bench.run(host, PROGRAM, &["check", "--plan", config.to_str().expect("a path")]);
     assert!(output.contains("5353"), "the wildcard socket: {output}");
@@ -226,7 +174,7 @@ fn check_plan_changes_nothing_and_names_what_would_differ() {
     for family in ["inet", "netdev"] {
         assert!(output.contains(&format!("table {family} vipa-vipa0: ")), "{output}");
     }
-    assert_eq!(settings(host), before);
+    assert_eq!(changes(host, &before), [""; 0]);
     drop(server);
 }
 

@@ -1,5 +1,6 @@
 //! Another configuration while traffic runs (L8, L9): what differs changes, all else goes on, and what is wrong changes nothing.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -8,8 +9,9 @@ use vipa::lab::Namespace;
 use vipa::lab::topology::vipas;
 use vipa::wire::ip::Family;
 
-use super::life::settings;
-use crate::fixture::{Bench, Conversation, Peer, Setup, nic_addresses, run, wait_until};
+use crate::fixture::{
+    Bench, Conversation, Peer, Setup, changes, everything, nic_addresses, run, wait_until,
+};
 
 const PORT: u16 = 7000;
 const REWRITTEN: u16 = 7001;
@@ -63,16 +65,9 @@ fn names(bench: &Bench) -> Vec<String> {
     nics.iter().map(|nic| nic["name"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// [`settings`], without what is only counted there.
-fn standing(host: &Namespace) -> String {
-    let what = |line: &str| line.split(" counter ").next().unwrap_or_default().to_owned();
-    let lines = settings(host);
-    lines
-        .lines()
-        .filter(|line| !line.contains(" timeout "))
-        .map(what)
-        .collect::<Vec<_>>()
-        .join("\n")
+/// [`everything`] but for the flows that are held.
+fn standing(host: &Namespace) -> BTreeSet<String> {
+    everything(host).into_iter().filter(|line| !line.contains(" timeout ")).collect()
 }
 
 fn rules(host: &Namespace) -> String {
@@ -88,7 +83,7 @@ fn nics_addresses_and_rules_come_and_go_and_no_connection_is_lost() {
     let rewritten = format!("protocol = \"tcp\"\nport = \"{REWRITTEN}\"");
     let mut bench = Bench::prepare(&Setup::new(3).second_vipa(&rewritten));
     let host = bench.network.host.clone();
-    let before = settings(&host);
+    let before = everything(&host);
     bench.start_forwarder();
     let all = bench.config();
     let traffic = Traffic::begin(&bench);
@@ -156,7 +151,11 @@ fn nics_addresses_and_rules_come_and_go_and_no_connection_is_lost() {
     assert!(!run(&host, "ip", &["addr", "show", "vipa0"]).contains(third));
     traffic.finish();
     assert!(bench.vipa(&["down", "--stop"]).status.success());
-    assert!(settings(&host) == before, "down gives everything back, whatever was reloaded");
+    assert_eq!(
+        changes(&host, &before),
+        [""; 0],
+        "whatever was reloaded, down gives all of it back"
+    );
 }
 
 #[test]
