@@ -453,9 +453,10 @@ pub(crate) fn choose<'a>(
     (server.fate == preferred::Fate::Kept).then_some((id, server))
 }
 
-/// The place of the source that is tried first.
+/// The place of the source that is tried first: by that half of the hash by which no server is chosen, so that each server's flows spread
+/// over all of them.
 pub(crate) fn first_of(sources: &[preferred::Source], headers: &Headers) -> usize {
-    spread::symmetric_hash(headers) as usize % sources.len()
+    (spread::symmetric_hash(headers) >> 32) as usize % sources.len()
 }
 
 /// An address and port of ours that no flow to the server has.

@@ -794,6 +794,25 @@ fn weights_spread_new_connections_and_leave_the_old_ones() {
     assert!(counts[0] > 40 && counts[1] > 15, "{counts:?}");
 }
 
+/// Where they did not, a server's flows would search half of the sources' ports for a free one, and leave the others unused.
+#[test]
+fn each_servers_connections_spread_over_all_sources() {
+    let source = |address: [u8; 4]| Source {
+        address: address.into(),
+        ports: Some((40_000..41_000).collect()),
+    };
+    let mut host = Host::new(Mode::Nat { sources: [source(SECOND), source(VIPA)].into() });
+    host.state = state(4096);
+    let spread: Arc<[ServerId]> = [0, 1].map(ServerId).into();
+    host.preferred.set_choice(ServiceId(0), Choice::Weighted(spread));
+    let mut counts = std::collections::BTreeMap::new();
+    for port in 1000..1100 {
+        let syn = host.run(&segment((CLIENT, port), (VIPA, 80), SYN, (1, 0)), FROM_CLIENT);
+        *counts.entry((destination_of(&syn).0, assert_checksum(&syn).source)).or_insert(0) += 1;
+    }
+    assert!(counts.len() == 4 && counts.values().all(|count| *count > 10), "{counts:?}");
+}
+
 #[test]
 fn a_client_belongs_to_one_worker_and_its_servers_answers_too() {
     let mut owners = [0; 2];
