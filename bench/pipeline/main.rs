@@ -84,25 +84,42 @@ fn established(host: &mut Host, flows: u32, measure: &Measure) -> f64 {
     median((0..measure.rounds).map(|_| host.established(measure.packets, flows)).collect())
 }
 
+/// By kind, family and number of flows; those of one kind and family take turns, so that the ratio is of the same moments.
 fn flows(measure: &Measure) -> Value {
+    const COMPARED: u32 = 100_000;
     let mut rows = Vec::new();
-    println!("{:<12} {:<3} {:>11} {:>8} {:>7}", "", "", "open flows", "ns", "M/s");
-    for kind in Kind::ALL {
-        for family in Family::BOTH {
-            for flows in [1_000, 100_000, 1_000_000, 10_000_000] {
-                // 64 KB of each handshake's packets take their time, and so do ten million flows.
-                let is_long = flows > 1_000_000 && (measure.is_quick || kind != Kind::Service);
-                if is_long || kind == Kind::Large && flows > 100_000 {
-                    continue;
-                }
-                let mut host = Host::full(Setup::of(kind, family, flows));
-                let ns = established(&mut host, flows, measure);
-                let name = kind.name();
-                println!("{name:<12} {family:<3?} {flows:>11} {ns:>8.0} {:>7.2}", 1e3 / ns);
-                rows.push(json!({
-                    "kind": name, "family": format!("{family:?}"), "flows": flows, "ns": ns
-                }));
-            }
+    println!("{:<12} {:<3} {:>11} {:>8} {:>7} of 100,000's", "", "", "open flows", "ns", "M/s");
+    let kinds = Kind::ALL.into_iter().flat_map(|kind| Family::BOTH.map(|family| (kind, family)));
+    for (kind, family) in kinds {
+        let is_wanted = |flows: &u32| match kind {
+            // 64 KB of each handshake's packets take their time.
+            Kind::Large => *flows <= COMPARED,
+            Kind::Service => !measure.is_quick || *flows <= 1_000_000,
+            _ => *flows <= 1_000_000,
+        };
+        let counts = [1_000, COMPARED, 1_000_000, 10_000_000].into_iter().filter(is_wanted);
+        let mut hosts: Vec<_> =
+            counts.map(|flows| (flows, Host::full(Setup::of(kind, family, flows)))).collect();
+        let rounds: Vec<Vec<f64>> = (0..measure.rounds)
+            .map(|_| {
+                let one =
+                    |(flows, host): &mut (u32, Host)| host.established(measure.packets, *flows);
+                hosts.iter_mut().map(one).collect()
+            })
+            .collect();
+        let compared = hosts.iter().position(|(flows, _)| *flows == COMPARED).unwrap_or(0);
+        for (at, (flows, _)) in hosts.iter().enumerate() {
+            let ns = median(rounds.iter().map(|round| round[at]).collect());
+            let ratio = median(rounds.iter().map(|round| round[at] / round[compared]).collect());
+            let name = kind.name();
+            println!(
+                "{name:<12} {family:<3?} {flows:>11} {ns:>8.0} {:>7.2} {ratio:>7.2}",
+                1e3 / ns
+            );
+            rows.push(json!({
+                "kind": name, "family": format!("{family:?}"), "flows": flows, "ns": ns,
+                "ratio": ratio,
+            }));
         }
     }
     rows.into()
