@@ -91,7 +91,7 @@ impl Subject {
             }
             Subject::Nat => "vipa run, one worker, a service of mode nat: both ends rewritten".to_owned(),
             Subject::NatXdp => {
-                "the same, with xdp = \"generic\": small frames by AF_XDP from the hook that every card has".to_owned()
+                "the same, with xdp = \"native\": frames by AF_XDP from the driver's hook; neighbours on veth then send no longer packets than 1,500 bytes".to_owned()
             }
             Subject::Direct => {
                 "vipa run, one worker, a service of mode direct: another MAC address, servers answer past it".to_owned()
@@ -253,7 +253,7 @@ fn services(subject: Subject) -> String {
         Family::BOTH.into_iter().flat_map(vipas).map(|vipa| format!("\"{vipa}\"")).collect();
     let mut text = format!("[virtual]\nname = \"vipa0\"\naddresses = [{}]\n", all.join(", "));
     for nic in 1..=3 {
-        let xdp = if subject == Subject::NatXdp { "generic" } else { "off" };
+        let xdp = if subject == Subject::NatXdp { "native" } else { "off" };
         text += &format!("[[nic]]\nname = \"eth{nic}\"\nxdp = \"{xdp}\"\n");
     }
     let is_nat = subject != Subject::Direct;

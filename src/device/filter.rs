@@ -218,15 +218,16 @@ fn exactly(family: Family, claims: &Claims) -> Vec<Instruction> {
     by_address(p, family, claims, Part::All)
 }
 
-/// Of what [`heard`] lets through that which is the forwarder's whatever it turns out to be: whole datagrams of TCP and UDP, without
-/// options of IP, to services and to addresses given wholly. For packets to this host, with their headers in one piece; `None` if there is none such, or that needs
-/// a longer program than the kernel takes.
-pub(super) fn taken(family: Family, claims: &Claims) -> Option<Vec<Instruction>> {
-    let Claims { services, sources, .. } = claims.clone();
+/// Of what [`heard`] lets through, that which is the forwarder's whatever is in it: whole datagrams of TCP and, if it `has_udp`, UDP to
+/// services and to addresses given wholly, without options of IP. For packets to this host, with their headers in one piece. `None` if
+/// there are none such, or that needs a longer program than the kernel takes.
+pub(super) fn taken(family: Family, claims: &Claims, has_udp: bool) -> Option<Vec<Instruction>> {
+    let Claims { mut services, sources, .. } = claims.clone();
+    services.retain(|claim| has_udp || claim.protocol != ip::UDP);
     let all = services.iter().map(|claim| &claim.address);
     let is_any = all.chain(sources.iter().map(|(a, _)| a)).any(|a| Family::of(*a) == family);
     let wholly = Claims { services, sources, ..Claims::default() };
-    let program = by_address(Program::default(), family, &wholly, Part::Ports);
+    let program = by_address(Program::default(), family, &wholly, Part::Ports { has_udp });
     (is_any && program.len() <= LONGEST).then_some(program)
 }
 
@@ -235,8 +236,8 @@ pub(super) fn taken(family: Family, claims: &Claims) -> Option<Vec<Instruction>>
 enum Part {
     /// Everything that may be ours.
     All,
-    /// What has a port of TCP or UDP in it.
-    Ports,
+    /// What has a port in it, of TCP or also of UDP.
+    Ports { has_udp: bool },
 }
 
 fn by_address(mut p: Program, family: Family, claims: &Claims, part: Part) -> Vec<Instruction> {
@@ -299,7 +300,7 @@ fn compare(p: &mut Program, at: u32, address: IpAddr, other: Label) {
 fn of_address(p: &mut Program, family: Family, port_at: u32, owned: &Owned, part: Part) {
     match part {
         Part::All => layer4_start_to_x(p, family),
-        Part::Ports => usual_start_to_x(p, family),
+        Part::Ports { .. } => usual_start_to_x(p, family),
     }
     if family == Family::V4 {
         p.push(LOAD_HALF, NET + 6);
@@ -311,12 +312,13 @@ fn of_address(p: &mut Program, family: Family, port_at: u32, owned: &Owned, part
     p.jump_if(EQUAL, u32::from(ip::UDP), udp);
     match part {
         Part::All => without_ports(p, family, owned),
-        Part::Ports => p.push(RETURN, 0),
+        Part::Ports { .. } => p.push(RETURN, 0),
     }
     p.label(tcp);
     within(p, port_at, &owned.tcp);
     p.label(udp);
-    within(p, port_at, &owned.udp);
+    let has_udp = part != Part::Ports { has_udp: false };
+    within(p, port_at, if has_udp { &owned.udp } else { &[] });
 }
 
 /// What is heard of an address that is neither TCP nor UDP.

@@ -1,5 +1,5 @@
 //! A NIC through packet sockets (C2): whole super-packets out and in by `PACKET_VNET_HDR`, never split,
-//! never copied twice by us, no checksum computed.
+//! never copied by us, no checksum computed.
 //!
 //! Two sockets send. Super-packets have one of their own with a small send buffer, so that a bulk flow on a
 //! slow NIC queues for milliseconds and not for its whole window, and leaves room for everyone else's frames.
@@ -242,6 +242,9 @@ impl Device for NicPort {
 /// Into the first of `frames`, as long as they have room; how many came.
 fn receive_by_xdp(queue: &xdp::Queue, nic: NicId, frames: &mut [Frame]) -> usize {
     let mut count = 0;
+    if frames.is_empty() {
+        return 0;
+    }
     queue.receive(|bytes| {
         let Some(frame) = frames.get_mut(count) else { return false };
         if let Some(space) = frame.space(ethernet::HEADER_LEN).get_mut(..bytes.len()) {

@@ -154,7 +154,7 @@ pub fn for_status() -> Result<(), String> {
     ))
 }
 
-/// Numbers from here on are high. A forwarder with 64 NICs and one worker uses fewer below.
+/// Numbers from here on are high. A forwarder with 64 NICs and one worker uses fewer below, if XDP has no more than some dozens of queues.
 const FLOOR: i32 = 400;
 
 /// Calls `open` while all numbers below the floor are taken. Where the process may not have that many

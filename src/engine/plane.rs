@@ -20,24 +20,22 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::device::packet_socket::{Hearing, NicPort};
 use crate::device::tun::TunQueue;
-use crate::device::xdp;
+use crate::device::xdp::{self, Card};
 use crate::forward::claims::Claims;
 use crate::forward::flow::FlowTable;
 use crate::forward::pipeline::State;
 use crate::forward::preferred::PreferredTable;
 use crate::forward::publish::Reader;
 use crate::forward::view::{NetCell, NetView, NicId, WorkerId, XdpHook};
-use crate::wire::ethernet::MacAddr;
 
 /// So often, and with such a pause, what another one has is tried again.
-const XDP_TRIES: u32 = 10;
+const XDP_TRIES: u32 = 30;
 const XDP_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a NIC's sockets were opened for; when it changes they are opened anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Opened {
-    ifindex: u32,
-    mac: MacAddr,
+    card: Card,
     claims: Claims,
     xdp: Option<XdpHook>,
 }
@@ -49,7 +47,8 @@ pub struct Workers {
     handles: Vec<WorkerHandle>,
     statistics: Vec<Arc<WorkerStatistics>>,
     opened: Vec<Option<Opened>>,
-    xdp: Vec<Option<xdp::Attachment>>,
+    /// XDP on each NIC, and the index of the device.
+    xdp: Vec<Option<(u32, xdp::Attachment)>>,
     /// Number of the next fan-out group.
     group: u16,
     retired: Receiver<Box<dyn Device>>,
@@ -146,40 +145,60 @@ impl Workers {
         move || handles.iter().for_each(|handle| handle.order(Order::View))
     }
 
-    /// The queues by which XDP hands us frames of a NIC; none where that is not wanted, or refused.
+    /// The queues by which XDP may hand us frames of a NIC; none where that is not wanted, or refused.
     fn queues(&mut self, nic: NicId, name: &str, wanted: &Opened) -> Vec<xdp::Queue> {
-        let at = usize::from(nic.0);
-        if self.xdp[at].as_ref().is_some_and(|xdp| xdp.ifindex() != wanted.ifindex) {
-            self.xdp[at] = None;
-        }
-        let Some(hook) = wanted.xdp else {
-            if let Some(xdp) = &mut self.xdp[at] {
-                xdp.leave();
-            }
+        let (at, ifindex) = (usize::from(nic.0), wanted.card.ifindex);
+        let is_kept = |(of, _): &(u32, xdp::Attachment)| wanted.xdp.is_some() && *of == ifindex;
+        self.xdp[at] = self.xdp[at].take().filter(is_kept);
+        if wanted.xdp.is_none() {
             self.tell_xdp(nic, Xdp::Off);
             return Vec::new();
-        };
-        let taken = patiently(|| {
-            let xdp = match &mut self.xdp[at] {
-                Some(xdp) => xdp,
-                none => none.insert(xdp::Attachment::new(wanted.ifindex)?),
-            };
-            let is_some = xdp.take(hook, wanted.mac, &wanted.claims)?;
-            Ok(if is_some { xdp.queues().to_vec() } else { Vec::new() })
-        });
-        match taken {
-            Ok(queues) => {
-                self.tell_xdp(nic, if queues.is_empty() { Xdp::Idle } else { Xdp::At(hook) });
-                queues
-            }
-            Err(error) => {
-                let (hook, advice) = (hook.name(), xdp::advice(&error));
-                tracing::warn!(nic = name, hook, %error, advice, "no XDP: all frames come by packet sockets");
-                self.xdp[at] = None;
-                self.tell_xdp(nic, Xdp::Refused);
-                Vec::new()
+        }
+        if self.xdp[at].is_none() {
+            match self.patiently(nic, || xdp::Attachment::new(ifindex)) {
+                Ok(attachment) => self.xdp[at] = Some((ifindex, attachment)),
+                Err(error) => self.refused(nic, name, &error),
             }
         }
+        self.xdp[at].as_ref().map_or_else(Vec::new, |(_, xdp)| xdp.queues().to_vec())
+    }
+
+    /// Whoever reads the queues is there: now frames may come by them.
+    fn take_by_xdp(&mut self, nic: NicId, name: &str, wanted: &Opened) {
+        let at = usize::from(nic.0);
+        let (Some(hook), Some((of, mut xdp))) = (wanted.xdp, self.xdp[at].take()) else { return };
+        match self.patiently(nic, || xdp.take(wanted.card, hook, &wanted.claims)) {
+            Ok(is_any) => {
+                self.xdp[at] = Some((of, xdp));
+                self.tell_xdp(nic, if is_any { Xdp::At(hook) } else { Xdp::Idle });
+            }
+            Err(error) => self.refused(nic, name, &error),
+        }
+    }
+
+    fn refused(&self, nic: NicId, name: &str, error: &io::Error) {
+        let advice = xdp::advice(error);
+        tracing::warn!(nic = name, %error, advice, "no XDP: all frames come by packet sockets");
+        self.tell_xdp(nic, Xdp::Refused);
+    }
+
+    /// Tries again for a while, if another one is in the way: a process that was killed holds its sockets and programs for moments more, and
+    /// ports of ours that were just replaced do. Who was refused last time is not waited for.
+    fn patiently<T>(
+        &self,
+        nic: NicId,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let was_refused =
+            self.statistics.first().is_some_and(|one| one.nic(nic).xdp.get() == Xdp::Refused);
+        for _ in 0..if was_refused { 0 } else { XDP_TRIES } {
+            match attempt() {
+                Err(error) if xdp::is_taken(&error) => thread::sleep(XDP_PAUSE),
+                done => return done,
+            }
+            self.retired.try_iter().for_each(drop);
+        }
+        attempt()
     }
 
     fn tell_xdp(&self, nic: NicId, xdp: Xdp) {
@@ -198,26 +217,15 @@ impl Workers {
         let ports = (0..workers)
             .map(|worker| {
                 let own = queues.iter().skip(worker).step_by(workers).cloned().collect();
-                NicPort::open(nic, wanted.ifindex, wanted.mac, &hearing, own)
+                NicPort::open(nic, wanted.card.ifindex, wanted.card.mac, &hearing, own)
             })
             .collect::<io::Result<Vec<_>>>()?;
         for (handle, port) in self.handles.iter().zip(ports) {
             handle.order(Order::Nic(nic, Some(Box::new(port))));
         }
+        self.take_by_xdp(nic, name, wanted);
         Ok(())
     }
-}
-
-/// Tries again for a while: a process that was killed holds its sockets and programs for moments more.
-fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
-    for _ in 0..XDP_TRIES {
-        match attempt() {
-            Err(error) if is_busy(&error) => thread::sleep(XDP_PAUSE),
-            done => return done,
-        }
-    }
-    attempt()
 }
 
 impl Plane for Workers {
@@ -229,8 +237,7 @@ impl Plane for Workers {
         for (at, nic) in view.nics.iter().enumerate() {
             let id = NicId(at as u8);
             let wanted = (nic.ifindex != 0).then(|| Opened {
-                ifindex: nic.ifindex,
-                mac: nic.mac,
+                card: Card { ifindex: nic.ifindex, mac: nic.mac, mtu: nic.mtu },
                 claims: view.claims.clone(),
                 xdp: nic.xdp,
             });

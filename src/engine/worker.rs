@@ -349,18 +349,22 @@ impl Worker {
 
     fn open(&mut self, device: Box<dyn Device>, token: Token) -> Option<Slot> {
         let descriptors = device.descriptors();
-        for fd in &descriptors {
-            let registry = self.poll.registry();
-            // A descriptor that cannot be polled is a device that cannot be used.
-            registry.register(&mut SourceFd(fd), token, Interest::READABLE).ok()?;
+        let registry = self.poll.registry();
+        let register = |fd| registry.register(&mut SourceFd(fd), token, Interest::READABLE);
+        let is_polled = descriptors.iter().all(|fd| register(fd).is_ok());
+        let slot = Slot { outlet: Outlet::new(device), descriptors, is_ready: true };
+        if is_polled {
+            return Some(slot);
         }
-        Some(Slot { outlet: Outlet::new(device), descriptors, is_ready: true })
+        // A descriptor that cannot be polled is a device that cannot be used.
+        self.retire(Some(slot));
+        None
     }
 
     fn retire(&mut self, slot: Option<Slot>) {
         let Some(slot) = slot else { return };
         for fd in &slot.descriptors {
-            // It may be gone from the poll already; closing takes it out in any case.
+            // It may not be there. Closing takes it out too, but a queue of XDP's outlives the device.
             let _ = self.poll.registry().deregister(&mut SourceFd(fd));
         }
         let _ = self.desk.retired.try_send(slot.outlet.device);

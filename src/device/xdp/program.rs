@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 
 use crate::device::filter;
 use crate::forward::claims::Claims;
+use crate::forward::view::XdpHook;
 use crate::wire::ethernet::{self, HEADER_LEN, MacAddr};
 use crate::wire::ip::Family;
 
@@ -22,8 +23,19 @@ pub(super) struct Instruction {
     pub(super) immediate: i32,
 }
 
-/// The longest frame that goes this way, with its Ethernet header: longer ones are left to the packet sockets.
-pub(super) const LONGEST: i32 = 1536;
+/// Room for a frame, with its Ethernet header: longer ones are left to the packet sockets.
+const LONGEST: u32 = 1536;
+
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// The device's index. A bond's program runs at its members, whose frames a socket of the bond does not get.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Bytes of its largest packet. What is longer is to be cut by who sends it, and who would know that only the packet sockets tell.
+    pub mtu: u32,
+}
 
 /// The classic machine's accumulator. At the end, what becomes of the frame.
 const A: u8 = 0;
@@ -40,6 +52,7 @@ const QUEUE: u8 = 8;
 // struct xdp_md.
 const DATA: i16 = 0;
 const DATA_END: i16 = 4;
+const INGRESS: i16 = 12;
 const RX_QUEUE: i16 = 16;
 
 const XDP_PASS: i32 = 2;
@@ -65,18 +78,29 @@ const COMPARISON: u8 = 0x06;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
-/// The program for a device with this address, which leads to the sockets of the map behind `sockets`. `None` if nothing is taken, or
-/// that needs more instructions than the kernel looks at.
-pub(super) fn program(mac: MacAddr, claims: &Claims, sockets: RawFd) -> Option<Vec<Instruction>> {
+/// The program for a card's hook, which leads to the sockets of the map behind `sockets`. `None` if nothing is taken, or that needs more
+/// instructions than the kernel looks at.
+///
+/// UDP goes this way by the driver's hook alone: in the kernel's, where virtual cards hand over several datagrams as one that is to be cut
+/// (UDP_SEGMENT), nothing tells that from a single one.
+pub(super) fn program(
+    card: Card,
+    hook: XdpHook,
+    claims: &Claims,
+    sockets: RawFd,
+) -> Option<Vec<Instruction>> {
     let mut p = Assembler::default();
     p.load(LOAD_WORD, HEADER, ARGUMENTS[0], DATA);
     p.load(LOAD_WORD, END, ARGUMENTS[0], DATA_END);
     p.load(LOAD_WORD, QUEUE, ARGUMENTS[0], RX_QUEUE);
+    p.load(LOAD_WORD, A, ARGUMENTS[0], INGRESS);
+    p.jump(IF_NOT_EQUAL, A, 0, card.ifindex.cast_signed(), Target::Pass);
     p.reach(HEADER, HEADER_LEN as i32);
+    let longest = card.mtu.saturating_add(HEADER_LEN as u32).min(LONGEST);
     p.push(MOVE, AT, HEADER, 0, 0);
-    p.push(ADD, AT, 0, 0, LONGEST + 1);
+    p.push(ADD, AT, 0, 0, longest.cast_signed() + 1);
     p.jump(IF_AT_MOST, AT, END, 0, Target::Pass);
-    let [a, b, c, d, e, f] = mac.0;
+    let [a, b, c, d, e, f] = card.mac.0;
     p.load(LOAD_WORD, A, HEADER, 0);
     p.jump(IF_NOT_EQUAL, A, 0, i32::from_ne_bytes([a, b, c, d]), Target::Pass);
     p.load(LOAD_HALF, A, HEADER, 4);
@@ -85,7 +109,9 @@ pub(super) fn program(mac: MacAddr, claims: &Claims, sockets: RawFd) -> Option<V
     p.push(ADD, HEADER, 0, 0, HEADER_LEN as i32);
     let families: Vec<_> = Family::BOTH
         .into_iter()
-        .filter_map(|family| Some((family, filter::taken(family, claims)?)))
+        .filter_map(|family| {
+            Some((family, filter::taken(family, claims, hook == XdpHook::Native)?))
+        })
         .collect();
     for (family, _) in &families {
         let kind = if *family == Family::V4 { ethernet::IPV4 } else { ethernet::IPV6 };

@@ -47,8 +47,8 @@ fn services_are_served_past_the_kernel_and_every_checksum_is_right() {
             server.tx_checksum(is_offloaded);
             for family in Family::BOTH {
                 let before = kernels(&bench);
-                // From other ports, so that each worker is asked.
-                for _ in 0..4 {
+                // From other ports, so that with two workers each is asked, sooner or later.
+                for _ in 0..8 {
                     let (number, seen, _) = who(&bench, &bench.network.client, at(family, PORT));
                     assert_eq!((number, seen), (1, vipas(family)[1]), "it sees the given VIPA");
                 }
@@ -98,11 +98,13 @@ fn it_comes_and_goes_with_the_configuration_and_a_kill_and_connections_stay() {
     let program =
         |bench: &Bench| bench.run(&bench.network.host, "ip", &["-d", "link", "show", "eth1"]);
     assert!(program(&bench).contains("prog/xdp"), "{}", program(&bench));
+    // At once: what the killed one had may not be free yet.
     bench.forwarder.kill();
-    wait_until("no program is left", || !program(&bench).contains("prog/xdp"));
     bench.start_forwarder();
     wait_until("XDP is back", || is_at_work(&bench, "native"));
     ask(&mut stream);
+    bench.forwarder.kill();
+    wait_until("no program is left", || !program(&bench).contains("prog/xdp"));
 }
 
 #[test]

@@ -10,20 +10,30 @@ use crate::device::filter::tests::{nearly_a_reply, serving};
 use crate::wire::ip::{TCP, UDP};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0xff, 0xfe, 7]);
+const CARD: Card = Card { ifindex: 9, mac: MAC, mtu: 1500 };
 const SOCKETS: RawFd = 77;
 
-/// Is the frame led to the socket of the queue by which it came? Addresses are places in the frame, of which the first is 0.
+/// Is the frame led to the socket of the queue by which it came?
 fn takes(program: &[Instruction], frame: &[u8]) -> bool {
+    takes_from(CARD.ifindex, program, frame)
+}
+
+/// The same of a frame that came in by this device. Addresses are places in the frame, of which the first is 0.
+fn takes_from(ifindex: u32, program: &[Instruction], frame: &[u8]) -> bool {
     const CAME_BY: u64 = 5;
     let mut registers = [0_u64; 11];
-    // The first three read the context.
-    let context =
-        [(HEADER, DATA, 0), (END, DATA_END, frame.len() as u64), (QUEUE, RX_QUEUE, CAME_BY)];
+    // The first four read the context.
+    let context = [
+        (HEADER, DATA, 0),
+        (END, DATA_END, frame.len() as u64),
+        (QUEUE, RX_QUEUE, CAME_BY),
+        (A, INGRESS, u64::from(ifindex)),
+    ];
     for ((to, offset, value), first) in context.into_iter().zip(program) {
         assert_eq!((first.code, first.registers, first.offset), (LOAD_WORD, 1 << 4 | to, offset));
         registers[usize::from(to)] = value;
     }
-    let mut at = 3;
+    let mut at = 4;
     loop {
         let Instruction { code, registers: both, offset, immediate } = program[at];
         let (to, from) = (usize::from(both & 15), usize::from(both >> 4));
@@ -101,7 +111,7 @@ fn is_ours(claims: &Claims, family: Family, packet: &[u8]) -> bool {
 
 static CLAIMS: LazyLock<Claims> = LazyLock::new(|| serving(61_000..=61_005));
 static PROGRAM: LazyLock<Vec<Instruction>> =
-    LazyLock::new(|| program(MAC, &CLAIMS, SOCKETS).expect("a program"));
+    LazyLock::new(|| program(CARD, XdpHook::Native, &CLAIMS, SOCKETS).expect("a program"));
 
 fn kind(family: Family) -> u16 {
     if family == Family::V4 { ethernet::IPV4 } else { ethernet::IPV6 }
@@ -139,7 +149,7 @@ fn asked(to: MacAddr, kind: u16, length: usize) -> Vec<u8> {
 
 #[test]
 fn it_takes_what_is_sent_to_this_card_in_frames_that_are_not_too_long() {
-    let longest = LONGEST as usize - HEADER_LEN;
+    let longest = CARD.mtu as usize;
     let other = MacAddr([2, 0, 0, 0xff, 0xfe, 8]);
     for (to, kind, length, is_taken) in [
         (MAC, ethernet::IPV4, 40, true),
@@ -153,12 +163,29 @@ fn it_takes_what_is_sent_to_this_card_in_frames_that_are_not_too_long() {
         let frame = asked(to, kind, length);
         assert_eq!(takes(&PROGRAM, &frame), is_taken, "{to} {kind:#x} {length}");
     }
+    let frame = asked(MAC, ethernet::IPV4, 40);
+    assert!(!takes_from(CARD.ifindex + 1, &PROGRAM, &frame), "of a bond's member");
+    let jumbo = Card { mtu: 9000, ..CARD };
+    let jumbo = program(jumbo, XdpHook::Native, &CLAIMS, SOCKETS).expect("a program");
+    for (length, is_taken) in [(LONGEST as usize, true), (LONGEST as usize + 1, false)] {
+        let frame = asked(MAC, ethernet::IPV4, length - HEADER_LEN);
+        assert_eq!(takes(&jumbo, &frame), is_taken, "{length}");
+    }
+}
+
+#[test]
+fn what_a_neighbour_may_have_left_to_be_cut_is_not_taken_for_one_datagram() {
+    let program = program(CARD, XdpHook::Generic, &CLAIMS, SOCKETS).expect("a program");
+    let mut frame = asked(MAC, ethernet::IPV4, 40);
+    assert!(takes(&program, &frame));
+    frame[HEADER_LEN + 9] = UDP;
+    assert!(takes(&PROGRAM, &frame) && !takes(&program, &frame));
 }
 
 #[test]
 fn where_nothing_is_ours_alone_there_is_no_program() {
     let nothing = Claims { services: Vec::new(), sources: Vec::new(), ..serving(1..=9) };
-    assert!(program(MAC, &nothing, SOCKETS).is_none());
+    assert!(program(CARD, XdpHook::Native, &nothing, SOCKETS).is_none());
 }
 
 #[test]
@@ -169,6 +196,12 @@ fn more_than_the_kernel_looks_at_is_no_program() {
         ..service.clone()
     });
     assert!(
-        program(MAC, &Claims { services: many.collect(), ..Claims::default() }, SOCKETS).is_none()
+        program(
+            CARD,
+            XdpHook::Native,
+            &Claims { services: many.collect(), ..Claims::default() },
+            SOCKETS
+        )
+        .is_none()
     );
 }
