@@ -109,7 +109,7 @@ impl Reloader {
 
 /// The data plane as the router sees it; all calls come from the router thread.
 pub trait Plane: Send {
-    /// Opens, replaces and closes the NICs' packet sockets so that they match `view`: by `ifindex`, and
+    /// Opens, replaces and closes the NICs' packet sockets, and XDP, so that they match `view`: by `ifindex`, and
     /// their filters by [`NetView::claims`]. Called before each publication.
     fn follow(&mut self, view: &NetView);
     /// Attaches the workers to the adapter, which gets carrier from it. Called last at start, and again

@@ -2,8 +2,8 @@
 //!
 //! Nothing here waits but the poll. In each round a device is drained by at most one batch, and rounds are
 //! bounded, so no device and no order starves; one that may have more is asked again in the next turn without
-//! a poll in between being able to sleep. On the established path nothing is allocated, locked or logged, and the clock is read
-//! once a batch.
+//! a poll in between being able to sleep. On the established path nothing is allocated or logged, no lock is
+//! one that another thread wants, and the clock is read once a batch.
 
 use std::io;
 use std::os::fd::RawFd;

@@ -18,7 +18,7 @@ pub const MAX_PACKET: usize = 40 + 65535;
 pub enum Ingress {
     /// From the TUN: this host sends it.
     Tun,
-    /// From a NIC's packet socket.
+    /// From a NIC: by a packet socket, or by XDP.
     Nic(NicId),
 }
 

@@ -96,7 +96,7 @@ fn is_source(address: IpAddr, port: u16, net: &NetView, preferred: &PreferredTab
         || net.claims.owned.binary_search(&address).is_ok() && reserved.binary_search(&port).is_ok()
 }
 
-/// The worker that a client's flows belong to: as the packet sockets' fan-out has it.
+/// The worker that a client's flows belong to: as the packet sockets' fan-out has it. (What comes by XDP may have to be handed on.)
 pub(crate) fn owner(client: IpAddr, port: u16, workers: u8) -> WorkerId {
     let low = match client {
         IpAddr::V4(a) => u32::from(a),
