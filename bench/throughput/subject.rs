@@ -253,8 +253,8 @@ fn services(subject: Subject) -> String {
         Family::BOTH.into_iter().flat_map(vipas).map(|vipa| format!("\"{vipa}\"")).collect();
     let mut text = format!("[virtual]\nname = \"vipa0\"\naddresses = [{}]\n", all.join(", "));
     for nic in 1..=3 {
-        let xdp = if subject == Subject::NatXdp { "native" } else { "off" };
-        text += &format!("[[nic]]\nname = \"eth{nic}\"\nxdp = \"{xdp}\"\n");
+        let xdp = if subject == Subject::NatXdp { "xdp = \"native\"\n" } else { "" };
+        text += &format!("[[nic]]\nname = \"eth{nic}\"\n{xdp}");
     }
     let is_nat = subject != Subject::Direct;
     let mode = if is_nat { "nat" } else { "direct" };
