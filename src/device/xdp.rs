@@ -56,7 +56,7 @@ impl Attachment {
     /// from all else.
     ///
     /// # Errors
-    /// The device has no such hook, another program has it or the other one ([`is_taken`]), or there is no right to it. Then nothing comes.
+    /// The device has no such hook, another program has it or the other one ([`is_taken`]), or there is no right to it.
     pub fn take(&mut self, card: Card, hook: XdpHook, claims: &Claims) -> io::Result<bool> {
         let sockets = self.sockets.as_fd().as_raw_fd();
         let Some(program) = program::program(card, hook, claims, sockets) else {

@@ -2,9 +2,8 @@
 //! so each is looked at: right, partial, or wrong.
 
 use crate::wire::checksum::Sum;
-use crate::wire::ip;
 use crate::wire::offload::Csum;
-use crate::wire::packet::{Fragment, Headers, Layer4, full_checksum};
+use crate::wire::packet::{Headers, found_checksum, full_checksum};
 
 /// What a packet's checksums are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,50 +20,8 @@ pub(super) struct Found {
 pub(super) fn judge(packet: &[u8], headers: &Headers) -> Found {
     let is_header_wrong = headers.source.is_ipv4()
         && Sum::default().bytes(&packet[..headers.layer4_start]).fold() != 0xffff;
-    let csum = layer4(packet, headers);
+    let csum = found_checksum(packet, headers);
     Found { csum: csum.unwrap_or(Csum::Complete), is_wrong: is_header_wrong || csum.is_none() }
-}
-
-/// `None`: wrong.
-fn layer4(packet: &[u8], headers: &Headers) -> Option<Csum> {
-    // DCCP and UDP-Lite may cover a part only.
-    let can_be_judged =
-        headers.fragment == Fragment::Whole && !matches!(headers.layer4, Layer4::Kept { .. });
-    let (Some(at), true) = (headers.checksum_at(), can_be_judged) else {
-        return Some(Csum::Complete);
-    };
-    let Some(whole) = packet.get(headers.layer4_start..headers.length) else {
-        return Some(Csum::Complete);
-    };
-    let field = u16::from_be_bytes([packet[at], packet[at + 1]]);
-    let is_udp = headers.protocol == ip::UDP;
-    if is_udp && headers.source.is_ipv4() && field == 0 {
-        return Some(Csum::Complete);
-    }
-    // A datagram may be shorter than what carries it (RFC 768); its own length counts.
-    let bytes = match whole.get(4..6) {
-        Some(&[high, low]) if is_udp => {
-            let length = usize::from(u16::from_be_bytes([high, low]));
-            whole.get(..length.max(8)).unwrap_or(whole)
-        }
-        _ => whole,
-    };
-    // RFC 792: the checksum of ICMP covers no pseudo-header.
-    let pseudo = if headers.protocol == ip::ICMP {
-        Sum::default()
-    } else {
-        // An IP packet is far shorter than 4 GiB.
-        let length = bytes.len() as u32;
-        Sum::pseudo_header(headers.source, headers.destination, headers.protocol, length)
-    };
-    if pseudo.bytes(bytes).fold() == 0xffff {
-        return Some(Csum::Complete);
-    }
-    let may_be_partial = matches!(headers.layer4, Layer4::Tcp { .. } | Layer4::Udp { .. })
-        && bytes.len() == whole.len();
-    // Headers are far shorter than 64 KiB.
-    let (start, offset) = (headers.layer4_start as u16, (at - headers.layer4_start) as u16);
-    (may_be_partial && field == pseudo.fold()).then_some(Csum::Partial { start, offset })
 }
 
 /// Does for a partial checksum what the NIC would have done.

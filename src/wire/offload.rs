@@ -1,10 +1,7 @@
 //! `virtio_net_hdr`: the ten bytes in front of a frame that carry its offload state (virtio 1.2,
 //! section 5.1.6), in host byte order on TUN and packet sockets.
 
-use std::net::IpAddr;
-
-use super::checksum::Sum;
-use super::ip::{TCP, UDP};
+use super::packet::{Headers, found_checksum};
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 10;
@@ -87,10 +84,11 @@ impl Offload {
     }
 
     /// That of a packet that came without a header, by XDP, which has none: what its checksum field holds tells. A real wire carries
-    /// whole checksums alone, but on a veth the neighbour leaves them to the device. Whole TCP and UDP datagrams; of all else the field
-    /// is taken as it is.
+    /// whole checksums alone, but on a veth the neighbour leaves them to the device. One that is wrong is taken for whole: it stays wrong.
     pub fn found(packet: &[u8]) -> Offload {
-        partial(packet).unwrap_or_default()
+        let headers = Headers::parse(packet).ok();
+        let csum = headers.and_then(|headers| found_checksum(packet, &headers));
+        Offload { csum: csum.unwrap_or_default(), gso: None }
     }
 
     /// Writes the header for a frame whose IP header begins `packet_start` bytes behind it and whose
@@ -119,44 +117,13 @@ impl Offload {
     }
 }
 
-/// `Some` if the checksum is wrong, and the field holds the sum of the pseudo-header.
-fn partial(packet: &[u8]) -> Option<Offload> {
-    let half = |at: usize| Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?));
-    let (start, end, protocol, source, destination): (usize, usize, u8, IpAddr, IpAddr);
-    match packet.first()? >> 4 {
-        4 => {
-            start = usize::from(packet[0] & 0x0f) << 2;
-            end = half(2)?.into();
-            protocol = *packet.get(9)?;
-            source = (*packet.get(12..)?.first_chunk::<4>()?).into();
-            destination = (*packet.get(16..)?.first_chunk::<4>()?).into();
-        }
-        6 => {
-            start = 40;
-            end = start + usize::from(half(4)?);
-            protocol = *packet.get(6)?;
-            source = (*packet.get(8..)?.first_chunk::<16>()?).into();
-            destination = (*packet.get(24..)?.first_chunk::<16>()?).into();
-        }
-        _ => return None,
-    }
-    let offset = match protocol {
-        TCP => 16,
-        UDP => 6,
-        _ => return None,
-    };
-    let layer4 = packet.get(start..end)?;
-    let field = u16::from_be_bytes(*layer4.get(offset..)?.first_chunk()?);
-    let pseudo = Sum::pseudo_header(source, destination, protocol, layer4.len() as u32);
-    let is_none = protocol == UDP && field == 0;
-    let is_partial = !is_none && pseudo.bytes(layer4).fold() != 0xffff && field == pseudo.fold();
-    let csum = Csum::Partial { start: start as u16, offset: offset as u16 };
-    is_partial.then_some(Offload { csum, gso: None })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::wire::checksum::Sum;
+    use crate::wire::ip::{TCP, UDP};
 
     #[test]
     fn an_ethernet_header_moves_the_checksum_start() {

@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::checksum::Sum;
 use super::ip::{self, Family};
+use super::offload::Csum;
 
 /// Which part of a datagram a packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -402,11 +404,54 @@ fn parse_layer4(
     }
 }
 
+/// What the layer 4 checksum field of `packet`, which came without a word about it, is found to hold: a whole checksum, or the
+/// pseudo-header's sum alone, the rest left to a NIC. `None`: neither, it is wrong. What cannot be judged (a fragment, a protocol without
+/// one) counts as whole.
+pub fn found_checksum(packet: &[u8], headers: &Headers) -> Option<Csum> {
+    // DCCP and UDP-Lite may cover a part only.
+    let can_be_judged =
+        headers.fragment == Fragment::Whole && !matches!(headers.layer4, Layer4::Kept { .. });
+    let (Some(at), true) = (headers.checksum_at(), can_be_judged) else {
+        return Some(Csum::Complete);
+    };
+    let Some(whole) = packet.get(headers.layer4_start..headers.length) else {
+        return Some(Csum::Complete);
+    };
+    let field = u16::from_be_bytes([packet[at], packet[at + 1]]);
+    let is_udp = headers.protocol == ip::UDP;
+    if is_udp && headers.source.is_ipv4() && field == 0 {
+        return Some(Csum::Complete);
+    }
+    // A datagram may be shorter than what carries it (RFC 768); its own length counts.
+    let bytes = match whole.get(4..6) {
+        Some(&[high, low]) if is_udp => {
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            whole.get(..length.max(8)).unwrap_or(whole)
+        }
+        _ => whole,
+    };
+    // RFC 792: the checksum of ICMP covers no pseudo-header.
+    let pseudo = if headers.protocol == ip::ICMP {
+        Sum::default()
+    } else {
+        // An IP packet is far shorter than 4 GiB.
+        let length = bytes.len() as u32;
+        Sum::pseudo_header(headers.source, headers.destination, headers.protocol, length)
+    };
+    if pseudo.bytes(bytes).fold() == 0xffff {
+        return Some(Csum::Complete);
+    }
+    let may_be_partial = matches!(headers.layer4, Layer4::Tcp { .. } | Layer4::Udp { .. })
+        && bytes.len() == whole.len();
+    // Headers are far shorter than 64 KiB.
+    let (start, offset) = (headers.layer4_start as u16, (at - headers.layer4_start) as u16);
+    (may_be_partial && field == pseudo.fold()).then_some(Csum::Partial { start, offset })
+}
+
 /// The checksum of layer 4 as it belongs on the wire, computed anew over all of `packet`.
 /// For tests and for what cannot be offloaded: it reads every byte. `None` for protocols whose checksum may
 /// cover a part only (DCCP, UDP-Lite), has none that we update, or lies in another fragment.
 pub fn full_checksum(packet: &[u8], headers: &Headers) -> Option<u16> {
-    use super::checksum::Sum;
     if headers.fragment != Fragment::Whole || matches!(headers.layer4, Layer4::Kept { .. }) {
         return None;
     }
