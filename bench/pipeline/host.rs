@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
@@ -124,8 +124,7 @@ impl Host {
             Family::V4 => Shape { v4: setup.flows, v6: 0 },
             Family::V6 => Shape { v4: 0, v6: setup.flows },
         };
-        let words: Vec<AtomicU64> = (0..shape.words()).map(|_| AtomicU64::new(0)).collect();
-        let table = FlowTable::fresh(words.leak(), shape, 7);
+        let table = FlowTable::fresh(lines(shape.words()), shape, 7);
         Host {
             setup,
             state: State::new(table, WorkerId(0), 1),
@@ -208,6 +207,8 @@ impl Host {
             let count = BATCH.min(due as usize);
             self.run_new(count, next);
             begun += count as u32;
+            // What new ones have written is on its way to memory no longer: that is their cost.
+            fence(Ordering::SeqCst);
             let middle = Instant::now();
             self.fill_established(flows);
             self.run(BATCH);
@@ -336,6 +337,15 @@ fn process(frames: &mut [Frame], state: &mut State, sight: Sight<'_>) {
 
 const RULED_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 1);
 const RULED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+
+/// So many words in memory that begins with a cache line, as a mapped file's does.
+fn lines(words: usize) -> &'static [AtomicU64] {
+    const LINE: usize = 64;
+    let room = words + LINE / size_of::<AtomicU64>();
+    let room = (0..room).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
+    let start = room.as_ptr().align_offset(LINE);
+    &room[start..start + words]
+}
 
 fn vipa(family: Family) -> IpAddr {
     match family {

@@ -4,7 +4,7 @@
 //! The last thing an insertion writes, and the first a deletion clears, is the control word, whose upper half is a
 //! checksum over all that does not change: whatever moment a SIGKILL picks, adoption finds whole entries or none.
 //! Updates of a live entry are single words. An IPv4 entry is one cache line, an IPv6 entry two.
-#![allow(unsafe_code)] // Asks for memory before it is read.
+#![allow(unsafe_code)] // Asks for memory before it is read, and for large pages of it.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
@@ -101,7 +101,7 @@ impl Entries {
             family,
             words,
             capacity,
-            index: vec![EMPTY; slots].into_boxed_slice(),
+            index: in_huge_pages(vec![EMPTY; slots].into_boxed_slice()),
             free: Vec::with_capacity(capacity as usize),
             hasher: foldhash::quality::FixedState::with_seed(seed),
             secrets: Secrets::new(seed),
@@ -504,6 +504,21 @@ impl Secrets {
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
+}
+
+/// Asks the kernel for huge pages for memory that is read in no order, where each small page has to be looked up as well. If it has none to
+/// give, the memory is as it was.
+fn in_huge_pages(memory: Box<[u64]>) -> Box<[u64]> {
+    /// Pages of every processor begin there, and huge ones are larger.
+    const PAGE: usize = 1 << 16;
+    let range = memory.as_ptr_range();
+    let start = (range.start as usize).next_multiple_of(PAGE);
+    let length = (range.end as usize).saturating_sub(start) / PAGE * PAGE;
+    if length > 0 {
+        // SAFETY: whole pages within this allocation; advice changes nothing of what they hold.
+        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
+    }
+    memory
 }
 
 /// Asks for the memory there.
