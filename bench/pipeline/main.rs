@@ -48,13 +48,22 @@ fn main() {
     if arguments.iter().any(|word| word == "--gate") {
         return count::gate();
     }
-    let is_quick = arguments.iter().any(|word| word == "--quick");
-    let only = arguments.iter().position(|word| word == "--only").map(|at| {
-        let name = arguments.get(at + 1).map(String::as_str).unwrap_or_default();
-        let names = PARTS.map(|(name, _)| name);
-        assert!(names.contains(&name), "--only takes one of {names:?}");
-        name
-    });
+    let (mut is_quick, mut only) = (false, None);
+    let mut rest = arguments.iter().map(String::as_str);
+    while let Some(word) = rest.next() {
+        match word {
+            // Cargo says that.
+            "--bench" => {}
+            "--quick" => is_quick = true,
+            "--only" => {
+                let name = rest.next().unwrap_or_default();
+                let names = PARTS.map(|(name, _)| name);
+                assert!(names.contains(&name), "--only takes one of {names:?}");
+                only = Some(name);
+            }
+            _ => panic!("{word}: only --quick and --only PART are known"),
+        }
+    }
     let (rounds, packets) = if is_quick { (3, 400_000) } else { (7, 2_000_000) };
     let measure = Measure { is_quick, rounds, packets };
     let mut told = Map::new();

@@ -12,7 +12,7 @@ use crate::announce::announcer::Conflict;
 use crate::announce::speaker::PlaceCounts;
 use crate::balance::monitor::BalanceStatus;
 use crate::config::Config;
-use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics};
+use crate::engine::statistics::{NicStatistics, Traffic, WorkerStatistics, XdpGauges};
 use crate::forward::applies::{Applies, applies};
 use crate::forward::rule::Rule;
 use crate::forward::verdict::DropReason;
@@ -427,7 +427,7 @@ impl Status {
             config: config.file.display().to_string(),
             generation: view.generation,
             vipas: config.adapter.addresses.iter().map(ToString::to_string).collect(),
-            nics: nics(&view, &admin.workers),
+            nics: nics(&view, &admin.workers, &admin.router.xdp),
             routes: routes(&view),
             route_count: view.routes.routes().len(),
             neighbours: neighbours(&view),
@@ -478,7 +478,11 @@ pub fn rules(config: &Config) -> Vec<RuleStatus> {
     source.rules.iter().zip(by).map(one).collect()
 }
 
-fn nics(view: &NetView, workers: &[std::sync::Arc<WorkerStatistics>]) -> Vec<NicStatus> {
+fn nics(
+    view: &NetView,
+    workers: &[std::sync::Arc<WorkerStatistics>],
+    xdp: &XdpGauges,
+) -> Vec<NicStatus> {
     let sum = |id: NicId, count: fn(&NicStatistics) -> u64| -> u64 {
         workers.iter().map(|worker| count(worker.nic(id))).sum()
     };
@@ -506,7 +510,7 @@ fn nics(view: &NetView, workers: &[std::sync::Arc<WorkerStatistics>]) -> Vec<Nic
             },
             lost: sum(id, |nic| nic.lost.get()),
             offload_refused: sum(id, |nic| nic.offload_refused.get()),
-            xdp: workers.first().map_or("off", |one| one.nic(id).xdp.get().name()).to_owned(),
+            xdp: xdp.get(id).name().to_owned(),
         })
         .collect()
 }

@@ -138,6 +138,7 @@ pub fn run(config: Config, state: &State, is_withdrawing: bool) -> Result<(), Er
             cell: Arc::clone(&cell),
             preferred: readers,
             router: RouterHandle { requests, waker: Arc::clone(&router_waker) },
+            statistics: Arc::clone(&router_statistics),
             page: &desk.page,
             words: flows.words,
             is_fresh: flows.is_fresh,

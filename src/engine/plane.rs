@@ -14,7 +14,7 @@ use super::descriptors;
 use super::guard::symptom::WORKER;
 use super::heartbeat::HeartbeatPage;
 use super::message::{Command, Plane};
-use super::statistics::{WorkerStatistics, Xdp};
+use super::statistics::{RouterStatistics, WorkerStatistics, Xdp};
 use super::worker::{Order, Parts, RouterHandle, Worker, WorkerHandle};
 use crate::config::Config;
 use crate::device::Device;
@@ -45,7 +45,7 @@ struct Opened {
 pub struct Workers {
     config: Arc<Config>,
     handles: Vec<WorkerHandle>,
-    statistics: Vec<Arc<WorkerStatistics>>,
+    statistics: Arc<RouterStatistics>,
     opened: Vec<Option<Opened>>,
     /// XDP on each NIC, and the index of the device.
     xdp: Vec<Option<(u32, xdp::Attachment)>>,
@@ -64,6 +64,8 @@ pub struct Supplies<'a> {
     pub preferred: Vec<Reader<PreferredTable>>,
     /// The router.
     pub router: RouterHandle,
+    /// Where it is told how XDP does.
+    pub statistics: Arc<RouterStatistics>,
     /// Where workers show that they live.
     pub page: &'a HeartbeatPage,
     /// Words of each worker's flow table.
@@ -129,7 +131,7 @@ impl Workers {
         let plane = Workers {
             config,
             handles,
-            statistics: statistics.clone(),
+            statistics: supplies.statistics,
             opened: Vec::new(),
             xdp: Vec::new(),
             group: 0,
@@ -151,7 +153,7 @@ impl Workers {
         let is_kept = |(of, _): &(u32, xdp::Attachment)| wanted.xdp.is_some() && *of == ifindex;
         self.xdp[at] = self.xdp[at].take().filter(is_kept);
         if wanted.xdp.is_none() {
-            self.tell_xdp(nic, Xdp::Off);
+            self.statistics.xdp.set(nic, Xdp::Off);
             return Vec::new();
         }
         if self.xdp[at].is_none() {
@@ -170,7 +172,7 @@ impl Workers {
         match self.patiently(nic, || xdp.take(wanted.card, hook, &wanted.claims)) {
             Ok(is_any) => {
                 self.xdp[at] = Some((of, xdp));
-                self.tell_xdp(nic, if is_any { Xdp::At(hook) } else { Xdp::Idle });
+                self.statistics.xdp.set(nic, if is_any { Xdp::At(hook) } else { Xdp::Idle });
             }
             Err(error) => self.refused(nic, name, &error),
         }
@@ -179,7 +181,7 @@ impl Workers {
     fn refused(&self, nic: NicId, name: &str, error: &io::Error) {
         let advice = xdp::advice(error);
         tracing::warn!(nic = name, %error, advice, "no XDP: all frames come by packet sockets");
-        self.tell_xdp(nic, Xdp::Refused);
+        self.statistics.xdp.set(nic, Xdp::Refused);
     }
 
     /// Tries again for a while, if another one is in the way: a process that was killed holds its sockets and programs for moments more, and
@@ -189,8 +191,7 @@ impl Workers {
         nic: NicId,
         mut attempt: impl FnMut() -> io::Result<T>,
     ) -> io::Result<T> {
-        let was_refused =
-            self.statistics.first().is_some_and(|one| one.nic(nic).xdp.get() == Xdp::Refused);
+        let was_refused = self.statistics.xdp.get(nic) == Xdp::Refused;
         for _ in 0..if was_refused { 0 } else { XDP_TRIES } {
             match attempt() {
                 Err(error) if xdp::is_taken(&error) => thread::sleep(XDP_PAUSE),
@@ -199,10 +200,6 @@ impl Workers {
             self.retired.try_iter().for_each(drop);
         }
         attempt()
-    }
-
-    fn tell_xdp(&self, nic: NicId, xdp: Xdp) {
-        self.statistics.iter().take(1).for_each(|worker| worker.nic(nic).xdp.set(xdp));
     }
 
     fn open(&mut self, nic: NicId, name: &str, wanted: &Opened) -> io::Result<()> {
@@ -252,7 +249,7 @@ impl Plane for Workers {
                 },
                 None => {
                     self.xdp[at] = None;
-                    self.tell_xdp(id, Xdp::Off);
+                    self.statistics.xdp.set(id, Xdp::Off);
                     self.handles.iter().for_each(|handle| handle.order(Order::Nic(id, None)));
                 }
             }

@@ -71,19 +71,25 @@ impl Xdp {
     }
 }
 
-/// An [`Xdp`] with one writer.
-#[derive(Debug, Default)]
-pub struct XdpGauge(Gauge);
+/// An [`Xdp`] of each NIC, with one writer.
+#[derive(Debug)]
+pub struct XdpGauges([Gauge; NICS]);
 
-impl XdpGauge {
+impl XdpGauges {
     /// It is so now. Only the owning thread may call it.
-    pub fn set(&self, xdp: Xdp) {
-        self.0.set(Xdp::ALL.iter().position(|one| *one == xdp).unwrap_or(0) as u64);
+    pub fn set(&self, nic: NicId, xdp: Xdp) {
+        self.0[nic.index()].set(Xdp::ALL.iter().position(|one| *one == xdp).unwrap_or(0) as u64);
     }
 
     /// What it is.
-    pub fn get(&self) -> Xdp {
-        Xdp::ALL.get(self.0.get() as usize).copied().unwrap_or_default()
+    pub fn get(&self, nic: NicId) -> Xdp {
+        Xdp::ALL.get(self.0[nic.index()].get() as usize).copied().unwrap_or_default()
+    }
+}
+
+impl Default for XdpGauges {
+    fn default() -> XdpGauges {
+        XdpGauges(std::array::from_fn(|_| Gauge::default()))
     }
 }
 
@@ -120,8 +126,6 @@ pub struct NicStatistics {
     pub receive_errors: Counter,
     /// Frames that came and were lost, since too many waited.
     pub lost: Counter,
-    /// Whether XDP hands over some of it: written by the router, of the first worker alone.
-    pub xdp: XdpGauge,
 }
 
 /// What one worker counts. Aligned so that no two workers write to one cache line.
@@ -239,6 +243,8 @@ pub struct RouterStatistics {
     pub longest_turn: Gauge,
     /// The longest time in which news of RIP's routes, once they were being read, reached the workers, in microseconds.
     pub longest_update: Gauge,
+    /// Whether XDP hands over some of what comes.
+    pub xdp: XdpGauges,
     /// What RIP did; empty until it did something.
     pub rip: arc_swap::ArcSwapOption<crate::rip::speaker::Counts>,
     /// What was announced of VIPAs in the NICs' own subnets.
