@@ -366,6 +366,29 @@ fn nothing_stands_where_no_address_is_owned() {
 }
 
 #[test]
+fn where_nothing_is_rewritten_no_frame_goes_through_the_hook() {
+    let neighbour = host();
+    let _listener = listen(&neighbour, 443);
+    let none = NftRules { rules: Vec::new(), applies: Vec::new(), ..rules() };
+    let is_hooked = || nft("list table netdev vipa-vipa0").contains("hook egress");
+    let mut ours = Nft::open(ADAPTER, true).expect("the kernel has nf_tables");
+    assert!(ours.ensure(&none).expect("the tables are made"));
+    assert!(!is_hooked());
+    assert!(ours.ensure(&rules()).expect("it is changed"));
+    assert!(is_hooked());
+    assert_eq!(connect("10.9.0.1:443").err(), Some(ErrorKind::TimedOut), "rules came");
+    ours.hold(&[flow(1)], &[]).expect("it is held");
+    assert!(ours.ensure(&none).expect("it is changed"));
+    assert!(is_hooked(), "flows of before are held");
+    reach("10.9.0.1:443", "no rule holds what is new");
+    drop(ours);
+    let mut next = Nft::open(ADAPTER, true).expect("the kernel has nf_tables");
+    next.ensure(&none).expect("the tables are adopted");
+    assert!(is_hooked(), "those of the forwarder before as well");
+    assert_eq!(held_by_kernel(), 1);
+}
+
+#[test]
 fn first_packets_that_a_rule_would_change_are_held() {
     let neighbour = host();
     let _listeners = [443, 80].map(|port| listen(&neighbour, port));

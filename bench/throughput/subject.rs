@@ -10,6 +10,7 @@ use vipa::lab::{Forwarder, Process, Scratch};
 use vipa::wire::ip::Family;
 
 use crate::place::{Place, Shape, own_vipas};
+use crate::plain;
 use crate::work::{BULK, IPERF, SHORT, UDP};
 use crate::{Error, Scene};
 
@@ -20,10 +21,12 @@ pub(crate) enum Subject {
     Kernel,
     Vipa,
     Rewritten,
+    PlainOut,
     Nftables,
     HaProxy,
     AfPacket,
     AfXdp,
+    PlainWire,
     Nat,
     NatXdp,
     Direct,
@@ -33,12 +36,15 @@ impl Subject {
     /// The first one is what the others are compared with.
     pub(crate) fn of(scene: Scene) -> Vec<Subject> {
         match scene {
-            Scene::Egress => vec![Subject::Kernel, Subject::Vipa, Subject::Rewritten],
+            Scene::Egress => {
+                vec![Subject::Kernel, Subject::Vipa, Subject::Rewritten, Subject::PlainOut]
+            }
             Scene::Balance => vec![
                 Subject::Nftables,
                 Subject::HaProxy,
                 Subject::AfPacket,
                 Subject::AfXdp,
+                Subject::PlainWire,
                 Subject::Nat,
                 Subject::NatXdp,
                 Subject::Direct,
@@ -55,6 +61,7 @@ impl Subject {
             Subject::HaProxy => "HAProxy",
             Subject::AfPacket => "testpmd af_packet",
             Subject::AfXdp => "testpmd af_xdp",
+            Subject::PlainOut | Subject::PlainWire => "plain copy",
             Subject::Nat => "vipa nat",
             Subject::NatXdp => "vipa nat xdp",
             Subject::Direct => "vipa direct",
@@ -89,6 +96,12 @@ impl Subject {
                      nothing is looked up or rewritten; client and servers without offloads, which it does not know"
                 )
             }
+            Subject::PlainOut => {
+                "read from a TUN, sent by a packet socket, nothing in between; by one NIC; what comes in the kernel takes".to_owned()
+            }
+            Subject::PlainWire => {
+                "read from one packet socket, sent by another, nothing in between: a wire".to_owned()
+            }
             Subject::Nat => "vipa run, one worker, a service of mode nat: both ends rewritten".to_owned(),
             Subject::NatXdp => {
                 "the same, with xdp = \"native\": frames by AF_XDP from the driver's hook; neighbours on veth then send no longer packets than 1,500 bytes".to_owned()
@@ -101,7 +114,7 @@ impl Subject {
 
     pub(crate) fn shape(self) -> Shape {
         match self {
-            Subject::AfPacket | Subject::AfXdp => Shape::Wire,
+            Subject::AfPacket | Subject::AfXdp | Subject::PlainWire => Shape::Wire,
             Subject::Direct => Shape::Direct,
             _ => Shape::Routed,
         }
@@ -109,7 +122,7 @@ impl Subject {
 
     /// It carries nothing but whole packets.
     pub(crate) fn is_without_offloads(self) -> bool {
-        self.shape() == Shape::Wire
+        matches!(self, Subject::AfPacket | Subject::AfXdp)
     }
 
     /// Why it cannot be measured on this machine.
@@ -172,6 +185,21 @@ impl Subject {
                     .args(["--", "--forward-mode=io", "--auto-start", "--nb-cores=1"])
                     .args(["--total-num-mbufs=65536", "--stats-period=600"]);
                 running.run(&mut command)?;
+            }
+            Subject::PlainWire => {
+                let mut command = place.director.command(std::env::current_exe()?);
+                let [one, two] = ["eth1", "eth2"].map(|nic| place.director.index(nic));
+                running.run(command.args(["--plain", &one?.to_string(), &two?.to_string()]))?;
+            }
+            Subject::PlainOut => {
+                let network = place.network().ok_or("no host")?;
+                let mut command = place.director.command(std::env::current_exe()?);
+                let (host, nic) = (&place.director, "eth1");
+                let (from, to) =
+                    (host.mac(nic)?.to_string(), network.router.mac("r1")?.to_string());
+                let index = host.index(nic)?.to_string();
+                running.run(command.args(["--plain", &index, &from, &to]))?;
+                plain::lead_in(&place.director)?;
             }
             Subject::Nat | Subject::NatXdp | Subject::Direct => {
                 let config = running.files.path().join("vipa.toml");

@@ -7,7 +7,7 @@
 //! After bulk it asks on in any case, a number of times: the sender is about to have more.
 
 /// How long after frames it asks on.
-const MOMENT: u64 = 50_000;
+const MOMENT: u64 = 20_000;
 /// A processor that was given away for longer than this was wanted.
 const WANTED: u64 = 5_000;
 /// How long it then does without.
@@ -64,7 +64,7 @@ mod tests {
         busy.moved(60, 1_000);
         assert!(busy.is_on(1_000) && busy.is_on(MOMENT));
         assert!(!busy.is_on(1_000 + MOMENT));
-        busy.moved(0, 40_000);
+        busy.moved(0, MOMENT);
         assert!(!busy.is_on(1_000 + MOMENT), "a turn without frames prolongs nothing");
     }
 

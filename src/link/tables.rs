@@ -60,11 +60,7 @@ impl Tables {
         };
         let wanted = inner.wanted(draft);
         inner.nft.spare_ports(listening.iter().copied());
-        match inner.nft.ensure(&wanted.0) {
-            // A kernel without the egress hook: all but the hold works.
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => tracing::warn!("{e}"),
-            other => other.map(|_| ()).map_err(Error::Nftables)?,
-        }
+        inner.ensure(&wanted.0)?;
         inner.stands = Some(wanted);
         Ok(Tables { inner: Some(inner) })
     }
@@ -92,11 +88,11 @@ impl Tables {
         if inner.stands.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        let done = inner.nft.ensure(&wanted.0);
+        let done = inner.ensure(&wanted.0);
         // What was refused may stand in part.
         inner.is_touched |= done.is_err();
         inner.stands = done.is_ok().then_some(wanted);
-        done.map(|_| ()).map_err(Error::Nftables)
+        done
     }
 
     /// Takes them away, whatever they say.
@@ -227,6 +223,15 @@ impl Tables {
 }
 
 impl Inner {
+    fn ensure(&mut self, wanted: &NftRules) -> Result<()> {
+        match self.nft.ensure(wanted) {
+            // A kernel without the egress hook: all but the hold works.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => tracing::warn!("{error}"),
+            other => other.map(|_| ()).map_err(Error::Nftables)?,
+        }
+        Ok(())
+    }
+
     fn wanted(&self, draft: &Draft) -> (NftRules, Vec<u32>) {
         let config = &self.config;
         let source = draft.source();

@@ -1,6 +1,6 @@
 //! What vipa aims at, by ratios to others in the same run, and what it reached.
 
-use super::{Report, Scene};
+use super::{NO_DIRECTOR, Report, Scene};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bound {
@@ -21,6 +21,7 @@ const NFTABLES: &str = "nftables";
 const HAPROXY: &str = "HAProxy";
 const NAT: &str = "vipa nat";
 const XDP: &str = "vipa nat xdp";
+const COPY: &str = "plain copy";
 
 const AIMS: [Aim; 14] = [
     ("egress", "tcp1-up", "vipa", "kernel routes", AtLeast(0.95)),
@@ -49,6 +50,8 @@ pub(crate) struct Verdict {
     pub(crate) aim: String,
     /// `None`: one of the two is missing.
     pub(crate) reached: Option<(String, bool)>,
+    /// What those make of it who can hardly be beaten, as far as they were measured; empty, or words.
+    pub(crate) limits: String,
 }
 
 /// All aims that speak of what was measured.
@@ -60,14 +63,23 @@ pub(crate) fn verdicts(report: &Report) -> Vec<Verdict> {
 fn verdict(scene: &Scene, (_, id, who, other, bound): &Aim) -> Option<Verdict> {
     let row = scene.rows.iter().find(|row| row.id == *id)?;
     let median = |name: &str| row.cells.get(scene.place(name)?)?.median();
-    let reached = median(who).zip(median(other)).filter(|(_, b)| *b > 0.0).map(|(a, b)| {
-        let ratio = a / b;
+    let beside = median(other).filter(|beside| *beside > 0.0);
+    let judged = |value: f64, beside: f64| {
+        let ratio = value / beside;
         match bound {
             AtLeast(least) => (format!("× {ratio:.2}"), ratio >= *least),
             AtMost(most) => (format!("× {ratio:.2}"), ratio <= *most),
-            AddedBelow(limit) => (format!("{:+.1} {}", a - b, row.unit), a - b < *limit),
+            AddedBelow(limit) => {
+                (format!("{:+.1} {}", value - beside, row.unit), value - beside < *limit)
+            }
         }
-    });
+    };
+    let reached = median(who).zip(beside).map(|(value, beside)| judged(value, beside));
+    let limits = [(COPY, median(COPY)), (NO_DIRECTOR, row.ceiling)];
+    let limits = limits
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name}: {}", judged(value?, beside?).0)));
+    let limits = limits.collect::<Vec<_>>().join(", ");
     let aim = match bound {
         AtLeast(least) => format!("at least × {least}"),
         AtMost(most) => format!("at most × {most}"),
@@ -75,7 +87,7 @@ fn verdict(scene: &Scene, (_, id, who, other, bound): &Aim) -> Option<Verdict> {
     };
     let name = if row.name.is_empty() { String::new() } else { format!(", {}", row.name) };
     let work = format!("{}: {}{name}", scene.name, row.panel);
-    Some(Verdict { work, who: format!("{who} beside {other}"), aim, reached })
+    Some(Verdict { work, who: format!("{who} beside {other}"), aim, reached, limits })
 }
 
 #[cfg(test)]
@@ -112,6 +124,16 @@ mod tests {
         };
         assert_eq!(reached("vipa nat xdp", "udp-cpu"), Some(false));
         assert_eq!(reached("vipa nat", "rtt-light-p99"), Some(true));
+    }
+
+    #[test]
+    fn beside_it_stands_what_a_plain_copy_and_no_director_make_of_it() {
+        let mut report = report();
+        let limits = |report: &Report| verdicts(report)[0].limits.clone();
+        assert_eq!(limits(&report), "no director: × 1.50");
+        report.scenes[0].subjects[2].name = COPY.to_owned();
+        report.scenes[0].rows[0].cells[2] = Cell::Values(vec![14.0]);
+        assert_eq!(limits(&report), "plain copy: × 0.70, no director: × 1.50");
     }
 
     #[test]

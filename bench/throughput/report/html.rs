@@ -60,7 +60,7 @@ fn aims(body: &mut String, report: &Report) {
     if verdicts.is_empty() {
         return;
     }
-    body.push_str("<h2>What is aimed at</h2>\n<table><tr><th>work</th><th></th><th>aim</th><th class=\"r\">reached</th><th></th></tr>\n");
+    body.push_str("<h2>What is aimed at</h2>\n<table><tr><th>work</th><th></th><th>aim</th><th class=\"r\">reached</th><th></th><th>beside it</th></tr>\n");
     for verdict in verdicts {
         let (value, word, class) = match &verdict.reached {
             Some((value, true)) => (value.as_str(), "yes", "yes"),
@@ -69,11 +69,12 @@ fn aims(body: &mut String, report: &Report) {
         };
         let _ = writeln!(
             body,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"r\">{}</td><td class=\"{class}\">{word}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"r\">{}</td><td class=\"{class}\">{word}</td><td class=\"soft\">{}</td></tr>",
             escape(&verdict.work),
             escape(&verdict.who),
             escape(&verdict.aim),
             escape(value),
+            escape(&verdict.limits),
         );
     }
     body.push_str("</table>\n");

@@ -13,7 +13,7 @@ pub(crate) fn json(report: &Report) -> Value {
         .map(|verdict| {
             let (value, is_reached) = verdict.reached.unzip();
             json!({ "work": verdict.work, "who": verdict.who, "aim": verdict.aim, "value": value,
-                "reached": is_reached })
+                "reached": is_reached, "limits": verdict.limits })
         })
         .collect();
     json!({

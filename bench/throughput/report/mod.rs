@@ -14,6 +14,9 @@ pub(crate) use json::json;
 pub(crate) use svg::svg;
 pub(crate) use table::{number, table};
 
+/// Client and server on one cable, in words.
+const NO_DIRECTOR: &str = "no director";
+
 /// All of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Report {
@@ -63,7 +66,7 @@ pub(crate) struct Row {
     pub(crate) is_more_better: bool,
     /// In the order of the subjects.
     pub(crate) cells: Vec<Cell>,
-    /// With no director between.
+    /// With no director between: the median.
     pub(crate) ceiling: Option<f64>,
 }
 

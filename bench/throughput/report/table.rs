@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Cell, Report, Row, verdicts};
+use super::{Cell, NO_DIRECTOR, Report, Row, verdicts};
 
 /// Tables, aims, notes.
 pub(crate) fn table(report: &Report) -> String {
@@ -20,7 +20,7 @@ pub(crate) fn table(report: &Report) -> String {
                 let _ = writeln!(text, "    {:<width$}{}{}", told.name, line(row, at), limit);
             }
             if let Some(ceiling) = row.ceiling {
-                let _ = writeln!(text, "    {:<width$}{:>9}", "no director", number(ceiling));
+                let _ = writeln!(text, "    {:<width$}{:>9}", NO_DIRECTOR, number(ceiling));
             }
         }
     }
@@ -35,7 +35,9 @@ pub(crate) fn table(report: &Report) -> String {
             None => "not measured".to_owned(),
         };
         let (work, who, aim) = (verdict.work, verdict.who, verdict.aim);
-        let _ = writeln!(text, "  {work}; {who}: {aim}; {reached}");
+        let limits = Some(verdict.limits).filter(|limits| !limits.is_empty());
+        let limits = limits.map_or(String::new(), |limits| format!(" ({limits})"));
+        let _ = writeln!(text, "  {work}; {who}: {aim}; {reached}{limits}");
     }
     let _ = writeln!(text);
     for note in &report.notes {

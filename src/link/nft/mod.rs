@@ -101,6 +101,8 @@ pub struct Nft {
     is_touched: bool,
     /// Was something put back that [`Nft::ensure`] has not told yet?
     is_repaired: bool,
+    /// Was there ever anything to hold?
+    has_held: bool,
     /// Were the flows taken over that a forwarder before us held?
     has_adopted: bool,
     /// Flows held, without their source on the wire, and that.
@@ -141,6 +143,7 @@ impl Nft {
             is_stale: true,
             is_touched: false,
             is_repaired: false,
+            has_held: false,
             has_adopted: false,
             flows: HashMap::default(),
             orphans: (Vec::new(), Instant::now()),
@@ -398,6 +401,8 @@ impl Nft {
         nics: &[String],
         is_anew: bool,
     ) -> (Batch, Later) {
+        // Where nothing was ever rewritten nothing is held, and no frame goes through the hook.
+        self.has_held |= rules.can_hold() || !self.flows.is_empty();
         let mut batch = self.requests.batch();
         let mut later = Later::default();
         // There may be many, and where the sets stand, unread, nobody asks.
@@ -410,7 +415,7 @@ impl Nft {
         });
         let mut wanted = vec![rules::reserved_ports(rules, &self.spared)];
         if self.has_egress {
-            wanted.push(rules::egress_hold(rules, nics));
+            wanted.push(rules::egress_hold(rules, if self.has_held { nics } else { &[] }));
         }
         for table in &wanted {
             let found = present.get(&table.family);

@@ -9,6 +9,7 @@
 //! that the forwarder renews.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::NftRules;
@@ -244,7 +245,13 @@ pub(super) fn egress_chain(nic: &str) -> String {
     format!("egress-{nic}")
 }
 
-/// The two tables in words, one line each, for `vipa check --plan`.
+/// May a flow be rewritten that the kernel, without a forwarder, would let leave as it is? (What this host asks of its own services has no
+/// other way.)
+fn can_hold(rules: &[Rule], is_bound_forwarded: bool) -> bool {
+    !rules.is_empty() || is_bound_forwarded
+}
+
+/// The tables in words, one line each, for `vipa check --plan`.
 pub(super) fn outline(config: &Config) -> String {
     let table = table_name(&config.adapter.name);
     let (ports, hold) = (&config.source.ports, config.source.hold);
@@ -254,13 +261,19 @@ pub(super) fn outline(config: &Config) -> String {
         1 => " and what one virtual service is asked".to_owned(),
         count => format!(" and what {count} virtual services are asked"),
     };
-    format!(
-        "table inet {table}: replies to rewritten flows, ports {}-{},{services} go to the forwarder alone\n\
-         table netdev {table}: on {}, what would leave un-rewritten without a forwarder is dropped, for {hold:?}\n",
+    let mut text = format!(
+        "table inet {table}: replies to rewritten flows, ports {}-{},{services} go to the forwarder alone\n",
         ports.start(),
         ports.end(),
-        nics.join(", "),
-    )
+    );
+    if can_hold(&config.source.rules, config.source.is_bound_forwarded) {
+        let nics = nics.join(", ");
+        let _ = writeln!(
+            text,
+            "table netdev {table}: on {nics}, what would leave un-rewritten without a forwarder is dropped, for {hold:?}"
+        );
+    }
+    text
 }
 
 /// A range of so many ports is a rule of its own.
@@ -411,6 +424,10 @@ fn echo_request(family: Family) -> (u8, u8) {
 }
 
 impl NftRules {
+    pub(super) fn can_hold(&self) -> bool {
+        can_hold(&self.rules, self.is_bound_forwarded)
+    }
+
     /// The rules that bear on first packets, and of each whether the kernel has decided about them: those of
     /// the forwarder, and those of the kernel before them. (With `bound = "forward"` nobody but the forwarder
     /// sees to a socket bound to a NIC's address. What comes here of `physical`, the main table had no way for.)
