@@ -5,8 +5,9 @@
 //! a poll in between being able to sleep. On the established path nothing is allocated or logged, no lock is
 //! one that another thread wants, and the clock is read once a batch.
 
+mod desk;
+
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -16,32 +17,27 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use self::desk::{Desk, Outcome, Received, Slot};
 use super::busy_poll::BusyPoll;
 use super::heartbeat::{Heartbeat, monotonic_ns};
 use super::message::{HeldFlow, Request};
 use super::statistics::{NICS, WorkerStatistics};
 use super::waiting::{PATIENCE, Waiter, Waiting};
-use crate::device::fallback::{Outlet, Sent};
-use crate::device::{Device, ReceiveError};
-use crate::forward::flow::{Key, Millis, Rewritten, Side};
+use crate::device::Device;
+use crate::device::fallback::Outlet;
+use crate::forward::flow::{Key, Millis};
 use crate::forward::fragments::{Fate, FragmentKey};
 use crate::forward::frame::Frame;
 use crate::forward::pipeline::{Sight, State, process_batch};
-use crate::forward::preferred::{PreferredTable, ServiceId};
+use crate::forward::preferred::PreferredTable;
 use crate::forward::publish::Reader;
-use crate::forward::rewrite::Endpoint;
 use crate::forward::service;
 use crate::forward::socket::Socket;
 use crate::forward::verdict::{DropReason, Verdict, Wait};
 use crate::forward::view::{NetView, NicId, WorkerId};
-use crate::log::limited;
-use crate::wire::ethernet::MacAddr;
-use crate::wire::ip;
 
 /// Frames of a batch.
 const BATCH: usize = 64;
-/// A batch ends early when it holds this many bytes: what it reads should still be in the cache when it sends.
-const BATCH_BYTES: usize = 192 << 10;
 /// Rounds of the devices before the worker looks for other events.
 const ROUNDS: usize = 64;
 /// How often flows are looked through, and how long one look-through of all of them takes.
@@ -111,14 +107,6 @@ impl RouterHandle {
     }
 }
 
-/// A device and whether it may have frames.
-#[derive(Debug)]
-struct Slot {
-    outlet: Outlet,
-    descriptors: Vec<RawFd>,
-    is_ready: bool,
-}
-
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Parts {
@@ -151,28 +139,6 @@ pub struct Worker {
     adapter: Option<Slot>,
     nics: Vec<Option<Slot>>,
     desk: Desk,
-}
-
-/// What sending and waiting need, apart from the frames.
-#[derive(Debug)]
-struct Desk {
-    state: State,
-    router: RouterHandle,
-    statistics: Arc<WorkerStatistics>,
-    heartbeat: Heartbeat,
-    retired: Sender<Box<dyn Device>>,
-    scratch: Frame,
-    waiting: Waiting,
-    seen_generation: u32,
-    seen_preferred: u32,
-    /// Dead servers' flows are looked for from this place of the flow table on.
-    burial: Option<u32>,
-    swept: Millis,
-    /// Services that are flooded, as was told last.
-    flooded: Vec<ServiceId>,
-    next_nic: usize,
-    busy: BusyPoll,
-    now: Millis,
 }
 
 impl Worker {
@@ -560,238 +526,10 @@ impl Worker {
     }
 }
 
-struct Received {
-    count: usize,
-    bytes: usize,
-    outcome: Outcome,
-}
-
-enum Outcome {
-    Going,
-    Gone,
-}
-
-impl Desk {
-    fn drop(&self, reason: DropReason) {
-        self.statistics.count_drop(reason);
-    }
-
-    /// Receives a batch from a device.
-    fn receive(&self, nic: Option<NicId>, slot: &mut Slot, frames: &mut [Frame]) -> Received {
-        let mut count = 0;
-        let mut bytes = 0;
-        let mut refused = 0;
-        let mut outcome = Outcome::Going;
-        while count < frames.len() && bytes < BATCH_BYTES && refused < BATCH {
-            let mut refuse = |error: io::Error| {
-                refused += 1;
-                self.receive_error(nic, &error);
-            };
-            match slot.outlet.device.receive_some(&mut frames[count..], &mut refuse) {
-                Ok(came) => {
-                    let of = &frames[count..count + came];
-                    bytes += of.iter().map(|frame| frame.packet().len()).sum::<usize>();
-                    count += came;
-                }
-                Err(ReceiveError::Empty) => {
-                    slot.is_ready = false;
-                    break;
-                }
-                Err(ReceiveError::Refused(error)) => refuse(error),
-                Err(ReceiveError::Failed(error)) => {
-                    tracing::warn!(?nic, %error, "a device is gone");
-                    outcome = Outcome::Gone;
-                    break;
-                }
-            }
-        }
-        let traffic = match nic {
-            None => &self.statistics.from_tun,
-            Some(nic) => &self.statistics.nic(nic).received,
-        };
-        traffic.frames.add(count as u64);
-        traffic.bytes.add(bytes as u64);
-        Received { count, bytes, outcome }
-    }
-
-    fn receive_error(&self, nic: Option<NicId>, error: &io::Error) {
-        match nic {
-            None => self.statistics.tun_receive_errors.add(1),
-            Some(nic) => {
-                self.statistics.nic(nic).receive_errors.add(1);
-                if is_gone(error) {
-                    self.router.ask(Request::Suspect(nic));
-                }
-            }
-        }
-    }
-
-    /// Sends the first of `frames`, those that leave by this NIC one after the other; how many went. The next one has to go by itself.
-    fn transmit_some(&mut self, nic: NicId, slot: &mut Slot, frames: &mut [Frame]) -> usize {
-        let mut to = [MacAddr::default(); BATCH];
-        let mut count = 0;
-        for (frame, to) in frames.iter().zip(&mut to) {
-            match frame.verdict {
-                Verdict::Transmit { nic: by, destination }
-                    if by == nic && frame.offload.gso.is_none() =>
-                {
-                    *to = destination;
-                }
-                _ => break,
-            }
-            count += 1;
-        }
-        let (sent, tried) = slot.outlet.send_some(&mut frames[..count], &to[..count]);
-        let bytes = frames[..sent].iter().map(|frame| frame.packet().len() as u64).sum();
-        let counters = &self.statistics.nic(nic).sent;
-        counters.frames.add(sent as u64);
-        counters.bytes.add(bytes);
-        let done = tried.max(1);
-        for (frame, to) in frames[sent..done].iter_mut().zip(&to[sent..done]) {
-            self.transmit(nic, slot, frame, *to);
-        }
-        done
-    }
-
-    fn transmit(&mut self, nic: NicId, slot: &mut Slot, frame: &mut Frame, to: MacAddr) {
-        let length = frame.packet().len();
-        let counters = self.statistics.nic(nic);
-        match slot.outlet.send(frame, to, &mut self.scratch) {
-            Ok(sent) => {
-                counters.sent.add(length);
-                if let Sent::Split(is_new) = sent {
-                    counters.split.add(1);
-                    counters.offload_refused.add(u64::from(is_new));
-                }
-            }
-            Err(error) if is_gone(&error) => {
-                self.drop(DropReason::NicDown);
-                self.router.ask(Request::Suspect(nic));
-            }
-            Err(error) => self.drop(match (error.kind(), error.raw_os_error()) {
-                (io::ErrorKind::WouldBlock, _) | (_, Some(libc::ENOBUFS)) => {
-                    DropReason::NicQueueFull
-                }
-                (_, Some(libc::EMSGSIZE)) => DropReason::TooBig,
-                _ => DropReason::DeviceRefused,
-            }),
-        }
-    }
-
-    fn deliver(&mut self, slot: &mut Slot, frame: &mut Frame) {
-        let length = frame.packet().len();
-        match slot.outlet.send(frame, MacAddr::default(), &mut self.scratch) {
-            Ok(sent) => {
-                self.statistics.to_tun.add(length);
-                if sent == Sent::Split(true) {
-                    self.statistics.tun_offload_refused.add(1);
-                }
-            }
-            Err(_) => self.drop(DropReason::TunRefused),
-        }
-    }
-
-    /// Keeps a frame and asks for what it waits for.
-    fn keep(&mut self, frame: &Frame, cause: Wait, since: Millis) {
-        let mut copy = Frame::holding(frame.packet(), frame.offload, frame.ingress);
-        copy.socket = frame.socket.clone();
-        self.statistics.waits.add(1);
-        if !self.waiting.push(Waiter { frame: copy, cause, since }) {
-            self.drop(DropReason::WaitQueueFull);
-            return;
-        }
-        self.ask(cause);
-    }
-
-    /// Has what a frame waits for found out.
-    fn ask(&self, cause: Wait) {
-        match cause {
-            Wait::Neighbour { nic, address } => self.router.ask(Request::Resolve { nic, address }),
-            Wait::Hold(id) => self.ask_hold(&self.state.flows.rewritten_flow(id)),
-            Wait::FirstFragment(_) => {}
-            Wait::Socket(key) => {
-                let worker = self.state.worker;
-                self.router.ask(Request::Socket { worker, key });
-            }
-        }
-    }
-
-    fn ask_hold(&self, flow: &Rewritten) {
-        let worker = self.state.worker;
-        self.router.ask(Request::Hold { worker, flow: held_flow(flow) });
-    }
-
-    fn held(&mut self, flow: &HeldFlow) {
-        let source = Endpoint { address: flow.source, port: flow.source_port };
-        let destination = Endpoint { address: flow.destination, port: flow.destination_port };
-        let key = Key::new(source, destination, flow.protocol, Side::Tun);
-        if let Some((id, _)) = self.state.flows.find(&key) {
-            self.state.flows.set_held(id);
-        }
-    }
-
-    /// Tells the egress hold of flows that ended.
-    fn release(&mut self) {
-        for flow in self.state.released.drain(..) {
-            self.router.ask(Request::Release(held_flow(&flow)));
-        }
-    }
-
-    fn gauge(&self) {
-        self.statistics.flows.set(u64::from(self.state.flows.len()));
-        self.statistics.flows_rewritten.set(u64::from(self.state.flows.rewritten()));
-        self.statistics.flows_created.set(self.state.flows.created());
-        self.statistics.flows_evicted.set(self.state.flows.evicted());
-        self.statistics.flows_half_open.set(u64::from(self.state.flows.half_open()));
-    }
-}
-
-impl Desk {
-    /// Says which services are flooded, where that has changed.
-    fn tell_floods(&mut self, preferred: &PreferredTable) {
-        let services = self.state.floods.services(self.now);
-        let flooded: Vec<ServiceId> =
-            services.filter_map(|(id, is_flooded)| is_flooded.then_some(id)).collect();
-        if flooded == self.flooded {
-            return;
-        }
-        let names = |new: &[ServiceId], old: &[ServiceId]| -> Vec<Arc<str>> {
-            let ids = new.iter().filter(|id| !old.contains(id));
-            ids.filter_map(|id| Some(Arc::clone(&preferred.service(*id)?.name))).collect()
-        };
-        for service in names(&flooded, &self.flooded) {
-            limited!(warn, %service, "a flood of SYNs: the first of each client is dropped");
-        }
-        for service in names(&self.flooded, &flooded) {
-            limited!(info, %service, "the flood of SYNs is over");
-        }
-        self.statistics.services_flooded.set(flooded.len() as u64);
-        self.flooded = flooded;
-    }
-}
-
 fn ready(slot: &mut Option<Slot>) {
     if let Some(slot) = slot {
         slot.is_ready = true;
     }
-}
-
-fn held_flow(flow: &Rewritten) -> HeldFlow {
-    let (source, destination) = (flow.original.source(), flow.original.destination());
-    let protocol = flow.original.protocol();
-    HeldFlow {
-        protocol,
-        source: source.address,
-        source_port: source.port,
-        destination: destination.address,
-        destination_port: destination.port,
-        wire: (!matches!(protocol, ip::TCP | ip::UDP)).then_some(flow.wire),
-    }
-}
-
-/// What a send says when the NIC itself is gone. (ENOBUFS is a full queue.)
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV))
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::RawFd;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use crossbeam_channel::Receiver;
 
 use super::*;
+use crate::device::ReceiveError;
 use crate::engine::heartbeat::HeartbeatPage;
 use crate::forward::claims::Claims;
 use crate::forward::flow::{FlowTable, Shape};
@@ -14,6 +16,7 @@ use crate::forward::publish;
 use crate::forward::route::{NextHop, Route, RouteTable};
 use crate::forward::source::{Rule, SourcePolicy, Target};
 use crate::forward::view::{NicState, NicView};
+use crate::wire::ethernet::MacAddr;
 use crate::wire::offload::Offload;
 
 /// A device that always has a frame, and notes the worker's stamp at each.

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::ops::Deref;
 
+use super::flows::{Place, keys_of};
 use super::message::{APPEND, CREATE, Writer};
 use super::present::{COMMENT, Present};
-use super::rules::{Content, Hook, Place, Set, TYPE_DEVICE, TYPE_MARK, Table, keys_of};
 use super::socket::{Batch, Step};
+use super::table::{Content, Hook, Set, TYPE_DEVICE, TYPE_MARK, Table};
 use crate::engine::message::HeldFlow;
 
 const NEWTABLE: u16 = 0;

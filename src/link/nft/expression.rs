@@ -162,7 +162,7 @@ impl Expressions {
         self
     }
 
-    /// The flow of a TCP or UDP packet, as [`super::rules::flow_key`] has it, is in the set.
+    /// The flow of a TCP or UDP packet, as [`super::flows::flow_key`] has it, is in the set.
     pub(super) fn flow_in(mut self, family: Family, set: &str) -> Self {
         let next = self.load_protocol_and_source(family);
         self.load(SOURCE_PORT, next);

@@ -10,10 +10,12 @@
 
 mod edit;
 mod expression;
+mod flows;
 pub mod message;
 pub(crate) mod present;
 mod rules;
 pub(crate) mod socket;
+mod table;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,10 +28,12 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 
 use self::edit::{BATCH_ELEMENTS, DELSETELEM, DESTROYSETELEM, Edit, FlowKeys, Later, NEWSETELEM};
+use self::flows::{Place, flow_key, flow_of, keys_of};
 use self::message::Writer;
 use self::present::Present;
-use self::rules::{LEASE, LEASE_KEY, NETDEV, Place, flow_key, keys_of};
+use self::rules::{LEASE, LEASE_KEY};
 use self::socket::{Batch, Events, Refused, Requests, Step};
+use self::table::{INET, NETDEV, table_name};
 use super::plan::can_rewrite;
 use crate::config::Config;
 use crate::engine::message::HeldFlow;
@@ -132,7 +136,7 @@ impl Nft {
         requests.get(socket::kind(GETGEN), &socket::family_header(0)).map_err(no_nf_tables)?;
         let events = Events::open(requests.port())?;
         Ok(Nft {
-            table: rules::table_name(adapter),
+            table: table_name(adapter),
             requests,
             events,
             is_protected,
@@ -265,7 +269,7 @@ impl Nft {
         if requests.get(socket::kind(GETGEN), &socket::family_header(0)).is_err() {
             return Ok(());
         }
-        delete_tables(&mut requests, &rules::table_name(adapter)).map(|_| ())
+        delete_tables(&mut requests, &table_name(adapter)).map(|_| ())
     }
 
     fn hear(&mut self) {
@@ -343,7 +347,7 @@ impl Nft {
         let is_unknown =
             matches!(refused.error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL));
         match refused.step {
-            Step::Table(rules::INET) if is_unknown && self.is_protected => {
+            Step::Table(INET) if is_unknown && self.is_protected => {
                 self.is_protected = false;
                 true
             }
@@ -385,7 +389,7 @@ impl Nft {
             let keys = set.into_iter().flat_map(|set| &set.elements);
             match place {
                 Place::Sent(family) => {
-                    let flows = keys.filter_map(|key| rules::flow_of(family, key));
+                    let flows = keys.filter_map(|key| flow_of(family, key));
                     self.flows.extend(flows.map(|flow| (flow, None)));
                 }
                 Place::Replies(_) => self.orphans.0.extend(keys.map(|key| (place, key.clone()))),
@@ -516,7 +520,7 @@ fn bare(flow: &HeldFlow) -> HeldFlow {
 /// Deletes the tables `name` that exist. True if there were any.
 fn delete_tables(requests: &mut Requests, name: &str) -> io::Result<bool> {
     let mut is_changed = false;
-    for family in [rules::INET, NETDEV] {
+    for family in [INET, NETDEV] {
         let mut batch = requests.batch();
         Edit { batch: &mut batch, name, family }.delete_table();
         match requests.commit(batch) {

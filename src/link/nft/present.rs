@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::flows::Place;
 use super::message::{self, attributes, find, number, text};
-use super::rules::{Chain, Hook, INET, NETDEV, Place, Table};
 use super::socket::{Requests, family_header, kind};
+use super::table::{Chain, Hook, INET, NETDEV, Set, Table};
 
 const GETTABLE: u16 = 1;
 const GETCHAIN: u16 = 4;
@@ -54,7 +55,7 @@ impl Present {
     }
 
     /// Is there a set of this name and kind?
-    pub(super) fn has_set(&self, wanted: &super::rules::Set) -> bool {
+    pub(super) fn has_set(&self, wanted: &Set) -> bool {
         self.sets
             .get(wanted.name)
             .is_some_and(|s| s.key_length == wanted.key_length && s.flags == wanted.flags)

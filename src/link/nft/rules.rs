@@ -17,31 +17,23 @@ use super::expression::{
     DESTINATION_PORT, Expressions, ICMP_IDENTIFIER, ICMP_TYPE, Meta, SCTP_CHUNK, SOURCE_PORT,
     Verdict, destination, octets, source,
 };
+use super::flows::Place;
+use super::table::{
+    ACCEPT, Content, Hook, INET, NETDEV, Set, TYPE_DEVICE, TYPE_IPV4, TYPE_IPV6, TYPE_MARK,
+    TYPE_PORT, TYPE_PROTOCOL, Table, device_key, table_name,
+};
 use crate::config::Config;
 use crate::device::MARK;
-use crate::engine::message::HeldFlow;
 use crate::forward::claims::{Claim, Claims};
 use crate::forward::rule::{Rule, Target};
 use crate::wire::ip::{DCCP, Family, ICMP, ICMPV6, SCTP, TCP, UDP, UDP_LITE};
 
-/// `NFPROTO_INET`.
-pub(super) const INET: u8 = 1;
-/// `NFPROTO_NETDEV`.
-pub(super) const NETDEV: u8 = 5;
 /// The set whose one element, [`LEASE_KEY`], runs out.
 pub(super) const LEASE: &str = "lease";
 /// The element of [`LEASE`].
 pub(super) const LEASE_KEY: [u8; 4] = [0, 0, 0, 1];
 /// Elements of the set run out.
 pub(super) const TIMEOUT: u32 = 0x10;
-
-// Types by which the nft program shows a key; six bits each in a concatenation.
-const TYPE_IPV4: u32 = 7;
-const TYPE_IPV6: u32 = 8;
-const TYPE_PROTOCOL: u32 = 12;
-const TYPE_PORT: u32 = 13;
-pub(super) const TYPE_MARK: u32 = 19;
-pub(super) const TYPE_DEVICE: u32 = 41;
 
 /// Protocols with ports that a rewrite leaves as they are.
 const WITH_PORTS: [u8; 3] = [SCTP, DCCP, UDP_LITE];
@@ -51,194 +43,6 @@ const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 const RIP_PORTS: std::ops::RangeInclusive<u16> = 520..=521;
-
-/// A table as it should be.
-#[derive(Debug)]
-pub(super) struct Table {
-    pub(super) family: u8,
-    pub(super) sets: Vec<Set>,
-    pub(super) chains: Vec<Chain>,
-    pub(super) rules: Vec<NftRule>,
-}
-
-/// A named set.
-#[derive(Debug)]
-pub(super) struct Set {
-    pub(super) name: &'static str,
-    pub(super) key_type: u32,
-    pub(super) key_length: u32,
-    pub(super) flags: u32,
-    pub(super) content: Content,
-}
-
-/// What a set should hold.
-#[derive(Debug)]
-pub(super) enum Content {
-    /// These keys.
-    Exactly(BTreeSet<Vec<u8>>),
-    /// What rewritten flows leave in this place.
-    Flows(Place),
-    /// The lease.
-    Lease,
-}
-
-/// A chain; one with a hook is a base chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chain {
-    pub(super) name: String,
-    pub(super) hook: Option<Hook>,
-}
-
-/// Where packets enter a base chain, and what becomes of those that no rule decides about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hook {
-    pub(super) number: u32,
-    pub(super) priority: i32,
-    pub(super) device: Option<String>,
-    pub(super) policy: u32,
-}
-
-/// `NF_ACCEPT`, as a policy.
-pub(super) const ACCEPT: u32 = 1;
-
-/// A rule; its comment ends with a fingerprint of the expressions, by which it is recognised.
-#[derive(Debug)]
-pub(super) struct NftRule {
-    pub(super) chain: String,
-    pub(super) comment: String,
-    pub(super) expressions: Vec<u8>,
-}
-
-/// Name of both tables.
-pub(super) fn table_name(adapter: &str) -> String {
-    format!("vipa-{adapter}")
-}
-
-/// A set whose elements come and go with rewritten flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
-    /// In the egress hold: the flow as the application sends it.
-    Sent(Family),
-    /// In prerouting: its replies, where the reserved ports do not tell them.
-    Replies(Family),
-}
-
-impl Place {
-    pub(super) const ALL: [Place; 4] = [
-        Place::Sent(Family::V4),
-        Place::Sent(Family::V6),
-        Place::Replies(Family::V4),
-        Place::Replies(Family::V6),
-    ];
-
-    pub(super) fn set(self) -> &'static str {
-        match self {
-            Place::Sent(Family::V4) => "rewritten4",
-            Place::Sent(Family::V6) => "rewritten6",
-            Place::Replies(Family::V4) => "replies4",
-            Place::Replies(Family::V6) => "replies6",
-        }
-    }
-
-    /// The family of its table.
-    pub(super) fn table(self) -> u8 {
-        match self {
-            Place::Sent(_) => NETDEV,
-            Place::Replies(_) => INET,
-        }
-    }
-
-    fn definition(self) -> Set {
-        let address = |family| if family == Family::V4 { (TYPE_IPV4, 4) } else { (TYPE_IPV6, 16) };
-        let (parts, key_length) = match self {
-            Place::Sent(family) => {
-                let (kind, bytes) = address(family);
-                (vec![TYPE_PROTOCOL, kind, TYPE_PORT, kind, TYPE_PORT], 3 * 4 + 2 * bytes)
-            }
-            Place::Replies(family) => {
-                let (kind, bytes) = address(family);
-                (vec![TYPE_PROTOCOL, kind, kind, TYPE_PORT], 2 * 4 + 2 * bytes)
-            }
-        };
-        Set {
-            name: self.set(),
-            key_type: parts.iter().fold(0, |all, part| all << 6 | part),
-            key_length,
-            flags: 0,
-            content: Content::Flows(self),
-        }
-    }
-}
-
-/// What a flow leaves in each place, each part of a key in whole words of 4 bytes.
-pub(super) fn keys_of(flow: &HeldFlow) -> impl Iterator<Item = (Place, Vec<u8>)> + use<> {
-    let sent = flow_key(flow).map(|(family, key)| (Place::Sent(family), key));
-    let replies = reply_key(flow).map(|(family, key)| (Place::Replies(family), key));
-    sent.into_iter().chain(replies)
-}
-
-fn protocol_of(flow: &HeldFlow, family: Family) -> u8 {
-    match (flow.protocol, family) {
-        (ICMP | ICMPV6, Family::V4) => ICMP,
-        (ICMP | ICMPV6, Family::V6) => ICMPV6,
-        (protocol, _) => protocol,
-    }
-}
-
-/// The family of a flow and the key of its replies: protocol . remote . local . id. `None` if the reserved
-/// ports tell them.
-fn reply_key(flow: &HeldFlow) -> Option<(Family, Vec<u8>)> {
-    let wire = flow.wire?;
-    let family = Family::of(flow.destination);
-    if Family::of(wire.address) != family {
-        return None;
-    }
-    let mut key = vec![protocol_of(flow, family), 0, 0, 0];
-    key.extend(octets(flow.destination));
-    key.extend(octets(wire.address));
-    key.extend(wire.port.to_be_bytes());
-    key.extend([0; 2]);
-    Some((family, key))
-}
-
-/// The family of a flow and its key: protocol . source . source port . destination . destination port.
-/// `None` if the two addresses are of two families.
-pub(super) fn flow_key(flow: &HeldFlow) -> Option<(Family, Vec<u8>)> {
-    let family = Family::of(flow.source);
-    if Family::of(flow.destination) != family {
-        return None;
-    }
-    let protocol = protocol_of(flow, family);
-    let mut key = vec![protocol, 0, 0, 0];
-    for (address, port) in
-        [(flow.source, flow.source_port), (flow.destination, flow.destination_port)]
-    {
-        key.extend(octets(address));
-        key.extend(port.to_be_bytes());
-        key.extend([0; 2]);
-    }
-    Some((family, key))
-}
-
-/// The flow that [`flow_key`] made `key` of; its source on the wire is not in it.
-pub(super) fn flow_of(family: Family, key: &[u8]) -> Option<HeldFlow> {
-    let length = usize::from(family.bits()) / 8;
-    let key = Some(key).filter(|key| key.len() == 4 + 2 * (length + 4))?;
-    let (protocol, rest) = key.split_at_checked(4)?;
-    let (source, destination) = rest.split_at_checked(length + 4)?;
-    let part = |bytes: &[u8]| {
-        let (address, port) = bytes.split_at_checked(length)?;
-        let address: IpAddr = match family {
-            Family::V4 => <[u8; 4]>::try_from(address).ok()?.into(),
-            Family::V6 => <[u8; 16]>::try_from(address).ok()?.into(),
-        };
-        Some((address, u16::from_be_bytes(*port.first_chunk()?)))
-    };
-    let ((source, source_port), (destination, destination_port)) =
-        (part(source)?, part(destination)?);
-    let protocol = protocol[0];
-    Some(HeldFlow { protocol, source, source_port, destination, destination_port, wire: None })
-}
 
 /// Name of the base chain on this NIC.
 pub(super) fn egress_chain(nic: &str) -> String {
@@ -451,10 +255,6 @@ impl NftRules {
 }
 
 impl Table {
-    fn new(family: u8) -> Table {
-        Table { family, sets: Vec::new(), chains: Vec::new(), rules: Vec::new() }
-    }
-
     /// A `[[source.rule]]` as it bears on first packets of `family`: what carries the rule's VIPA already
     /// passes, all else that matches is held. Of what the kernel has decided about all passes, if it chose
     /// the source (`chosen`; `None`: as it did of all that comes here).
@@ -546,46 +346,6 @@ impl Table {
             }
         }
     }
-
-    fn set(&mut self, name: &'static str, key_type: u32, keys: impl Iterator<Item = Vec<u8>>) {
-        const SERVICE_V4: u32 = (TYPE_PROTOCOL << 6 | TYPE_IPV4) << 6 | TYPE_PORT;
-        const SERVICE_V6: u32 = (TYPE_PROTOCOL << 6 | TYPE_IPV6) << 6 | TYPE_PORT;
-        let key_length = match key_type {
-            TYPE_IPV4 => 4,
-            TYPE_PORT => 2,
-            SERVICE_V4 => 4 + 4 + 4,
-            SERVICE_V6 => 4 + 16 + 4,
-            _ => 16,
-        };
-        let content = Content::Exactly(keys.collect());
-        self.sets.push(Set { name, key_type, key_length, flags: 0, content });
-    }
-
-    fn addresses(&mut self, v4: &'static str, v6: &'static str, addresses: &[IpAddr]) {
-        let keys = |family| {
-            addresses.iter().filter(move |a| Family::of(**a) == family).map(|a| octets(*a))
-        };
-        self.set(v4, TYPE_IPV4, keys(Family::V4));
-        self.set(v6, TYPE_IPV6, keys(Family::V6));
-    }
-
-    fn chain(&mut self, name: &str) {
-        self.chains.push(Chain { name: name.to_owned(), hook: None });
-    }
-
-    fn base(&mut self, name: &str, hook: Hook) {
-        self.chains.push(Chain { name: name.to_owned(), hook: Some(hook) });
-    }
-
-    fn rule(&mut self, chain: &str, what: &str, expressions: Vec<u8>) {
-        let print = fingerprint(&expressions);
-        let comment = if what.is_empty() {
-            format!("#{print:016x}")
-        } else {
-            format!("{what} #{print:016x}")
-        };
-        self.rules.push(NftRule { chain: chain.to_owned(), comment, expressions });
-    }
 }
 
 /// What a rule matches, for one upper protocol.
@@ -647,20 +407,6 @@ fn matches(rule: &Rule, family: Family) -> Vec<Matching<'_>> {
     protocols.into_iter().map(|protocol| Matching { family, protocol, rule }).collect()
 }
 
-/// A device name as a set's key has it: 16 bytes.
-fn device_key(name: &str) -> Vec<u8> {
-    let mut key = name.as_bytes().to_vec();
-    key.resize(16, 0);
-    key
-}
-
-/// FNV-1a: the same in every build, as it is compared with what another build left in the kernel.
-fn fingerprint(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -672,34 +418,6 @@ mod tests {
 
     fn address(text: &str) -> IpAddr {
         text.parse().expect("an address")
-    }
-
-    #[test]
-    fn a_flow_is_read_back_from_its_key() {
-        for (source, destination, length) in
-            [("203.0.113.10", "10.2.0.2", 20), ("2001:db8::10", "2001:db8:2::2", 44)]
-        {
-            let flow = HeldFlow {
-                protocol: TCP,
-                source: address(source),
-                source_port: 40_000,
-                destination: address(destination),
-                destination_port: 443,
-                wire: None,
-            };
-            let (family, key) = flow_key(&flow).expect("one family");
-            assert_eq!(key.len(), length);
-            assert_eq!(flow_of(family, &key), Some(flow));
-            assert_eq!(flow_of(family, &key[1..]), None);
-            assert_eq!(flow_key(&HeldFlow { destination: family_other(family), ..flow }), None);
-        }
-    }
-
-    fn family_other(family: Family) -> IpAddr {
-        match family {
-            Family::V4 => Family::V6.unspecified(),
-            Family::V6 => Family::V4.unspecified(),
-        }
     }
 
     #[test]
