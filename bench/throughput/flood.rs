@@ -2,11 +2,11 @@
 //!
 //! What arrives at the server is counted by its device and dropped at its ingress by nftables, so that the sink costs next to nothing.
 //! One in 256 goes on to a socket, which verifies it: frames have a whole checksum from the start, so that the kernel does that too.
-#![allow(unsafe_code)] // Packet sockets and sendmmsg exist as C calls alone.
+#![allow(unsafe_code)] // sendmmsg exists as a C call alone.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use vipa::wire::ethernet::MacAddr;
 use vipa::wire::ip::Family;
 
 use crate::place::Place;
+use crate::raw::{bind, packet_socket};
 use crate::work::{Span, UDP};
 use crate::{Error, machine};
 
@@ -152,7 +153,8 @@ fn generate(
     is_over: &AtomicBool,
 ) -> Result<(), io::Error> {
     machine::keep_to(0);
-    let socket = packet_socket(ifindex)?;
+    let socket = packet_socket(0)?;
+    bind(&socket, ifindex, 0)?;
     let mut parts: Vec<libc::iovec> = frames
         .iter()
         .map(|frame| libc::iovec {
@@ -185,24 +187,6 @@ fn generate(
         }
     }
     Ok(())
-}
-
-fn packet_socket(ifindex: i32) -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers alone; protocol 0 hears nothing.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: all zeros is a valid sockaddr_ll.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_ifindex = ifindex;
-    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: a live sockaddr_ll and its length.
-    let result = unsafe { libc::bind(fd, (&raw const address).cast(), length) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
 }
 
 /// Intact ones, and changed ones.

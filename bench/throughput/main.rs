@@ -17,6 +17,7 @@ mod latency;
 mod machine;
 mod place;
 mod plain;
+mod raw;
 #[allow(dead_code, unused_imports)] // Its tests are run by tests/throughput.rs.
 mod report;
 mod short;

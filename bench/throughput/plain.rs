@@ -4,10 +4,10 @@
 //! Packet sockets with virtio headers and the adapter's TUN, as vipa has them; small frames many with one system call, super-packets
 //! one at a time. It is this bench's own program again (`--plain`), in the director's namespace. A wire between two NICs, or a
 //! host's way out by one NIC.
-#![allow(unsafe_code)] // Packet sockets, recvmmsg and sendmmsg exist as C calls alone.
+#![allow(unsafe_code)] // Socket options, poll, recvmmsg and sendmmsg exist as C calls alone.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use vipa::wire::ip::Family;
 
 use crate::Error;
 use crate::place::{ip, own_vipas};
+use crate::raw::{bind, packet_socket};
 
 const AT_ONCE: usize = 64;
 /// Of frames longer than this one is taken at a time.
@@ -135,36 +136,21 @@ fn wait(fds: &[i32]) -> io::Result<()> {
 }
 
 /// One that hears everything that comes in, or nothing.
-fn socket(index: &str, hears: bool) -> io::Result<OwnedFd> {
-    let index: i32 = index.parse().map_err(|_| io::Error::other("no index"))?;
-    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: takes numbers alone; protocol 0 hears nothing.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+fn socket(index: &str, hears: bool) -> Result<OwnedFd, Error> {
+    let socket = packet_socket(libc::SOCK_NONBLOCK)?;
     let set = |level, option, value: libc::c_int| {
         let length = size_of::<libc::c_int>() as libc::socklen_t;
+        let (fd, value) = (socket.as_raw_fd(), (&raw const value).cast());
         // SAFETY: a live number and its length.
-        let result =
-            unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length) };
+        let result = unsafe { libc::setsockopt(fd, level, option, value, length) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     };
     set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
     set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
-    set(libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER)?;
-    let _ = set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER);
-    // SAFETY: all zeros is a valid sockaddr_ll.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_ifindex = index;
-    address.sll_protocol = if hears { (libc::ETH_P_ALL as u16).to_be() } else { 0 };
-    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: a live sockaddr_ll and its length.
-    let result = unsafe { libc::bind(fd, (&raw const address).cast(), length) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+    set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)
+        .or_else(|_| set(libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER))?;
+    bind(&socket, index.parse()?, if hears { libc::ETH_P_ALL as u16 } else { 0 })?;
+    Ok(socket)
 }
 
 fn receive(socket: &OwnedFd, spaces: &mut [Space], lengths: &mut [usize; AT_ONCE]) -> usize {
