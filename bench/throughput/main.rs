@@ -147,7 +147,10 @@ fn arguments() -> Result<Arguments, Error> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--bench" => {} // cargo's own
-            "--quick" => arguments.rounds = 1,
+            "--quick" => {
+                arguments.rounds = 1;
+                arguments.span.measured = Duration::from_millis(600);
+            }
             "--shortest" => {
                 arguments.is_shortest = true;
                 arguments.rounds = 1;
