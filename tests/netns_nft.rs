@@ -374,6 +374,15 @@ fn where_nothing_is_rewritten_no_frame_goes_through_the_hook() {
     let mut ours = Nft::open(ADAPTER, true).expect("the kernel has nf_tables");
     assert!(ours.ensure(&none).expect("the tables are made"));
     assert!(!is_hooked());
+    ours.hold(&[flow(1)], &[]).expect("it is held");
+    assert!(is_hooked(), "before its first frame leaves");
+    assert_eq!(held_by_kernel(), 1);
+    assert!(!ours.ensure(&none).expect("nothing is to do, and nothing was put back"));
+    ours.hold(&[], &[flow(1)]).expect("it is released");
+    drop(ours);
+    let mut ours = Nft::open(ADAPTER, true).expect("the kernel has nf_tables");
+    assert!(ours.ensure(&none).expect("the tables are adopted"));
+    assert!(!is_hooked(), "there is none to hold");
     assert!(ours.ensure(&rules()).expect("it is changed"));
     assert!(is_hooked());
     assert_eq!(connect("10.9.0.1:443").err(), Some(ErrorKind::TimedOut), "rules came");

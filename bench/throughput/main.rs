@@ -5,7 +5,7 @@
 //! measured is in `subject.rs`, at what in `work.rs`. Subjects take turns, round by round, so that all share the noise of the machine;
 //! each turn has new namespaces. What counts is the ratio of the medians to the first subject. Before each turn's figures some data go
 //! through with checksums that the kernel verifies, since veth forgives wrong ones. In each round client and server are measured on one
-//! cable as well: what no subject can exceed; and a program that only copies frames (`plain.rs`): what no other in user space can.
+//! cable as well: what no subject can exceed. A program that only copies frames (`plain.rs`) is the yardstick for those in user space.
 //!
 //! Tables go to stdout, progress to stderr, and all of it to `target/bench/throughput.{json,html,svg}`. `--shortest` is for tests: one
 //! round of moments, nothing about speed; it looks at what it has written (in `target/bench/shortest`).
@@ -364,7 +364,7 @@ const NOTES: [&str; 7] = [
     "Client, director and servers are network namespaces of one machine and share its processors: absolute figures say little, ratios say something. \
      Subjects take turns, round by round; the ratio is that of the medians to the first subject.",
     "\"No director\" is client and server on one cable: what generator and sink can do by themselves. A figure near it is theirs, not the subject's.",
-    "\"Plain copy\" reads frames and sends them, and does nothing else: what a program in user space with a TUN and packet sockets cannot exceed. \
+    "\"Plain copy\" reads frames and sends them, and does nothing else: a yardstick for programs with a TUN and packet sockets, no bound. \
      In balance it is a wire, as testpmd is, so that the kernel has no second look at what it hears.",
     "The UDP generator is one thread on one processor. On veth the kernel's own path runs on the processor of whoever sends, so with nftables the generator forwards \
      as well: it is the limit there and hardly anything is lost. All others forward on another processor and lose what they cannot carry. \

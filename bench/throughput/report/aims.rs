@@ -50,7 +50,7 @@ pub(crate) struct Verdict {
     pub(crate) aim: String,
     /// `None`: one of the two is missing.
     pub(crate) reached: Option<(String, bool)>,
-    /// What those make of it who can hardly be beaten, as far as they were measured; empty, or words.
+    /// What a plain copy and no director make of it, as far as they were measured; empty, or words.
     pub(crate) limits: String,
 }
 

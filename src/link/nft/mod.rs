@@ -229,6 +229,15 @@ impl Nft {
         if self.hold_time().is_none() {
             return Ok(());
         }
+        // The first flow of all brings the hook.
+        if let Some(Applied { rules, .. }) = &self.applied
+            && !self.has_held
+            && !self.flows.is_empty()
+        {
+            let rules = rules.clone();
+            self.is_stale = true;
+            self.ensure(&rules)?;
+        }
         let new = FlowKeys::of(add.iter().copied());
         let outcome = self.take_out(&gone).and_then(|()| self.put_in(&new));
         match outcome {
