@@ -1,12 +1,15 @@
 //! A forwarder in memory: its state, what it sees, and packets for it. No device, no kernel.
 
+use std::fs;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
+use vipa::engine::flow_file::{FlowFile, Layout};
 use vipa::forward::claims::Claims;
 use vipa::forward::flow::{FlowTable, Millis, Shape};
 use vipa::forward::frame::{Frame, Ingress};
@@ -124,7 +127,7 @@ impl Host {
             Family::V4 => Shape { v4: setup.flows, v6: 0 },
             Family::V6 => Shape { v4: 0, v6: setup.flows },
         };
-        let table = FlowTable::fresh(lines(shape.words()), shape, 7);
+        let table = FlowTable::fresh(words(shape.words()), shape, 7);
         Host {
             setup,
             state: State::new(table, WorkerId(0), 1),
@@ -338,13 +341,19 @@ fn process(frames: &mut [Frame], state: &mut State, sight: Sight<'_>) {
 const RULED_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 1);
 const RULED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 
-/// So many words in memory that begins with a cache line, as a mapped file's does.
-fn lines(words: usize) -> &'static [AtomicU64] {
-    const LINE: usize = 64;
-    let room = words + LINE / size_of::<AtomicU64>();
-    let room = (0..room).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
-    let start = room.as_ptr().align_offset(LINE);
-    &room[start..start + words]
+/// So many words for a flow table, in a file as the forwarder's are.
+fn words(words: usize) -> &'static [AtomicU64] {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    // tmpfs, as /run is.
+    let path = PathBuf::from(format!("/dev/shm/vipa-pipeline-{}-{number}", std::process::id()));
+    let layout = Layout { version: 0, workers: 1, words_per_worker: words };
+    let opened = FlowFile::open(&path, "bench", layout);
+    // It is there for as long as it is mapped.
+    let removed = fs::remove_file(&path);
+    let (file, _) = opened.expect("a file on tmpfs");
+    removed.expect("our own file");
+    file.words(WorkerId(0)).expect("the only worker")
 }
 
 fn vipa(family: Family) -> IpAddr {

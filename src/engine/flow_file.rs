@@ -26,6 +26,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ use crate::forward::view::WorkerId;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"vipaflow");
 const PAGE: usize = 4096;
+/// A huge page, where pages have 4 KB.
+const HUGE_PAGE: usize = 2 << 20;
+const MADV_COLLAPSE: libc::c_int = 25; // linux/mman.h
 const HEADER_WORDS: usize = 12;
 const ADAPTER_WORDS: usize = 2; // IFNAMSIZ is 16
 
@@ -314,8 +318,8 @@ fn adopt(file: &File, identity: &Identity) -> io::Result<Result<Mapped, Misfit>>
     if found != wanted {
         return Ok(Err(Misfit::Size { found, wanted }));
     }
-    reserve(file, wanted)?; // it may have holes
-    Ok(Ok((Mapping::new(file, identity.layout.bytes())?.leak(), seed)))
+    reserve(file, 0..identity.layout.bytes())?; // it may have holes
+    Ok(Ok((Mapping::in_huge_pages(file, identity.layout.bytes())?.leak(), seed)))
 }
 
 /// Makes a new file; leaves none behind if that fails.
@@ -328,9 +332,14 @@ fn create(path: &Path, identity: &Identity) -> io::Result<Mapped> {
 
 fn fill(file: &File, identity: &Identity) -> io::Result<Mapped> {
     let bytes = identity.layout.bytes();
-    reserve(file, bytes as u64)?;
+    file.set_len(bytes as u64)?;
+    // A huge page takes the place of a small one, faster than of many.
+    for start in (0..bytes).step_by(HUGE_PAGE) {
+        reserve(file, start..start + PAGE)?;
+    }
+    let words = Mapping::in_huge_pages(file, bytes)?.leak();
+    reserve(file, 0..bytes)?;
     let seed = random()?;
-    let words = Mapping::new(file, bytes)?.leak();
     for (word, value) in words[1..].iter().zip(identity.header(seed)) {
         word.store(value, Ordering::Relaxed);
     }
@@ -338,11 +347,12 @@ fn fill(file: &File, identity: &Identity) -> io::Result<Mapped> {
     Ok((words, seed))
 }
 
-/// Gives the file its size with every page in place.
-fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+/// Puts every page of these bytes of the file in place.
+fn reserve(file: &File, bytes: Range<usize>) -> io::Result<()> {
+    let (start, length) = (bytes.start as libc::off_t, bytes.len() as libc::off_t);
     loop {
         // SAFETY: no memory involved. Returns the error, does not set errno.
-        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } {
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), start, length) } {
             0 => return Ok(()),
             libc::EINTR => {} // tmpfs gives up at any signal, and undoes what it did
             error => return Err(io::Error::from_raw_os_error(error)),
@@ -393,6 +403,39 @@ impl Mapping {
         let start = unsafe {
             libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
         };
+        Mapping::made(start, bytes)
+    }
+
+    /// The same, in huge pages as far as the kernel gives them, whatever the tmpfs was mounted with (MADV_COLLAPSE, Linux 6.1): where each
+    /// look-up is of another page, finding a small one costs as much as the read.
+    fn in_huge_pages(file: &File, bytes: usize) -> io::Result<Mapping> {
+        let huge_pages = bytes / HUGE_PAGE * HUGE_PAGE;
+        if huge_pages == 0 {
+            return Mapping::new(file, bytes);
+        }
+        // Room in which a huge page's beginning is found. The mapping takes its place there.
+        let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address that the kernel chooses; nobody may read it.
+        let room = unsafe {
+            libc::mmap(ptr::null_mut(), bytes + HUGE_PAGE, libc::PROT_NONE, private, -1, 0)
+        };
+        let room = Mapping::made(room, bytes + HUGE_PAGE)?;
+        let before = room.start.cast::<u8>().align_offset(HUGE_PAGE);
+        let start = room.start.cast::<u8>().wrapping_add(before).cast::<libc::c_void>();
+        let (protection, shared) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
+        // SAFETY: takes the place of a part of `room`, which nothing but this function knows.
+        let start = unsafe { libc::mmap(start, bytes, protection, shared, file.as_raw_fd(), 0) };
+        let mapping = Mapping::made(start, bytes)?;
+        // What is left of the room on both sides is address space alone.
+        std::mem::forget(room);
+        // SAFETY: whole pages of `mapping`; what they hold stays as it is.
+        unsafe { libc::madvise(start, huge_pages, MADV_COLLAPSE) };
+        Ok(mapping)
+    }
+
+    /// What mmap returned.
+    fn made(start: *mut libc::c_void, bytes: usize) -> io::Result<Mapping> {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -227,3 +227,31 @@ fn a_full_tmpfs_is_an_error_at_start() {
     };
     std::thread::scope(|scope| scope.spawn(in_a_small_tmpfs).join()).unwrap();
 }
+
+fn words_of(file: &FlowFile) -> impl Iterator<Item = &'static AtomicU64> {
+    [0, 1].map(|worker| file.words(WorkerId(worker)).unwrap()).into_iter().flatten()
+}
+
+#[test]
+fn a_large_table_lies_in_huge_pages_and_keeps_its_words() {
+    // tmpfs, mounted without huge pages as everywhere.
+    let path = PathBuf::from(format!("/dev/shm/vipa-huge-{}", std::process::id()));
+    let layout = Layout { version: 3, workers: 2, words_per_worker: 3 * HUGE_PAGE / 8 + 700 };
+    let (before, adopted) = open(&path, layout);
+    assert_eq!(adopted, Adopted::Fresh);
+    for (value, word) in (1..).zip(words_of(&before)) {
+        assert_eq!(word.load(Ordering::Relaxed), 0);
+        word.store(value, Ordering::Relaxed);
+    }
+    let (after, adopted) = open(&path, layout);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(adopted, Adopted::Adopted);
+    assert!((1..).zip(words_of(&after)).all(|(value, word)| word.load(Ordering::Relaxed) == value));
+    words_of(&after).for_each(|word| word.store(7, Ordering::Relaxed));
+    assert!(words_of(&before).all(|word| word.load(Ordering::Relaxed) == 7), "one and the same");
+
+    let mappings = fs::read_to_string("/proc/self/smaps").unwrap();
+    let ours = mappings.split_once(path.to_str().unwrap()).unwrap().1;
+    let huge = ours.lines().find_map(|line| line.strip_prefix("ShmemPmdMapped:")).unwrap();
+    assert_eq!(huge.trim(), "12288 kB", "six huge pages: {huge}");
+}
