@@ -44,7 +44,7 @@ fn segments() -> Frame {
     builder.tcp(1000, 2000, 1, 65_000).write(&mut packet, &[7; 20_000]).unwrap();
     let csum = Csum::Partial { start: 20, offset: 16 };
     let gso = Some(Gso { kind: GsoKind::Tcp4, size: 1460 });
-    Frame::holding(&packet, Offload { csum, gso }, Ingress::Tun)
+    Frame::holding(&packet, Offload { csum, gso, ..Offload::default() }, Ingress::Tun)
 }
 
 /// Sends as the worker does: together what goes together.

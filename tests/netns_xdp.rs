@@ -189,7 +189,8 @@ fn a_checksum_that_was_left_to_the_device_is_known_as_that() {
             let at = usize::from(start + offset);
             let sum = pseudo_header(packet);
             left[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-            cable.send(&left, Offload { csum: Csum::Partial { start, offset }, gso: None });
+            let csum = Csum::Partial { start, offset };
+            cable.send(&left, Offload { csum, ..Offload::default() });
         }
         let received = receive(&mut port, 6);
         for (pair, packet) in received.chunks(2).zip(&whole) {

@@ -119,6 +119,8 @@ pub struct NicStatus {
     pub received: TrafficStatus,
     /// Frames that came for the forwarder and were lost, since too many waited.
     pub lost: u64,
+    /// Frames heard that were put together with others before they were sent on (GRO).
+    pub merged: u64,
     /// Times that it refused offload.
     pub offload_refused: u64,
     /// Whether XDP hands us small frames for services: `off`, `native`, `generic`, `idle` (nothing is ours alone, or more than can be told
@@ -509,6 +511,7 @@ fn nics(
                 bytes: sum(id, |nic| nic.received.bytes.get()),
             },
             lost: sum(id, |nic| nic.lost.get()),
+            merged: sum(id, |nic| nic.merged.get()),
             offload_refused: sum(id, |nic| nic.offload_refused.get()),
             xdp: xdp.get(id).name().to_owned(),
         })

@@ -67,7 +67,7 @@ impl Outlet {
         let packet = frame.packet();
         let malformed = || io::Error::from(io::ErrorKind::InvalidData);
         let headers = Headers::parse(packet).map_err(|_| malformed())?;
-        let Offload { csum, gso } = frame.offload;
+        let Offload { csum, gso, .. } = frame.offload;
         for at in 0..segment::count(&headers, packet, gso) {
             let length = segment::segment(packet, &headers, csum, gso, at, scratch.space(0))
                 .ok_or_else(malformed)?;
@@ -104,6 +104,7 @@ mod tests {
             let offload = Offload {
                 csum: Csum::Partial { start: 20, offset: 16 },
                 gso: Some(Gso { kind: GsoKind::Tcp4, size: 1460 }),
+                ..Offload::default()
             };
             let (memory, log) = Memory::new();
             let mut outlet = Outlet::new(Box::new(Refusing::new(memory, errno)));

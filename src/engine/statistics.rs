@@ -122,6 +122,8 @@ pub struct NicStatistics {
     pub offload_refused: Counter,
     /// Frames split and summed in software after that.
     pub split: Counter,
+    /// Frames received by it that were put together with others before they were sent on ([`crate::forward::gro`]).
+    pub merged: Counter,
     /// Frames that the kernel could not hand over (an unknown GSO kind, ENETDOWN).
     pub receive_errors: Counter,
     /// Frames that came and were lost, since too many waited.

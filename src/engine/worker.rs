@@ -28,6 +28,7 @@ use crate::device::fallback::Outlet;
 use crate::forward::flow::{Key, Millis};
 use crate::forward::fragments::{Fate, FragmentKey};
 use crate::forward::frame::Frame;
+use crate::forward::gro;
 use crate::forward::pipeline::{Sight, State, process_batch};
 use crate::forward::preferred::PreferredTable;
 use crate::forward::publish::Reader;
@@ -397,7 +398,16 @@ impl Worker {
         }
         let mut frames = std::mem::take(&mut self.frames);
         process_batch(&mut frames[..count], &mut self.desk.state, sight);
-        self.dispatch(&mut frames[..count]);
+        // What comes from this host is not cut yet.
+        let left = match nic {
+            None => count,
+            Some(nic) => {
+                let left = gro::merge(&mut frames[..count]);
+                self.desk.statistics.nic(nic).merged.add((count - left) as u64);
+                left
+            }
+        };
+        self.dispatch(&mut frames[..left]);
         self.frames = frames;
         bytes
     }

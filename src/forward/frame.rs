@@ -90,6 +90,15 @@ impl Frame {
         self.length = length.into();
     }
 
+    /// Appends to the packet; false if there is no room.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> bool {
+        let end = HEADROOM + self.length;
+        let Some(room) = self.buffer.get_mut(end..end + bytes.len()) else { return false };
+        room.copy_from_slice(bytes);
+        self.length += bytes.len();
+        true
+    }
+
     /// Bytes of the packet.
     #[inline(always)]
     pub(super) fn length(&self) -> usize {

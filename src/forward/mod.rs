@@ -9,6 +9,7 @@ pub mod flood;
 pub mod flow;
 pub mod fragments;
 pub mod frame;
+pub mod gro;
 pub mod limit;
 pub mod pipeline;
 pub mod preferred;

@@ -7,6 +7,8 @@ use super::packet::{Headers, found_checksum};
 pub const HEADER_LEN: usize = 10;
 
 const NEEDS_CSUM: u8 = 1;
+/// The device has verified the checksum.
+const DATA_VALID: u8 = 2;
 /// `VIRTIO_NET_HDR_GSO_ECN`, or-ed into the kind. It says that the TCP flow uses ECN; the segments are the
 /// same without it.
 const GSO_ECN: u8 = 0x80;
@@ -51,6 +53,8 @@ pub struct Gso {
 pub struct Offload {
     /// Its checksum.
     pub csum: Csum,
+    /// A complete checksum was found right on the way in, or such that nobody can find it wrong.
+    pub is_verified: bool,
     /// Its segments, if it is to be split.
     pub gso: Option<Gso>,
 }
@@ -80,7 +84,8 @@ impl Offload {
         } else {
             Csum::Complete
         };
-        Ok(Offload { csum, gso: kind.map(|kind| Gso { kind, size: word(4) }) })
+        let is_verified = header[0] & DATA_VALID != 0;
+        Ok(Offload { csum, is_verified, gso: kind.map(|kind| Gso { kind, size: word(4) }) })
     }
 
     /// That of a packet that came without a header, by XDP, which has none: what its checksum field holds tells. A real wire carries
@@ -88,7 +93,13 @@ impl Offload {
     pub fn found(packet: &[u8]) -> Offload {
         let headers = Headers::parse(packet).ok();
         let csum = headers.and_then(|headers| found_checksum(packet, &headers));
-        Offload { csum: csum.unwrap_or_default(), gso: None }
+        let is_verified = csum == Some(Csum::Complete);
+        Offload { csum: csum.unwrap_or_default(), is_verified, gso: None }
+    }
+
+    /// Will the checksum on the wire be right, as far as it was when the frame came? A complete one that nobody verified may be wrong.
+    pub fn is_right(&self) -> bool {
+        self.is_verified || self.csum != Csum::Complete
     }
 
     /// Writes the header for a frame whose IP header begins `packet_start` bytes behind it and whose
@@ -128,7 +139,8 @@ mod tests {
     #[test]
     fn an_ethernet_header_moves_the_checksum_start() {
         let gso = Some(Gso { kind: GsoKind::Tcp4, size: 1448 });
-        let offload = Offload { csum: Csum::Partial { start: 20, offset: 16 }, gso };
+        let csum = Csum::Partial { start: 20, offset: 16 };
+        let offload = Offload { csum, gso, is_verified: false };
         let on_nic = offload.emit(14, 52);
         assert_eq!(u16::from_ne_bytes([on_nic[6], on_nic[7]]), 34);
         assert_eq!(u16::from_ne_bytes([on_nic[2], on_nic[3]]), 66);
@@ -150,7 +162,8 @@ mod tests {
         for ((whole, start), offset) in packets.iter().zip(start).zip(offset) {
             let mut padded = whole.clone();
             padded.extend([0xaa; 5]);
-            assert_eq!(Offload::found(&padded), Offload::default(), "whole, and padding behind");
+            let verified = Offload { is_verified: true, ..Offload::default() };
+            assert_eq!(Offload::found(&padded), verified, "whole, and padding behind");
             let at = usize::from(start + offset);
             let mut wrong = whole.clone();
             wrong[at] ^= 1;
@@ -165,14 +178,14 @@ mod tests {
             let mut partial = whole.clone();
             partial[at..at + 2].copy_from_slice(&sum.to_be_bytes());
             let csum = Csum::Partial { start, offset };
-            assert_eq!(Offload::found(&partial), Offload { csum, gso: None });
+            assert_eq!(Offload::found(&partial), Offload { csum, ..Offload::default() });
             for length in 0..partial.len() {
                 assert_eq!(Offload::found(&partial[..length]), Offload::default(), "cut off");
             }
         }
         let [_, mut none, ..] = packets;
         none[26..28].fill(0);
-        assert_eq!(Offload::found(&none), Offload::default(), "UDP without a checksum");
+        assert!(Offload::found(&none).is_right(), "UDP without a checksum");
     }
 
     #[test]

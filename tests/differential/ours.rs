@@ -48,7 +48,7 @@ impl Ours {
         let mut out: HashMap<u16, Vec<Vec<u8>>> = HashMap::new();
         let mut waiting = Vec::new();
         for (packet, csum) in packets {
-            let offload = Offload { csum: *csum, gso: None };
+            let offload = Offload { csum: *csum, ..Offload::default() };
             waiting.push(Frame::holding(packet, offload, ingress));
             // As the engine does: what waits for a first fragment is run again when one came.
             let mut is_over = false;

@@ -465,7 +465,7 @@ fn gso_frame(packet: &[u8], gso: Option<Gso>) -> Frame {
     let headers = Headers::parse(packet).expect("headers");
     let offset = headers.checksum_at().expect("a checksum") - headers.layer4_start;
     let csum = Csum::Partial { start: headers.layer4_start as u16, offset: offset as u16 };
-    Frame::holding(packet, Offload { csum, gso }, TUN)
+    Frame::holding(packet, Offload { csum, gso, ..Offload::default() }, TUN)
 }
 
 #[test]

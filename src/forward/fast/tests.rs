@@ -277,8 +277,8 @@ fn offload(packet: &[u8], is_tcp: bool, state: u8) -> Offload {
         (true, false) => GsoKind::Tcp6,
     };
     match state {
-        1 => Offload { csum, gso: None },
-        3 => Offload { csum, gso: Some(Gso { kind, size: 900 }) },
+        1 => Offload { csum, ..Offload::default() },
+        3 => Offload { csum, gso: Some(Gso { kind, size: 900 }), ..Offload::default() },
         _ => Offload::default(),
     }
 }

@@ -14,7 +14,8 @@ pub(crate) fn offload(input: &mut Input<'_>, packet: &mut [u8]) -> Offload {
         3 => Csum::Partial { start: input.word(), offset: input.word() },
         _ => Csum::Complete,
     };
-    Offload { csum, gso: (choice & 0x0c == 0x0c).then(|| gso(input)) }
+    let gso = (choice & 0x0c == 0x0c).then(|| gso(input));
+    Offload { csum, gso, is_verified: choice & 0x10 != 0 }
 }
 
 pub(crate) fn gso(input: &mut Input<'_>) -> Gso {

@@ -16,7 +16,7 @@ pub(crate) fn check(data: &[u8]) {
     }
 }
 
-fn split(packet: &[u8], headers: &Headers, Offload { csum, gso }: Offload) {
+fn split(packet: &[u8], headers: &Headers, Offload { csum, gso, .. }: Offload) {
     let mut out = vec![0; packet.len()];
     let mut payload = Vec::new();
     let count = segment::count(headers, packet, gso);
