@@ -131,10 +131,12 @@ impl Place {
                 for (prefix, via) in ["0.0.0.0/0", "::/0"].into_iter().zip(near) {
                     server.route(prefix, &[Hop::via(via)], None)?;
                 }
-                if shape == Shape::Wire && number == 1 {
+                if shape == Shape::Wire {
                     neighbours(&server, "eth0", near, client.mac("c0")?)?;
-                    let to = server.mac("eth0")?;
-                    neighbours(&client, "c0", ["10.7.0.1", "2001:db8:7::1"], to)?;
+                    if number == 1 {
+                        let to = server.mac("eth0")?;
+                        neighbours(&client, "c0", ["10.7.0.1", "2001:db8:7::1"], to)?;
+                    }
                 }
             }
             if shape != Shape::Routed {

@@ -2,8 +2,8 @@
 //! a yardstick for what vipa adds to the system calls, not a bound: XDP saves some of these, and asking on some wake-ups.
 //!
 //! Packet sockets with virtio headers and the adapter's TUN, as vipa has them; small frames many with one system call, super-packets
-//! one at a time. It is this bench's own program again (`--plain`), in the director's namespace. A wire between two NICs, or a
-//! host's way out by one NIC.
+//! one at a time. It is this bench's own program again (`--plain`), in the director's namespace. A wire from the client's NIC to the first
+//! server's, of new connections half of them to the second one's; or a host's way out by one NIC.
 #![allow(unsafe_code)] // Socket options, poll, recvmmsg and sendmmsg exist as C calls alone.
 
 use std::io;
@@ -18,6 +18,7 @@ use vipa::wire::ip::Family;
 use crate::Error;
 use crate::place::{ip, own_vipas};
 use crate::raw::{bind, packet_socket};
+use crate::work::SHORT as SHORT_PORT;
 
 const AT_ONCE: usize = 64;
 /// Of frames longer than this one is taken at a time.
@@ -30,34 +31,56 @@ pub(crate) const TUN: &str = "plain0";
 
 type Space = Box<[u8; 66 << 10]>;
 
-/// Runs until it is killed: `--plain ONE TWO`, a wire between devices of these indices, or `--plain ONE FROM TO`: what the TUN gives goes by
-/// this device, from one MAC address to the other.
+/// Runs until it is killed: `--plain CLIENT FIRST SECOND MAC`, a wire between devices of these indices, the second server having this MAC
+/// address, or `--plain ONE FROM TO`: what the TUN gives goes by this device, from one MAC address to the other.
 pub(crate) fn run(words: &[String]) -> Result<(), Error> {
     let spaces: Vec<Space> = (0..AT_ONCE).map(|_| Box::new([0; 66 << 10])).collect();
     match words {
-        [one, two] => wire([socket(one, true)?, socket(two, true)?], spaces),
+        [client, first, second, to] => {
+            let open = |index| socket(index, true);
+            wire([open(client)?, open(first)?, open(second)?], mac(to)?, spaces)
+        }
         [one, from, to] => way_out(&socket(one, false)?, mac(from)?, mac(to)?, spaces),
-        _ => Err("--plain takes two indices, or one and two MAC addresses".into()),
+        _ => Err("--plain takes three indices and a MAC address, or one and two".into()),
     }
 }
 
-fn wire(ends: [OwnedFd; 2], mut spaces: Vec<Space>) -> Result<(), Error> {
-    let mut at_once = [1; 2];
+fn wire(ends: [OwnedFd; 3], second: [u8; 6], mut spaces: Vec<Space>) -> Result<(), Error> {
+    let mut at_once = [1; 3];
     loop {
-        wait(&[ends[0].as_raw_fd(), ends[1].as_raw_fd()])?;
-        for (from, to) in [(0, 1), (1, 0)] {
+        wait(&ends.each_ref().map(AsRawFd::as_raw_fd))?;
+        for (from, at_once) in at_once.iter_mut().enumerate() {
             for _ in 0..AT_ONCE {
                 let mut lengths = [0; AT_ONCE];
-                let count = receive(&ends[from], &mut spaces[..at_once[from]], &mut lengths);
-                send(&ends[to], &mut spaces[..count], &lengths);
+                let count = receive(&ends[from], &mut spaces[..*at_once], &mut lengths);
+                let frames = spaces[..count].iter_mut().zip(&lengths);
+                if from == 0 {
+                    let (mut others, mine) =
+                        frames.partition::<Vec<_>, _>(|(space, _)| is_second(space));
+                    others
+                        .iter_mut()
+                        .for_each(|(space, _)| space[VIRTIO..][..6].copy_from_slice(&second));
+                    send(&ends[2], others.into_iter());
+                    send(&ends[1], mine.into_iter());
+                } else {
+                    send(&ends[0], frames);
+                }
                 let is_short = lengths[..count].iter().all(|length| *length <= SHORT);
-                at_once[from] = if is_short { (at_once[from] * 2).min(AT_ONCE) } else { 1 };
+                *at_once = if is_short { (*at_once * 2).min(AT_ONCE) } else { 1 };
                 if count == 0 {
                     break;
                 }
             }
         }
     }
+}
+
+/// Is it of a new connection whose source address is odd?
+fn is_second(frame: &Space) -> bool {
+    let packet = &frame[VIRTIO + ETHERNET..];
+    // Last byte of the source address, and the destination port, of headers without options.
+    let (last, port) = if packet[0] >> 4 == 6 { (23, 42) } else { (15, 22) };
+    packet[port..][..2] == SHORT_PORT.to_be_bytes() && packet[last] % 2 == 1
 }
 
 fn way_out(
@@ -95,11 +118,11 @@ fn way_out(
             lengths[count] = length + ETHERNET;
             count += 1;
             if count == AT_ONCE || length > SHORT {
-                send(socket, &mut spaces[..count], &lengths);
+                send(socket, spaces[..count].iter_mut().zip(&lengths));
                 count = 0;
             }
         }
-        send(socket, &mut spaces[..count], &lengths);
+        send(socket, spaces[..count].iter_mut().zip(&lengths));
     }
 }
 
@@ -171,20 +194,21 @@ fn receive(socket: &OwnedFd, spaces: &mut [Space], lengths: &mut [usize; AT_ONCE
 }
 
 /// What is refused is lost.
-fn send(socket: &OwnedFd, spaces: &mut [Space], lengths: &[usize; AT_ONCE]) {
-    let mut parts = spaces.iter_mut().zip(lengths).map(|(space, length)| libc::iovec {
-        iov_base: space.as_mut_ptr().cast(),
-        iov_len: *length,
-    });
-    let mut parts: [libc::iovec; AT_ONCE] = std::array::from_fn(|_| parts.next().unwrap_or(EMPTY));
+fn send<'a>(socket: &OwnedFd, frames: impl Iterator<Item = (&'a mut Space, &'a usize)>) {
+    let mut parts = [EMPTY; AT_ONCE];
+    let mut count = 0;
+    for ((space, length), part) in frames.zip(&mut parts) {
+        *part = libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: *length };
+        count += 1;
+    }
     let mut messages = messages(&mut parts);
     let mut done = 0;
-    while done < spaces.len() {
-        let rest = &mut messages[done..spaces.len()];
+    while done < count {
+        let rest = &mut messages[done..count];
         let (fd, length) = (socket.as_raw_fd(), rest.len() as libc::c_uint);
-        // SAFETY: `length` messages of `spaces`, which outlive the call and are only read.
-        let count = unsafe { libc::sendmmsg(fd, rest.as_mut_ptr(), length, 0) };
-        done += usize::try_from(count).unwrap_or(0).max(1);
+        // SAFETY: `length` messages of frames that outlive the call, borrowed until this function returns, and are only read.
+        let sent = unsafe { libc::sendmmsg(fd, rest.as_mut_ptr(), length, 0) };
+        done += usize::try_from(sent).unwrap_or(0).max(1);
     }
 }
 

@@ -100,7 +100,8 @@ impl Subject {
                 "read from a TUN, sent by a packet socket, nothing in between; by one NIC; what comes in the kernel takes".to_owned()
             }
             Subject::PlainWire => {
-                "read from one packet socket, sent by another, nothing in between: a wire".to_owned()
+                "read from one packet socket, sent by another, nothing in between: a wire; of new connections half go to the second server"
+                    .to_owned()
             }
             Subject::Nat => "vipa run, one worker, a service of mode nat: both ends rewritten".to_owned(),
             Subject::NatXdp => {
@@ -188,8 +189,11 @@ impl Subject {
             }
             Subject::PlainWire => {
                 let mut command = place.director.command(std::env::current_exe()?);
-                let [one, two] = ["eth1", "eth2"].map(|nic| place.director.index(nic));
-                running.run(command.args(["--plain", &one?.to_string(), &two?.to_string()]))?;
+                command.arg("--plain");
+                for nic in ["eth1", "eth2", "eth3"] {
+                    command.arg(place.director.index(nic)?.to_string());
+                }
+                running.run(command.arg(place.servers[1].mac("eth0")?.to_string()))?;
             }
             Subject::PlainOut => {
                 let network = place.network().ok_or("no host")?;
