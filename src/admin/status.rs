@@ -119,7 +119,7 @@ pub struct NicStatus {
     pub received: TrafficStatus,
     /// Frames that came for the forwarder and were lost, since too many waited.
     pub lost: u64,
-    /// Frames heard that were put together with others before they were sent on (GRO).
+    /// Frames heard that were sent on as a part of the one before (GRO).
     pub merged: u64,
     /// Times that it refused offload.
     pub offload_refused: u64,

@@ -1,10 +1,10 @@
-//! A NIC through packet sockets (C2): whole super-packets out and in by `PACKET_VNET_HDR`, never split,
-//! never copied by us, no checksum computed.
+//! A NIC through packet sockets (C2): whole super-packets out and in by `PACKET_VNET_HDR`, never split here, and no checksum
+//! computed.
 //!
 //! Two sockets send. Super-packets have one of their own with a small send buffer, so that a bulk flow on a
 //! slow NIC queues for milliseconds and not for its whole window, and leaves room for everyone else's frames.
 //! Two receive, one a family, and hear what the forwarder owns alone ([`super::filter`]); where that is nothing
-//! there are none. What [`super::xdp`] leads past them comes in here as well.
+//! there are none. What [`super::xdp`] leads past them comes in here as well, copied and its checksum verified.
 #![allow(unsafe_code)] // Packet sockets: no safe wrapper knows their addresses and options.
 
 use std::io;

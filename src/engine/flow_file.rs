@@ -333,13 +333,14 @@ fn create(path: &Path, identity: &Identity) -> io::Result<Mapped> {
 fn fill(file: &File, identity: &Identity) -> io::Result<Mapped> {
     let bytes = identity.layout.bytes();
     file.set_len(bytes as u64)?;
-    // A huge page takes the place of a small one, faster than of many.
+    // A huge page takes the place of one small page at least, and faster than of many.
     for start in (0..bytes).step_by(HUGE_PAGE) {
         reserve(file, start..start + PAGE)?;
     }
-    let words = Mapping::in_huge_pages(file, bytes)?.leak();
+    let mapping = Mapping::in_huge_pages(file, bytes)?;
     reserve(file, 0..bytes)?;
     let seed = random()?;
+    let words = mapping.leak();
     for (word, value) in words[1..].iter().zip(identity.header(seed)) {
         word.store(value, Ordering::Relaxed);
     }

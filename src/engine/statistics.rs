@@ -122,7 +122,7 @@ pub struct NicStatistics {
     pub offload_refused: Counter,
     /// Frames split and summed in software after that.
     pub split: Counter,
-    /// Frames received by it that were put together with others before they were sent on ([`crate::forward::gro`]).
+    /// Frames received by it that were sent on as a part of the one before ([`crate::forward::gro`]).
     pub merged: Counter,
     /// Frames that the kernel could not hand over (an unknown GSO kind, ENETDOWN).
     pub receive_errors: Counter,

@@ -1,4 +1,4 @@
-//! A worker: polls its devices, carries batches between them and the pipeline, does what the verdicts say.
+//! A worker: polls its devices, carries batches between them and the pipeline, puts segments together, does what the verdicts say.
 //!
 //! Nothing here waits but the poll. In each round a device is drained by at most one batch, and rounds are
 //! bounded, so no device and no order starves; one that may have more is asked again in the next turn without

@@ -5,7 +5,7 @@
 //! It is the inverse of [`crate::wire::segment`], as Linux has it: what is cut again is what came, to the last bit. (But for the
 //! identification of datagrams that may not be fragmented, which says nothing: RFC 6864 section 4.1.) So only what is equal in all of its
 //! headers is put together, nothing waits for more than its batch, and nothing overtakes its own flow. A super-packet gets a new checksum
-//! where it is cut; so a segment whose checksum nobody has verified stays alone, and a damaged one damaged.
+//! where it is cut; so a segment whose checksum nobody has verified stays alone, and a damaged one damaged. IPv4's own is verified here.
 
 use super::frame::Frame;
 use super::verdict::Verdict;
@@ -25,7 +25,7 @@ const ACK: u8 = 0x10;
 /// the others is of no use any more.
 pub fn merge(frames: &mut [Frame]) -> usize {
     let mut open = [None; OPEN];
-    let mut oldest = 0;
+    let mut oldest = OPEN - 1;
     let mut left = 0;
     for at in 0..frames.len() {
         match Segment::of(&frames[at]) {
@@ -45,8 +45,11 @@ pub fn merge(frames: &mut [Frame]) -> usize {
                 }
                 close(&mut open, segment.flow);
                 if !segment.has_push {
-                    open[oldest] = Some(Train::new(left, &segment));
-                    oldest = (oldest + 1) % OPEN;
+                    let free = open.iter().position(Option::is_none).unwrap_or_else(|| {
+                        oldest = (oldest + 1) % OPEN;
+                        oldest
+                    });
+                    open[free] = Some(Train::new(left, &segment));
                 }
             }
         }
@@ -122,10 +125,19 @@ impl Segment {
         let flow = addresses.iter().fold(u32::from_ne_bytes(*ports), |flow, word| {
             flow.rotate_left(5) ^ u32::from_ne_bytes(*word)
         });
+        // Whose header is damaged may be of any flow.
+        if ip == 20 && Sum::default().bytes(&packet[..ip]).fold() != 0xffff {
+            return Seen::Unclear;
+        }
         let headers = ip + usize::from(tcp[12] >> 4) * 4;
         let is_sent = matches!(frame.verdict, Verdict::Transmit { .. } | Verdict::Deliver);
         let is_plain = tcp[13] & !PSH == ACK && headers >= ip + 20 && headers < packet.len();
-        if !is_sent || !is_plain || frame.offload.gso.is_some() || !frame.offload.is_right() {
+        let Offload { csum, is_verified, gso } = frame.offload;
+        let is_right = match csum {
+            Csum::Complete => is_verified,
+            Csum::Partial { start, offset } => usize::from(start) == ip && offset == 16,
+        };
+        if !is_sent || !is_plain || gso.is_some() || !is_right {
             return Seen::Tcp { flow };
         }
         Seen::Data(Segment {

@@ -45,6 +45,8 @@ enum Checksum {
     Verified,
     Unverified,
     Wrong,
+    /// IPv4's own; verified else.
+    WrongHeader,
 }
 
 /// Makes the packets of some flows one after the other.
@@ -105,14 +107,14 @@ impl Sender {
             packet[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
         }
         // What cannot be judged counts as verified.
-        let is_verified = next.checksum == Checksum::Verified;
+        let is_verified = matches!(next.checksum, Checksum::Verified | Checksum::WrongHeader);
         let mut offload = Offload { is_verified, ..Offload::default() };
         if let Ok(headers) = Headers::parse(&packet)
             && let (Some(at), Some(sum)) = (headers.checksum_at(), full_checksum(&packet, &headers))
         {
             packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
             match next.checksum {
-                Checksum::Verified | Checksum::Unverified => {}
+                Checksum::Verified | Checksum::Unverified | Checksum::WrongHeader => {}
                 Checksum::Wrong => packet[at] ^= 1,
                 Checksum::Partial => {
                     let length = (headers.length - headers.layer4_start) as u32;
@@ -124,6 +126,9 @@ impl Sender {
                     offload.csum = Csum::Partial { start, offset: at as u16 - start };
                 }
             }
+        }
+        if is_v4 && next.checksum == Checksum::WrongHeader {
+            packet[10] ^= 4;
         }
         // With room for what others bring.
         let mut frame = Frame::new();
@@ -148,8 +153,9 @@ fn on_the_wire(frame: &Frame) -> Vec<Vec<u8>> {
         out.truncate(length);
         if headers.source.is_ipv4() {
             let header = etherparse::Ipv4Header::from_slice(&out).expect("its header").0;
-            assert_eq!(header.calc_header_checksum(), header.header_checksum);
-            if header.dont_fragment {
+            let is_right = header.calc_header_checksum() == header.header_checksum;
+            assert!(gso.is_none() || is_right);
+            if header.dont_fragment && is_right {
                 out[4..6].fill(0);
                 out[10..12].fill(0);
             }
@@ -191,6 +197,7 @@ fn next() -> impl Strategy<Value = Next> {
         10 => Just(Checksum::Verified),
         1 => Just(Checksum::Unverified),
         1 => Just(Checksum::Wrong),
+        1 => Just(Checksum::WrongHeader),
     ];
     let size = prop_oneof![8 => Just(1400), 1 => 0..1400_u16];
     (0..6_u8, size, change, checksum).prop_map(|(flow, size, change, checksum)| Next {
@@ -214,12 +221,23 @@ proptest! {
         let mut frames = sent();
         let left = merge(&mut frames);
         prop_assert_eq!(by_flow(&frames[..left]), expected);
-        for frame in &frames[..left] {
+        for frame in frames[..left].iter().filter(|frame| frame.offload.gso.is_some()) {
             prop_assert!(frame.packet().len() <= LONGEST);
-            let is_summed_later = frame.offload.csum != Csum::Complete;
-            prop_assert!(frame.offload.gso.is_none() || is_summed_later);
+            prop_assert!(is_left_to_be_summed(frame));
         }
     }
+}
+
+/// Does the checksum of a super-packet say what is still to be added, and hold what is not?
+fn is_left_to_be_summed(frame: &Frame) -> bool {
+    let packet = frame.packet();
+    let of = Headers::parse(packet).expect("a packet");
+    let length = (of.length - of.layer4_start) as u32;
+    let sum = Sum::pseudo_header(of.source, of.destination, of.protocol, length).fold();
+    let at = of.layer4_start + 16;
+    packet[at..at + 2] == sum.to_be_bytes()
+        && frame.offload.csum == Csum::Partial { start: of.layer4_start as u16, offset: 16 }
+        && of.length == packet.len()
 }
 
 fn plain(flow: u8) -> Next {
@@ -253,6 +271,15 @@ fn flows_whose_segments_are_mixed_are_told_apart_and_no_packet_is_too_long() {
         };
         assert_eq!(merged(&mixed), expected);
     }
+}
+
+#[test]
+fn a_flow_that_never_has_two_takes_no_others_place() {
+    let bulk = (0..3).flat_map(|_| {
+        let pairs = (0..9).flat_map(|_| [plain(2), Next { change: Change::Push, ..plain(2) }]);
+        [plain(0)].into_iter().chain(pairs)
+    });
+    assert_eq!(merged(&bulk.collect::<Vec<_>>())[0], 3 * 1400);
 }
 
 #[test]
@@ -294,8 +321,9 @@ fn nothing_follows_what_is_pushed_or_short_and_nothing_overtakes() {
 }
 
 #[test]
-fn super_packets_and_what_the_link_padded_stay_as_they_are() {
-    let change: [fn(&mut Frame); 2] = [
+fn super_packets_what_the_link_padded_and_checksums_elsewhere_stay_as_they_are() {
+    let change: [fn(&mut Frame); 3] = [
+        |frame| frame.offload.csum = Csum::Partial { start: 20, offset: 6 },
         |frame| frame.offload.gso = Some(Gso { kind: GsoKind::Tcp4, size: 5 }),
         |frame| assert!(frame.append(&[0; 4])),
     ];
@@ -312,8 +340,8 @@ fn super_packets_and_what_the_link_padded_stay_as_they_are() {
 
 #[test]
 fn what_nobody_verified_stays_alone_and_a_damaged_one_damaged() {
-    for checksum in [Checksum::Unverified, Checksum::Wrong] {
-        let mut all = vec![plain(1); 5];
+    for checksum in [Checksum::Unverified, Checksum::Wrong, Checksum::WrongHeader] {
+        let mut all = vec![plain(2); 5];
         all[2].checksum = checksum;
         assert_eq!(merged(&all), [2 * 1400, 1400, 2 * 1400]);
     }

@@ -61,9 +61,11 @@ fn services_are_served_past_the_kernel_and_every_checksum_is_right() {
             }
         }
         assert!((1..=2).all(|nic| bench.nic(nic)["lost"] == 0));
-        // Of the bulk, which came as it was cut.
-        let merged = (1..=2).filter_map(|nic| bench.nic(nic)["merged"].as_u64()).sum::<u64>();
-        assert!(merged > 0 || workers > 1, "{hook}");
+        if workers == 1 {
+            // Of the bulk, which came as it was cut.
+            let merged: u64 = (1..=2).filter_map(|nic| bench.nic(nic)["merged"].as_u64()).sum();
+            assert!(merged > 0, "{hook}");
+        }
     }
 }
 
