@@ -6,7 +6,7 @@ use std::io;
 use super::Device;
 use crate::forward::frame::Frame;
 use crate::wire::ethernet::MacAddr;
-use crate::wire::offload::{Csum, Offload};
+use crate::wire::offload::Offload;
 use crate::wire::packet::Headers;
 use crate::wire::segment;
 
@@ -44,7 +44,7 @@ impl Outlet {
         to: MacAddr,
         scratch: &mut Frame,
     ) -> io::Result<Sent> {
-        let needs_offload = frame.offload.gso.is_some() || frame.offload.csum != Csum::Complete;
+        let needs_offload = frame.offload.is_needed();
         if self.is_offloading || !needs_offload {
             match self.device.send(frame, to) {
                 Ok(()) => return Ok(Sent::Whole),
@@ -90,7 +90,7 @@ mod tests {
     use crate::device::fault::Refusing;
     use crate::device::memory::Memory;
     use crate::forward::frame::Ingress;
-    use crate::wire::offload::{Gso, GsoKind};
+    use crate::wire::offload::{Csum, Gso, GsoKind};
 
     #[test]
     fn a_device_that_refuses_offload_gets_every_byte_in_small_packets() {

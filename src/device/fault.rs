@@ -6,7 +6,6 @@ use std::os::fd::RawFd;
 use super::{Device, ReceiveError};
 use crate::forward::frame::Frame;
 use crate::wire::ethernet::MacAddr;
-use crate::wire::offload::Offload;
 
 /// Answers every frame that needs offload with an error.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ impl<D: Device> Device for Refusing<D> {
     }
 
     fn send(&mut self, frame: &mut Frame, to: MacAddr) -> io::Result<()> {
-        if frame.offload != Offload::default() {
+        if frame.offload.is_needed() {
             return Err(io::Error::from_raw_os_error(self.errno));
         }
         self.inner.send(frame, to)

@@ -97,6 +97,11 @@ impl Offload {
         Offload { csum: csum.unwrap_or_default(), is_verified, gso: None }
     }
 
+    /// Does the device have to cut the frame, or to sum it?
+    pub fn is_needed(&self) -> bool {
+        self.gso.is_some() || self.csum != Csum::Complete
+    }
+
     /// Writes the header for a frame whose IP header begins `packet_start` bytes behind it and whose
     /// headers, from the IP header through layer 4, take `headers_len` bytes.
     pub fn emit(&self, packet_start: usize, headers_len: usize) -> [u8; HEADER_LEN] {
