@@ -55,13 +55,10 @@ fn wire(ends: [OwnedFd; 3], second: [u8; 6], mut spaces: Vec<Space>) -> Result<(
                 let count = receive(&ends[from], &mut spaces[..*at_once], &mut lengths);
                 let frames = spaces[..count].iter_mut().zip(&lengths);
                 if from == 0 {
-                    let (mut others, mine) =
-                        frames.partition::<Vec<_>, _>(|(space, _)| is_second(space));
-                    others
-                        .iter_mut()
-                        .for_each(|(space, _)| space[VIRTIO..][..6].copy_from_slice(&second));
-                    send(&ends[2], others.into_iter());
-                    send(&ends[1], mine.into_iter());
+                    send(&ends[1], frames.filter(|(space, _)| !is_second(space)));
+                    let others = spaces[..count].iter_mut().zip(&lengths);
+                    let others = others.filter(|(space, _)| is_second(space));
+                    send(&ends[2], others.map(|(space, length)| (address(space, second), length)));
                 } else {
                     send(&ends[0], frames);
                 }
@@ -73,6 +70,12 @@ fn wire(ends: [OwnedFd; 3], second: [u8; 6], mut spaces: Vec<Space>) -> Result<(
             }
         }
     }
+}
+
+/// The frame, for this MAC address.
+fn address(frame: &mut Space, to: [u8; 6]) -> &mut Space {
+    frame[VIRTIO..][..6].copy_from_slice(&to);
+    frame
 }
 
 /// Is it of a new connection whose source address is odd?

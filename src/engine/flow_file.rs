@@ -319,7 +319,8 @@ fn adopt(file: &File, identity: &Identity) -> io::Result<Result<Mapped, Misfit>>
         return Ok(Err(Misfit::Size { found, wanted }));
     }
     reserve(file, 0..identity.layout.bytes())?; // it may have holes
-    Ok(Ok((Mapping::in_huge_pages(file, identity.layout.bytes())?.leak(), seed)))
+    // As it is: connections wait for it.
+    Ok(Ok((Mapping::at_huge_page(file, identity.layout.bytes())?.leak(), seed)))
 }
 
 /// Makes a new file; leaves none behind if that fails.
@@ -337,7 +338,8 @@ fn fill(file: &File, identity: &Identity) -> io::Result<Mapped> {
     for start in (0..bytes).step_by(HUGE_PAGE) {
         reserve(file, start..start + PAGE)?;
     }
-    let mapping = Mapping::in_huge_pages(file, bytes)?;
+    let mapping = Mapping::at_huge_page(file, bytes)?;
+    mapping.collapse();
     reserve(file, 0..bytes)?;
     let seed = random()?;
     let words = mapping.leak();
@@ -407,13 +409,8 @@ impl Mapping {
         Mapping::made(start, bytes)
     }
 
-    /// The same, in huge pages as far as the kernel gives them, whatever the tmpfs was mounted with (MADV_COLLAPSE, Linux 6.1): where each
-    /// look-up is of another page, finding a small one costs as much as the read.
-    fn in_huge_pages(file: &File, bytes: usize) -> io::Result<Mapping> {
-        let huge_pages = bytes / HUGE_PAGE * HUGE_PAGE;
-        if huge_pages == 0 {
-            return Mapping::new(file, bytes);
-        }
+    /// The same, beginning where a huge page may: those that the file has are mapped as such.
+    fn at_huge_page(file: &File, bytes: usize) -> io::Result<Mapping> {
         // Room in which a huge page's beginning is found. The mapping takes its place there.
         let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address that the kernel chooses; nobody may read it.
@@ -430,9 +427,15 @@ impl Mapping {
         let mapping = Mapping::made(start, bytes)?;
         // What is left of the room on both sides is address space alone.
         std::mem::forget(room);
-        // SAFETY: whole pages of `mapping`; what they hold stays as it is.
-        unsafe { libc::madvise(start, huge_pages, MADV_COLLAPSE) };
         Ok(mapping)
+    }
+
+    /// Puts its pages together to huge ones as far as the kernel has them, whatever the tmpfs was mounted with (Linux 6.1): where each look-up
+    /// is of another page, finding a small one costs as much as the read.
+    fn collapse(&self) {
+        let bytes = self.bytes / HUGE_PAGE * HUGE_PAGE;
+        // SAFETY: whole pages of this mapping; what they hold stays as it is.
+        unsafe { libc::madvise(self.start.cast(), bytes, MADV_COLLAPSE) };
     }
 
     /// What mmap returned.

@@ -120,7 +120,7 @@ impl Segment {
         let Some(tcp) = packet.get(ip..).and_then(|tcp| tcp.first_chunk::<20>()) else {
             return Seen::Unclear;
         };
-        let addresses = packet[ip - if ip == 20 { 8 } else { 32 }..ip].as_chunks::<4>().0;
+        let addresses = packet[addresses_at(ip)..ip].as_chunks::<4>().0;
         let [ports, sequence, ..] = tcp.as_chunks::<4>().0 else { return Seen::Unclear };
         let flow = addresses.iter().fold(u32::from_ne_bytes(*ports), |flow, word| {
             flow.rotate_left(5) ^ u32::from_ne_bytes(*word)
@@ -204,8 +204,7 @@ impl Train {
         let same = |from: usize, to: usize| first[from..to] == next[from..to];
         let is_ip_alike = if self.ip == 20 {
             let is_whole_by_rule = first[6] & 0x40 != 0;
-            let number = |packet: &[u8]| u16::from_be_bytes([packet[4], packet[5]]);
-            let follows = number(next) == number(first).wrapping_add(self.segments);
+            let follows = field(next, 4) == field(first, 4).wrapping_add(self.segments);
             same(1, 2) && same(6, 10) && same(12, 24) && (is_whole_by_rule || follows)
         } else {
             same(0, 4) && same(6, 44)
@@ -223,13 +222,12 @@ impl Train {
         let kind = if self.ip == 20 { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
         // Both are far below 64 KiB.
         let (size, start) = (self.size as u16, self.ip as u16);
-        let addresses = self.ip - if self.ip == 20 { 8 } else { 32 };
         let packet = frame.packet_mut();
         let pseudo = Sum::default()
-            .bytes(&packet[addresses..self.ip])
+            .bytes(&packet[addresses_at(self.ip)..self.ip])
             .word(ip::TCP.into())
             .word((length - self.ip) as u16);
-        packet[self.ip + 16..self.ip + 18].copy_from_slice(&pseudo.fold().to_be_bytes());
+        put(packet, self.ip + 16, pseudo.fold());
         frame.offload = Offload {
             csum: Csum::Partial { start, offset: 16 },
             gso: Some(Gso { kind, size }),
@@ -242,21 +240,29 @@ impl Train {
         let packet = frame.packet_mut();
         let after = packet.len();
         let grown = Difference::default().word(before as u16, after as u16);
-        let field = |packet: &[u8], at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
-        let mut put =
-            |at: usize, value: u16| packet[at..at + 2].copy_from_slice(&value.to_be_bytes());
         if self.ip == 20 {
-            put(2, after as u16);
-        } else {
-            put(4, (after - self.ip) as u16);
-        }
-        let tcp = grown.apply_partial(field(packet, self.ip + 16));
-        packet[self.ip + 16..self.ip + 18].copy_from_slice(&tcp.to_be_bytes());
-        if self.ip == 20 {
+            put(packet, 2, after as u16);
             let sum = grown.apply_complete(field(packet, 10));
-            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            put(packet, 10, sum);
+        } else {
+            put(packet, 4, (after - self.ip) as u16);
         }
+        let sum = grown.apply_partial(field(packet, self.ip + 16));
+        put(packet, self.ip + 16, sum);
     }
+}
+
+/// Where the addresses are, of a header of so many bytes.
+fn addresses_at(ip: usize) -> usize {
+    if ip == 20 { 12 } else { 8 }
+}
+
+fn field(packet: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([packet[at], packet[at + 1]])
+}
+
+fn put(packet: &mut [u8], at: usize, value: u16) {
+    packet[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -199,4 +199,11 @@ mod tests {
         header[1] = 7;
         assert_eq!(Offload::parse(&header, 0), Err(UnknownGso(7)));
     }
+
+    #[test]
+    fn only_what_the_device_verified_counts_as_verified() {
+        let parsed =
+            |flags| Offload::parse(&[flags, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0).map(|o| o.is_verified);
+        assert_eq!([0, NEEDS_CSUM, DATA_VALID].map(parsed), [Ok(false), Ok(false), Ok(true)]);
+    }
 }

@@ -204,12 +204,20 @@ fn mount_small_tmpfs(directory: &Path, size: &str) {
     }
 }
 
+/// In a thread of its own, on a tmpfs of this size.
+fn in_a_small_tmpfs(test: &str, size: &str, work: impl FnOnce(&Directory) + Send) {
+    let directory = Directory::new(test);
+    let mounted = || {
+        mount_small_tmpfs(&directory.0, size);
+        work(&directory);
+    };
+    std::thread::scope(|scope| scope.spawn(mounted).join()).unwrap();
+}
+
 #[test]
 fn a_full_tmpfs_is_an_error_at_start() {
-    let directory = Directory::new("tmpfs");
-    let path = directory.flows();
-    let in_a_small_tmpfs = || {
-        mount_small_tmpfs(&directory.0, "256k");
+    in_a_small_tmpfs("tmpfs", "256k", |directory| {
+        let path = directory.flows();
         let big = Layout { words_per_worker: 100_000, ..LAYOUT };
         let error = FlowFile::open(&path, "vipa0", big).unwrap_err();
         assert!(matches!(error, Error::NoRoom { .. }), "{error}");
@@ -224,27 +232,23 @@ fn a_full_tmpfs_is_an_error_at_start() {
         fs::write(directory.0.join("fill"), vec![1; 1 << 20]).unwrap_err();
         let error = FlowFile::open(&path, "vipa0", LAYOUT).unwrap_err();
         assert!(matches!(error, Error::NoRoom { .. }), "{error}");
-    };
-    std::thread::scope(|scope| scope.spawn(in_a_small_tmpfs).join()).unwrap();
-}
-
-fn words_of(file: &FlowFile) -> impl Iterator<Item = &'static AtomicU64> {
-    [0, 1].map(|worker| file.words(WorkerId(worker)).unwrap()).into_iter().flatten()
+    });
 }
 
 #[test]
 fn a_tmpfs_too_small_for_all_its_huge_pages_has_its_room_again() {
-    let directory = Directory::new("huge");
-    let path = directory.flows();
-    let in_a_small_tmpfs = || {
-        mount_small_tmpfs(&directory.0, "3m");
+    in_a_small_tmpfs("huge", "3m", |directory| {
+        let path = directory.flows();
         let big = Layout { words_per_worker: 300_000, ..LAYOUT };
         let error = FlowFile::open(&path, "vipa0", big).unwrap_err();
         assert!(matches!(error, Error::NoRoom { .. }), "{error}");
         assert!(!path.exists());
         fs::write(directory.0.join("fill"), vec![1; 5 << 19]).unwrap();
-    };
-    std::thread::scope(|scope| scope.spawn(in_a_small_tmpfs).join()).unwrap();
+    });
+}
+
+fn words_of(file: &FlowFile) -> impl Iterator<Item = &'static AtomicU64> {
+    [0, 1].map(|worker| file.words(WorkerId(worker)).unwrap()).into_iter().flatten()
 }
 
 #[test]
@@ -265,8 +269,12 @@ fn a_large_table_lies_in_huge_pages_and_keeps_its_words() {
     words_of(&after).for_each(|word| word.store(7, Ordering::Relaxed));
     assert!(words_of(&before).all(|word| word.load(Ordering::Relaxed) == 7), "one and the same");
 
+    // Each mapping of it, the adopted one too.
     let mappings = fs::read_to_string("/proc/self/smaps").unwrap();
-    let ours = mappings.split_once(path.to_str().unwrap()).unwrap().1;
-    let huge = ours.lines().find_map(|line| line.strip_prefix("ShmemPmdMapped:")).unwrap();
-    assert_ne!(huge.trim(), "0 kB");
+    let ours: Vec<&str> = mappings.split(path.to_str().unwrap()).skip(1).collect();
+    assert_eq!(ours.len(), 2);
+    for mapping in ours {
+        let huge = mapping.lines().find_map(|line| line.strip_prefix("ShmemPmdMapped:")).unwrap();
+        assert_ne!(huge.trim(), "0 kB");
+    }
 }
