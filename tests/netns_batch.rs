@@ -14,7 +14,7 @@ use vipa::forward::view::NicId;
 use vipa::lab::{Namespace, veth};
 use vipa::wire::ethernet::MacAddr;
 use vipa::wire::ip;
-use vipa::wire::offload::{Csum, Gso, GsoKind, Offload};
+use vipa::wire::offload::{Csum, Ecn, Gso, GsoKind, Offload};
 
 const VIPA: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const VIPA_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 10);
@@ -43,7 +43,7 @@ fn segments() -> Frame {
     let builder = etherparse::PacketBuilder::ipv4([10, 0, 0, 1], VIPA.octets(), 64);
     builder.tcp(1000, 2000, 1, 65_000).write(&mut packet, &[7; 20_000]).unwrap();
     let csum = Csum::Partial { start: 20, offset: 16 };
-    let gso = Some(Gso { kind: GsoKind::Tcp4, size: 1460 });
+    let gso = Some(Gso::new(GsoKind::Tcp4, 1460));
     Frame::holding(&packet, Offload { csum, gso, ..Offload::default() }, Ingress::Tun)
 }
 
@@ -100,6 +100,35 @@ fn small_frames_and_super_packets_arrive_whole_and_in_order_by_fewer_calls_than_
     assert_eq!(packets.len(), expected.len());
     assert!(packets == expected, "in order, each byte");
     assert!(calls < 40, "{calls} calls");
+}
+
+/// A card that would give CWR to each segment leaves the cutting to the kernel, if it is told of it.
+#[test]
+fn cwr_stays_the_first_segments_alone_whoever_cuts() {
+    let (near, far) = (Namespace::new("near").unwrap(), Namespace::new("far").unwrap());
+    veth((&near, "eth1"), (&far, "eth1")).unwrap();
+    let (mut sender, _) = port(&near, "eth1");
+    let (mut receiver, to) = port(&far, "eth1");
+    let sent = || {
+        let Frame { offload, .. } = segments();
+        let mut packet = segments().packet().to_vec();
+        packet[20 + 13] |= 0x80;
+        let gso = offload.gso.map(|gso| Gso { ecn: Ecn::First, ..gso });
+        Frame::holding(&packet, Offload { gso, ..offload }, Ingress::Tun)
+    };
+    sender.send(&mut sent(), to).unwrap();
+    let mut frame = Frame::new();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while receiver.receive(&mut frame).is_err() {
+        assert!(Instant::now() < deadline, "it comes");
+    }
+    assert_eq!(frame.offload.gso, sent().offload.gso);
+    let off = ["-K", "eth1", "tx-tcp-ecn-segmentation", "off"];
+    assert!(near.command("ethtool").args(off).status().unwrap().success());
+    sender.send(&mut sent(), to).unwrap();
+    let (packets, _) = receive(&mut receiver, 14);
+    let marked: Vec<bool> = packets.iter().map(|packet| packet[20 + 13] & 0x80 != 0).collect();
+    assert_eq!(marked, [[true].as_slice(), &[false; 13]].concat());
 }
 
 #[test]

@@ -326,7 +326,7 @@ impl Host {
                 Family::V6 => (GsoKind::Tcp6, 40),
             };
             let csum = Csum::Partial { start, offset: 16 };
-            let gso = Some(Gso { kind, size: 1400 });
+            let gso = Some(Gso::new(kind, 1400));
             frame.offload = Offload { csum, gso, ..Offload::default() };
         }
     }

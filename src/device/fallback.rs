@@ -103,7 +103,7 @@ mod tests {
                 .expect("built");
             let offload = Offload {
                 csum: Csum::Partial { start: 20, offset: 16 },
-                gso: Some(Gso { kind: GsoKind::Tcp4, size: 1460 }),
+                gso: Some(Gso::new(GsoKind::Tcp4, 1460)),
                 ..Offload::default()
             };
             let (memory, log) = Memory::new();

@@ -230,7 +230,7 @@ impl Train {
         put(packet, self.ip + 16, pseudo.fold());
         frame.offload = Offload {
             csum: Csum::Partial { start, offset: 16 },
-            gso: Some(Gso { kind, size }),
+            gso: Some(Gso::new(kind, size)),
             ..Offload::default()
         };
     }

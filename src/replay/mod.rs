@@ -393,7 +393,7 @@ fn super_packet(headers: &Headers) -> Option<Gso> {
     const SEGMENT: u16 = 536;
     let kind = if headers.source.is_ipv4() { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
     let is_long = headers.length > 1500;
-    (is_long && headers.protocol == ip::TCP).then_some(Gso { kind, size: SEGMENT })
+    (is_long && headers.protocol == ip::TCP).then_some(Gso::new(kind, SEGMENT))
 }
 
 /// What becomes of a packet before the pipeline sees it.

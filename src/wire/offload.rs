@@ -9,9 +9,9 @@ pub const HEADER_LEN: usize = 10;
 const NEEDS_CSUM: u8 = 1;
 /// The device has verified the checksum.
 const DATA_VALID: u8 = 2;
-/// `VIRTIO_NET_HDR_GSO_ECN`, or-ed into the kind. It says that the TCP flow uses ECN; the segments are the
-/// same without it.
+/// `VIRTIO_NET_HDR_GSO_ECN` and `_ACCECN`, or-ed into the kind.
 const GSO_ECN: u8 = 0x80;
+const GSO_ACCECN: u8 = 0x10;
 
 /// State of a frame's layer 4 checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,18 @@ pub enum GsoKind {
     Udp,
 }
 
+/// What becomes of TCP's CWR bit where a frame is split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ecn {
+    /// Nothing is said of it; it is the first segment's alone.
+    #[default]
+    Unsaid,
+    /// It is set, and the first segment's alone (RFC 3168): a device that would give it to all must not split the frame.
+    First,
+    /// It is part of a counter that each segment carries (AccECN, RFC 9768).
+    Each,
+}
+
 /// A frame larger than its NIC's packets: the device splits it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gso {
@@ -46,6 +58,15 @@ pub struct Gso {
     pub kind: GsoKind,
     /// Bytes of layer 4 payload in each packet.
     pub size: u16,
+    /// TCP's CWR bit.
+    pub ecn: Ecn,
+}
+
+impl Gso {
+    /// Of a flow of whose ECN nothing is said.
+    pub fn new(kind: GsoKind, size: u16) -> Gso {
+        Gso { kind, size, ecn: Ecn::default() }
+    }
 }
 
 /// A frame's offload state.
@@ -72,7 +93,7 @@ impl Offload {
     /// A kind of segmentation that is none of ours.
     pub fn parse(header: &[u8; HEADER_LEN], packet_start: usize) -> Result<Offload, UnknownGso> {
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
-        let kind = match header[1] & !GSO_ECN {
+        let kind = match header[1] & !(GSO_ECN | GSO_ACCECN) {
             0 => None,
             1 => Some(GsoKind::Tcp4),
             4 => Some(GsoKind::Tcp6),
@@ -85,7 +106,14 @@ impl Offload {
             Csum::Complete
         };
         let is_verified = header[0] & DATA_VALID != 0;
-        Ok(Offload { csum, is_verified, gso: kind.map(|kind| Gso { kind, size: word(4) }) })
+        // As Linux reads them where both are set.
+        let ecn = match header[1] {
+            bits if bits & GSO_ACCECN != 0 => Ecn::Each,
+            bits if bits & GSO_ECN != 0 => Ecn::First,
+            _ => Ecn::Unsaid,
+        };
+        let gso = kind.map(|kind| Gso { kind, size: word(4), ecn });
+        Ok(Offload { csum, is_verified, gso })
     }
 
     /// That of a packet that came without a header, by XDP, which has none: what its checksum field holds tells. A real wire carries
@@ -123,6 +151,10 @@ impl Offload {
             Some(GsoKind::Tcp4) => 1,
             Some(GsoKind::Tcp6) => 4,
             Some(GsoKind::Udp) => 5,
+        } | match self.gso.map(|gso| gso.ecn) {
+            Some(Ecn::First) => GSO_ECN,
+            Some(Ecn::Each) => GSO_ACCECN,
+            _ => 0,
         };
         header
     }
@@ -138,7 +170,7 @@ mod tests {
 
     #[test]
     fn an_ethernet_header_moves_the_checksum_start() {
-        let gso = Some(Gso { kind: GsoKind::Tcp4, size: 1448 });
+        let gso = Some(Gso::new(GsoKind::Tcp4, 1448));
         let csum = Csum::Partial { start: 20, offset: 16 };
         let offload = Offload { csum, gso, is_verified: false };
         let on_nic = offload.emit(14, 52);
@@ -189,15 +221,26 @@ mod tests {
     }
 
     #[test]
-    fn ecn_is_masked_and_an_unknown_kind_is_an_error() {
-        let mut header = [0; HEADER_LEN];
-        header[1] = 1 | GSO_ECN;
-        assert_eq!(
-            Offload::parse(&header, 0).map(|o| o.gso.map(|g| g.kind)),
-            Ok(Some(GsoKind::Tcp4))
-        );
-        header[1] = 7;
-        assert_eq!(Offload::parse(&header, 0), Err(UnknownGso(7)));
+    fn ecn_is_carried_and_an_unknown_kind_is_an_error() {
+        let parsed = |kind| {
+            let mut header = [0; HEADER_LEN];
+            header[1] = kind;
+            Offload::parse(&header, 0).map(|offload| (offload, offload.emit(0, 40)[1]))
+        };
+        for (bits, ecn, emitted) in [
+            (0, Ecn::Unsaid, 0),
+            (GSO_ECN, Ecn::First, GSO_ECN),
+            (GSO_ACCECN, Ecn::Each, GSO_ACCECN),
+            (GSO_ECN | GSO_ACCECN, Ecn::Each, GSO_ACCECN),
+        ] {
+            for (number, kind) in [(1, GsoKind::Tcp4), (4, GsoKind::Tcp6)] {
+                let gso = Some(Gso { ecn, ..Gso::new(kind, 0) });
+                let offload = Offload { gso, ..Offload::default() };
+                assert_eq!(parsed(number | bits), Ok((offload, number | emitted)));
+            }
+            assert_eq!(parsed(bits).map(|(offload, kind)| (offload.gso, kind)), Ok((None, 0)));
+        }
+        assert_eq!(parsed(7), Err(UnknownGso(7)));
     }
 
     #[test]

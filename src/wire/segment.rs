@@ -2,7 +2,7 @@
 //! at most `size` payload bytes, each with its own lengths, sequence number and complete checksums.
 
 use super::ip;
-use super::offload::{Csum, Gso};
+use super::offload::{Csum, Ecn, Gso};
 use super::packet::{Fragment, Headers, Layer4, full_checksum};
 
 const TCP_FIN_AND_PSH: u8 = 0x09;
@@ -57,7 +57,7 @@ pub fn segment(
         if !is_last {
             out[layer4 + 13] &= !TCP_FIN_AND_PSH;
         }
-        if at > 0 {
+        if at > 0 && gso.is_some_and(|gso| gso.ecn != Ecn::Each) {
             out[layer4 + 13] &= !TCP_CWR;
         }
     }
@@ -157,9 +157,32 @@ mod tests {
         let mut udp = Vec::new();
         PacketBuilder::ipv4([1; 4], [2; 4], 9).udp(1, 2).write(&mut udp, &payload).expect("built");
         for (packet, kind) in [(v4, GsoKind::Tcp4), (v6, GsoKind::Tcp6), (udp, GsoKind::Udp)] {
-            let parts = split(&packet, Gso { kind, size: 1448 });
+            let parts = split(&packet, Gso::new(kind, 1448));
             assert_eq!(parts.len(), 4);
             assert_eq!(parts.concat(), payload);
+        }
+    }
+
+    /// RFC 3168, section 6.1.2; RFC 9768, where it is a bit of a counter.
+    #[test]
+    fn cwr_is_the_first_parts_alone_unless_each_carries_it() {
+        let mut packet = Vec::new();
+        let builder = PacketBuilder::ipv4([1; 4], [2; 4], 9).tcp(1, 2, 1000, 9);
+        builder.write(&mut packet, &[7; 30]).expect("built");
+        packet[20 + 13] |= TCP_CWR;
+        let headers = Headers::parse(&packet).expect("headers");
+        for (ecn, expected) in [
+            (Ecn::Unsaid, [true, false, false]),
+            (Ecn::First, [true, false, false]),
+            (Ecn::Each, [true; 3]),
+        ] {
+            let gso = Some(Gso { ecn, ..Gso::new(GsoKind::Tcp4, 10) });
+            let mut out = [0; 100];
+            let found = [0, 1, 2].map(|at| {
+                segment(&packet, &headers, Csum::Complete, gso, at, &mut out).expect("room");
+                out[20 + 13] & TCP_CWR != 0
+            });
+            assert_eq!(found, expected, "{ecn:?}");
         }
     }
 
@@ -177,8 +200,8 @@ mod tests {
             packet
         };
         let partial = Csum::Partial { start: 20, offset: 6 };
-        let cut = Some(Gso { kind: GsoKind::Udp, size: 10 });
-        let nothing = Some(Gso { kind: GsoKind::Udp, size: 0 });
+        let cut = Some(Gso::new(GsoKind::Udp, 10));
+        let nothing = Some(Gso::new(GsoKind::Udp, 0));
         // The second has no room for a UDP header: later fragments show none.
         for (packet, csum, gso) in [
             (later(120), partial, cut),

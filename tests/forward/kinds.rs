@@ -497,7 +497,7 @@ fn a_super_packet_is_too_big_if_its_segments_would_be() {
     big.resize(20_000, 7);
     big[2..4].copy_from_slice(&20_000u16.to_be_bytes());
     for (size, fits) in [(1360, true), (1361, false)] {
-        let gso = Some(Gso { kind: GsoKind::Tcp4, size });
+        let gso = Some(Gso::new(GsoKind::Tcp4, size));
         let mut frames = [gso_frame(&big, gso)];
         process_batch(&mut frames, &mut state, sight(&view, &nothing()));
         let is_sent = matches!(frames[0].verdict, Verdict::Transmit { .. });

@@ -278,7 +278,7 @@ fn offload(packet: &[u8], is_tcp: bool, state: u8) -> Offload {
     };
     match state {
         1 => Offload { csum, ..Offload::default() },
-        3 => Offload { csum, gso: Some(Gso { kind, size: 900 }), ..Offload::default() },
+        3 => Offload { csum, gso: Some(Gso::new(kind, 900)), ..Offload::default() },
         _ => Offload::default(),
     }
 }

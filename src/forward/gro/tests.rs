@@ -324,7 +324,7 @@ fn nothing_follows_what_is_pushed_or_short_and_nothing_overtakes() {
 fn super_packets_what_the_link_padded_and_checksums_elsewhere_stay_as_they_are() {
     let change: [fn(&mut Frame); 3] = [
         |frame| frame.offload.csum = Csum::Partial { start: 20, offset: 6 },
-        |frame| frame.offload.gso = Some(Gso { kind: GsoKind::Tcp4, size: 5 }),
+        |frame| frame.offload.gso = Some(Gso::new(GsoKind::Tcp4, 5)),
         |frame| assert!(frame.append(&[0; 4])),
     ];
     for change in change {

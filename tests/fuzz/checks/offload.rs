@@ -1,7 +1,7 @@
 //! An offload state out of the fuzzer's bytes.
 
 use vipa::wire::checksum::Sum;
-use vipa::wire::offload::{Csum, Gso, GsoKind, Offload};
+use vipa::wire::offload::{Csum, Ecn, Gso, GsoKind, Offload};
 use vipa::wire::packet::{Headers, Layer4};
 
 use super::input::Input;
@@ -20,7 +20,8 @@ pub(crate) fn offload(input: &mut Input<'_>, packet: &mut [u8]) -> Offload {
 
 pub(crate) fn gso(input: &mut Input<'_>) -> Gso {
     let kind = input.pick(&[GsoKind::Tcp4, GsoKind::Tcp6, GsoKind::Udp]);
-    Gso { kind, size: input.word() }
+    let ecn = input.pick(&[Ecn::Unsaid, Ecn::First, Ecn::Each]);
+    Gso { kind, size: input.word(), ecn }
 }
 
 /// What the kernel hands out with a checksum that is still to be made: the pseudo-header's sum in the field.
