@@ -9,7 +9,7 @@ pub const HEADER_LEN: usize = 10;
 const NEEDS_CSUM: u8 = 1;
 /// The device has verified the checksum.
 const DATA_VALID: u8 = 2;
-/// `VIRTIO_NET_HDR_GSO_ECN` and `_ACCECN`, or-ed into the kind.
+/// `VIRTIO_NET_HDR_GSO_ECN` and `_ACCECN`, or-ed into the kind. Linux 6.18 does not know the second one: it is only said to who said it.
 const GSO_ECN: u8 = 0x80;
 const GSO_ACCECN: u8 = 0x10;
 
