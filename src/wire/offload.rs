@@ -106,7 +106,7 @@ impl Offload {
             Csum::Complete
         };
         let is_verified = header[0] & DATA_VALID != 0;
-        // As Linux reads them where both are set.
+        // Where both are set the second one counts, by the patch for Linux that proposes it.
         let ecn = match header[1] {
             bits if bits & GSO_ACCECN != 0 => Ecn::Each,
             bits if bits & GSO_ECN != 0 => Ecn::First,
