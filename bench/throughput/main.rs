@@ -371,7 +371,7 @@ const NOTES: [&str; 7] = [
      The CPU time of the whole machine for a delivered frame, generator and sink among it, is where they can be compared.",
     "Before each turn a transfer is verified byte by byte, and checksums by the receiving kernel, with offloads off; of the UDP datagrams one in 256 is verified.",
     "New connections: one thread keeps 64 of them going, from ever other ports; each asks 8 bytes, is answered, and is closed by the client; spread over two servers \
-     (testpmd and plain copy: one). Round trips: 64 bytes over one TCP connection, 4,000 a second at fixed times; an answer that is late delays no measurement, it counts.",
+     (testpmd: one). Round trips: 64 bytes over one TCP connection, 4,000 a second at fixed times; an answer that is late delays no measurement, it counts.",
     "testpmd polls: its processor is busy whether there is anything to do or not. It and its neighbours work without segmentation offload, so its TCP figures are those of packets of 1,500 bytes.",
 ];
 
